@@ -1,0 +1,39 @@
+"""Progress of long steps: library code reports, the caller decides how it is shown (rich bar, log line, nothing)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Where long steps report to."""
+
+    def step(self, what: str, done: float, total: float) -> None:
+        """``what`` (for example ``gptq4: quantizing blocks``) has come to ``done`` of ``total``."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know although nothing failed: a rebuilt entry, a recomputed baseline."""
+
+
+class Silent:
+    """Reports to nobody; keeps the notes for whoever wants to read them."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def step(self, what: str, done: float, total: float) -> None:
+        """Ignore the progress."""
+
+    def note(self, message: str) -> None:
+        """Keep the note."""
+        self.notes.append(message)
+
+
+@contextmanager
+def tracked(progress: Progress, what: str, total: float) -> Iterator[Progress]:
+    """Report start and end of a step around a block."""
+    progress.step(what, 0, total)
+    yield progress
+    progress.step(what, total, total)

@@ -1,0 +1,138 @@
+"""The task protocol: one benchmark under one protocol.
+
+A task turns rows of a data source into items, an item into requests, and the responses to those requests into one
+outcome. It never sees a model. Everything is kept per item, because comparisons are paired by item.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from quantgate.scoring.requests import Request, Response
+
+if TYPE_CHECKING:
+    from quantgate.tasks.data import DataSource
+    from quantgate.tasks.prompts import Prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a task.
+
+    ``id`` is stable across runs (``<config>/<split>/<row>``); ``group`` is the cluster within which items are not
+    independent (subject, document); ``row`` is the row as the hub has it; ``shots`` the few-shot examples.
+    """
+
+    id: str
+    group: str
+    row: Mapping[str, Any]
+    shots: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOutcome:
+    """What came out for one item: a score, or the reason why there is none (never both, never neither).
+
+    ``score``: the item's contribution to the metric (0/1 for accuracy, mean loss for perplexity, ...).
+    ``answer``: what the model chose, for flips. ``companions``: further numbers such as the probability mass on the
+    right option.
+    """
+
+    item_id: str
+    group: str
+    score: float | None
+    answer: str = ""
+    companions: Mapping[str, float] = field(default_factory=dict)
+    unscored: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.score is None) != bool(self.unscored):
+            raise ValueError(f"item {self.item_id}: needs a score or a reason for having none, not both or neither")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How item scores become one number, and how two such numbers are compared.
+
+    ``kind``: ``binary`` (scores 0/1), ``mean`` (any real score), ``exp_mean`` (value = exp(mean score): perplexity;
+    differences are taken on the mean and shown as value differences).
+    """
+
+    name: str
+    higher_is_better: bool
+    kind: Literal["binary", "mean", "exp_mean"]
+    unit: str = ""
+
+    def value(self, scores: Sequence[float]) -> float:
+        """The metric over ``scores``; NaN when there are none."""
+        if not scores:
+            return math.nan
+        mean = math.fsum(scores) / len(scores)
+        if self.kind != "exp_mean":
+            return mean
+        return math.exp(mean) if mean < 700 else math.inf  # exp overflows a float64 above 709
+
+
+ACCURACY = Metric("acc", True, "binary")
+EXACT_MATCH = Metric("exact_match", True, "binary")
+PERPLEXITY = Metric("ppl", False, "exp_mean")
+KLD_MEAN = Metric("kld_mean", False, "mean", "nats")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the user asked of every task: ``limit`` items at most, ``num_fewshot`` examples, drawn with ``seed``."""
+
+    limit: int | None = None
+    num_fewshot: int | None = None
+    seed: int = 1234
+
+
+class Task(Protocol):
+    """One benchmark under one protocol. Implementations are frozen dataclasses: their fields are their settings."""
+
+    @property
+    def id(self) -> str:
+        """Name in case ids and ``--tasks``; letters, digits and ``_``."""
+
+    @property
+    def dimension(self) -> str:
+        """``knowledge``, ``alignment`` or ``fidelity``: the file in evals/ and the marker."""
+
+    @property
+    def protocol(self) -> str:
+        """One line that pins how it is asked and scored; part of the provenance, with ``version``."""
+
+    @property
+    def version(self) -> int:
+        """Counts up whenever the same answers could yield another score."""
+
+    @property
+    def metric(self) -> Metric:
+        """What the items' scores mean."""
+
+    def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
+        """The items to ask, in a fixed order. Raises DataError on missing or malformed data."""
+
+    def requests(self, item: Item, prompts: Prompts) -> list[Request]:
+        """What to ask the model about ``item``."""
+
+    def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
+        """The outcome of ``item`` given the responses to its requests, in order."""
+
+
+def digest_items(items: Sequence[Item]) -> str:
+    """sha256 over ids, rows and few-shot examples: which data a result speaks about."""
+    digest = hashlib.sha256()
+    for item in items:
+        content = [item.id, item.group, dict(item.row), [dict(shot) for shot in item.shots]]
+        digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+ScoreRule = Callable[[Item, Sequence[Response]], ItemOutcome]
