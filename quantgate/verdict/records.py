@@ -1,0 +1,57 @@
+"""The record of one case: written once, read by the assertion, the terminal, JUnit, report.json and report.md.
+
+Nothing recomputes a verdict from other numbers; whoever shows one reads this record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+Verdict: TypeAlias = Literal["pass", "regressed", "inconclusive", "invalid"]
+VERDICTS: Final[tuple[Verdict, ...]] = ("pass", "regressed", "inconclusive", "invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One case: a method on a task, compared item by item with the reference.
+
+    ``delta`` = value - reference in the metric's own unit, with its interval ``ci_low``..``ci_high`` at
+    ``confidence``; ``margin`` is how much worse is allowed, in the same unit, always >= 0. ``items_worse`` and
+    ``items_better`` count paired items; ``flips`` the items whose answer changed. ``unscored`` maps a reason to the
+    number of items it took out. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined".
+    """
+
+    task: str
+    dimension: str
+    protocol: str
+    method: str
+    metric: str
+    higher_is_better: bool
+    n_items: int
+    reference: float
+    value: float
+    delta: float
+    ci_low: float
+    ci_high: float
+    confidence: float
+    margin: float
+    verdict: Verdict
+    reason: str
+    items_worse: int = 0
+    items_better: int = 0
+    flips: int = 0
+    n_groups: int = 0
+    unscored: Mapping[str, int] = field(default_factory=dict)
+    companions: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    tokens: int = 0
+    from_cache: bool = False
+    reference_from: str = ""
+    data_digest: str = ""
+    data_source: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dict for report.json."""
+        return asdict(self)
