@@ -1,0 +1,69 @@
+"""Answers written as they come: a killed run goes on where it stopped.
+
+One line per answer, ``<crc32> <json>``. A line that a crash cut short, or that was altered, fails its checksum and is
+asked again; everything before and after it counts. The journal lives under ``<root>/journals`` until the finished
+answers are published as a store entry.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quantgate.scoring.requests import Response, response_from_json, response_to_json
+
+
+def dump_line(index: int, response: Response) -> str:
+    """One journal line, with its line feed."""
+    body = json.dumps([index, response_to_json(response)], separators=(",", ":"))
+    return f"{zlib.crc32(body.encode()):08x} {body}\n"
+
+
+def parse_line(line: str) -> tuple[int, Response] | None:
+    """Index and response of a line, or None when it is damaged."""
+    checksum, _, body = line.partition(" ")
+    if checksum != f"{zlib.crc32(body.encode()):08x}":
+        return None
+    content: list[Any] = json.loads(body)
+    return int(content[0]), response_from_json(content[1])
+
+
+def read(path: Path) -> tuple[dict[int, Response], int]:
+    """All sound answers by index, and the number of damaged lines (0 for a missing file)."""
+    if not path.exists():
+        return {}, 0
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    parsed = [parse_line(line) for line in lines if line]
+    return dict(answer for answer in parsed if answer is not None), parsed.count(None)
+
+
+class Journal:
+    """Appends answers to an open file; each is handed to the operating system at once."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def add(self, index: int, response: Response) -> None:
+        """Append one answer. Survives ``kill -9`` of this process from here on."""
+        self._file.write(dump_line(index, response))
+        self._file.flush()
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Journal]:
+    """Open ``path`` for further answers. A cut last line is ended first, so that it spoils no later one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as raw:
+        if raw.tell() and not _ends_with_newline(raw):
+            raw.write(b"\n")
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        yield Journal(file)
+
+
+def _ends_with_newline(file: Any) -> bool:
+    file.seek(-1, 2)
+    return bool(file.read(1) == b"\n")

@@ -1,0 +1,71 @@
+"""Keys of the store: frozen dataclasses that hold every field that changes the result.
+
+Two keys are equal exactly when their canonical JSON is; its sha256 is the address of the entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Key:
+    """Base of all keys. Subclasses are frozen dataclasses with JSON-able fields and a ``kind`` (a folder name)."""
+
+    kind: ClassVar[str] = ""
+
+    def canonical(self) -> str:
+        """The key as JSON with sorted names and no spare space."""
+        content = {"kind": self.kind, **asdict(self)}
+        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical form: the entry's address."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ConvertedModelKey(Key):
+    """16-bit weights converted from another format (the bundled GGUF)."""
+
+    kind: ClassVar[str] = "models"
+    source_sha256: str
+    converter_version: int
+
+
+@dataclass(frozen=True)
+class SubjectKey(Key):
+    """A model quantized by one method. ``libraries`` names those whose version changes the weights."""
+
+    kind: ClassVar[str] = "subjects"
+    model_digest: str
+    method: Mapping[str, Any]
+    calibration_digest: str
+    libraries: Mapping[str, str]
+    device: str
+
+
+@dataclass(frozen=True)
+class ResponsesKey(Key):
+    """What one model answered to one list of requests on one engine."""
+
+    kind: ClassVar[str] = "responses"
+    weights: str
+    requests: str
+    engine: Mapping[str, Any]
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class TopKKey(Key):
+    """The reference's top-k log-probabilities over a list of segments."""
+
+    kind: ClassVar[str] = "topk"
+    weights: str
+    requests: str
+    engine: Mapping[str, Any]
