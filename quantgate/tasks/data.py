@@ -1,0 +1,188 @@
+"""Rows of benchmark data, checked against the fields a task needs.
+
+Three sources, one layout: a directory holds ``<org>__<name>/<config>/<split>.jsonl`` with the field names and types of
+the Hugging Face hub's dataset; the bundled items are such a directory; the hub itself is read through ``datasets`` at
+pinned revisions. Lines are split at line feeds only: some rows hold other line separators inside their strings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+from quantgate.errors import DataError
+
+Row: TypeAlias = dict[str, Any]
+Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]
+_SAFE_PART: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+class DataSource(Protocol):
+    """Where rows come from."""
+
+    @property
+    def name(self) -> str:
+        """``bundled``, ``hub`` or the directory, for records."""
+
+    def has(self, dataset: str) -> bool:
+        """Whether the source may hold ``dataset`` (a hub id); the hub is assumed to hold everything."""
+
+    def configs(self, dataset: str) -> list[str]:
+        """Configurations (MMLU: subjects) of ``dataset``, sorted."""
+
+    def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
+        """All rows of a split. Raises DataError naming file, line and field when something is not as expected."""
+
+
+@dataclass(frozen=True)
+class DirectorySource:
+    """A data directory; ``label`` names it in records (``bundled`` for evals/data)."""
+
+    root: Path
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, or the directory's own name: an absolute path would make records differ between machines."""
+        return self.label or self.root.name
+
+    def has(self, dataset: str) -> bool:
+        """Whether the dataset's folder is there."""
+        return self._folder(dataset).is_dir()
+
+    def configs(self, dataset: str) -> list[str]:
+        """Names of the sub-folders of the dataset's folder, sorted. Raises DataError when there are none."""
+        folder = self._folder(dataset)
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        if not found:
+            raise DataError(
+                f"data directory {self.name}",
+                f"no data for {dataset}",
+                expected=f"{folder.name}/<config>/<split>.jsonl",
+                hint="choose other --tasks or another --data",
+            )
+        return found
+
+    def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
+        """All rows of ``<org>__<name>/<config>/<split>.jsonl``."""
+        path = self._folder(dataset) / _safe(config) / f"{_safe(split)}.jsonl"
+        who = f"{path.parent.parent.name}/{path.parent.name}/{path.name} in {self.name}"
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except FileNotFoundError as error:
+            raise DataError(who, "no such file", hint="choose other --tasks or another --data") from error
+        except UnicodeDecodeError as error:
+            raise DataError(who, f"byte {error.start} is not UTF-8", expected="UTF-8 text") from error
+        lines = text.split("\n")
+        if lines and lines[-1] == "":
+            lines.pop()
+        if not lines:
+            raise DataError(who, "the file is empty", expected="one JSON object a line")
+        return [_parse(line, number, who, fields) for number, line in enumerate(lines, start=1)]
+
+    def _folder(self, dataset: str) -> Path:
+        return self.root / "__".join(_safe(part) for part in dataset.split("/"))
+
+
+def _safe(part: str) -> str:
+    # names come from options and data files: they must not walk out of the data directory
+    if not _SAFE_PART.fullmatch(part):
+        raise DataError("data source", f"the name {part!r}", expected="letters, digits, '.', '_' and '-' only")
+    return part
+
+
+def _parse(line: str, number: int, who: str, fields: Fields) -> Row:
+    where = f"{who}, line {number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(where, f"no JSON ({error})", expected="a JSON object", hint="is the file truncated?") from error
+    if not isinstance(row, dict):
+        raise DataError(where, f"a {type(row).__name__}", expected="a JSON object")
+    check_fields(row, fields, where)
+    return row
+
+
+def check_fields(row: Row, fields: Fields, where: str) -> None:
+    """Raise DataError when a field is missing or of another type than the benchmark's schema says."""
+    for name, kind in fields.items():
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if name not in row:
+            raise DataError(
+                where, f"no field {name!r}", expected=f"fields {', '.join(fields)}", hint="is this the right dataset?"
+            )
+        value = row[name]
+        # bool is an int in Python, yet a label that is true or false is not the number that was meant
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join(each.__name__ for each in kinds)
+            raise DataError(where, f"field {name!r} is a {type(value).__name__}", expected=f"a {wanted}")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The Hugging Face hub through ``datasets``; revisions are pinned per dataset in :data:`REVISIONS`."""
+
+    offline: bool = False
+
+    @property
+    def name(self) -> str:
+        """Always ``hub``."""
+        return "hub"
+
+    def has(self, dataset: str) -> bool:
+        """Assumed; a missing dataset shows when it is read."""
+        return bool(dataset)
+
+    def configs(self, dataset: str) -> list[str]:
+        """Configurations the hub lists, less the aggregates ``all`` and ``auxiliary_train``."""
+        from datasets import get_dataset_config_names
+
+        names = _ask_hub(dataset, lambda: get_dataset_config_names(dataset, revision=REVISIONS.get(dataset)))
+        return sorted(set(names) - {"all", "auxiliary_train"})
+
+    def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
+        """All rows of a split, loaded by ``datasets`` and checked like those of a file."""
+        from datasets import DownloadMode, load_dataset
+
+        mode = DownloadMode.REUSE_DATASET_IF_EXISTS
+        revision = REVISIONS.get(dataset)
+        table = _ask_hub(
+            dataset, lambda: load_dataset(dataset, config, split=split, revision=revision, download_mode=mode)
+        )
+        rows = [dict(row) for row in table]
+        for number, row in enumerate(rows):
+            check_fields(row, fields, f"{dataset} ({config}, {split}), row {number}")
+        if not rows:
+            raise DataError(f"{dataset} ({config}, {split})", "no rows", expected="at least one row")
+        return rows
+
+
+REVISIONS: Final[Mapping[str, str]] = {}
+"""Commit per dataset. Filled as commits are verified against the hub; absent ones are read at their main revision."""
+
+
+def _ask_hub(dataset: str, ask: Any) -> Any:
+    try:
+        return ask()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"hub dataset {dataset}",
+            f"cannot be read ({type(error).__name__}: {str(error)[:200]})",
+            expected="access to the hub or its local cache",
+            hint="use --data bundled or --data DIR",
+        ) from error
+
+
+def open_data(name: str, bundled: Path, *, offline: bool) -> DataSource:
+    """The source called ``bundled``, ``hub`` or a directory. Raises DataError for anything else."""
+    if name == "bundled":
+        return DirectorySource(bundled, "bundled")
+    if name == "hub":
+        return HubSource(offline)
+    if Path(name).is_dir():
+        return DirectorySource(Path(name))
+    raise DataError("--data", f"{name!r} is no directory", expected="'bundled', 'hub' or a data directory")

@@ -1,0 +1,41 @@
+"""Choosing items and few-shot examples: the same for every task, seeded, and never from the split under test."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+from quantgate.tasks.base import Item
+from quantgate.tasks.data import DataSource, Fields, Row
+
+Kind = TypeVar("Kind")
+
+
+def limited(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+    """At most ``limit`` items, spread evenly over the groups by a seeded draw, in their original order.
+
+    The first N rows would be the first subject only; a draw per group keeps a small run representative.
+    """
+    if limit is None or limit >= len(items):
+        return items
+    by_group: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        by_group.setdefault(item.group, []).append(index)
+    generator = random.Random(seed)
+    queues = [generator.sample(indices, len(indices)) for indices in by_group.values()]
+    generator.shuffle(queues)
+    chosen: list[int] = []
+    while len(chosen) < limit:
+        for queue in queues:
+            if queue and len(chosen) < limit:
+                chosen.append(queue.pop())
+    return [items[index] for index in sorted(chosen)]
+
+
+def rows_of_configs(
+    data: DataSource, dataset: str, split: str, fields: Fields, configs: Sequence[str] | None = None
+) -> list[tuple[str, Row]]:
+    """(config, row) over all configurations of a dataset that are asked for (all by default)."""
+    names = list(configs) if configs is not None else data.configs(dataset)
+    return [(config, row) for config in names for row in data.rows(dataset, config, split, fields)]

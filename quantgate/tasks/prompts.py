@@ -1,0 +1,77 @@
+"""From text to the token ids a model is asked with, by the model's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quantgate.errors import ModelError
+from quantgate.scoring.requests import Likelihood, Tokens
+
+
+class Prompts:
+    """Encodes prompts.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        max_length: the model's context length in tokens.
+        name: the model's name for messages.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, name: str) -> None:
+        self._tokenizer = tokenizer
+        self.max_length = max_length
+        self._name = name
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens of plain text, with the special tokens the tokenizer puts in front of every text (often none)."""
+        return tuple(self._tokenizer(text).input_ids)
+
+    def text_tokens(self, text: str) -> Tokens:
+        """Tokens of a corpus for perplexity: long texts are encoded whole, without a length warning."""
+        return tuple(self._tokenizer(text, verbose=False).input_ids)
+
+    def pair(self, context: str, continuation: str) -> Likelihood:
+        """A likelihood request for ``continuation`` behind ``context``.
+
+        Both are encoded together and split at the length of the encoded context, and spaces that end the context go to
+        the continuation: lm-evaluation-harness does the same, so that scores can be compared.
+        """
+        return self._split(context, continuation, special=True)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
+        """Tokens of a dialogue up to where the assistant's next answer begins."""
+        return tuple(self._tokenizer(self._render(messages, True), add_special_tokens=False).input_ids)
+
+    def chat_pair(self, messages: Sequence[Mapping[str, str]], answer: str) -> Likelihood:
+        """A likelihood request for ``answer`` as the assistant's next turn; only the answer's own text is scored."""
+        return self._split(self._render(messages, True), answer, special=False)
+
+    def dialogue(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
+        """Tokens of a whole dialogue, final answer and its end marker included (calibration samples)."""
+        return tuple(self._tokenizer(self._render(messages, False), add_special_tokens=False).input_ids)
+
+    def _split(self, context: str, continuation: str, *, special: bool) -> Likelihood:
+        kept = context.rstrip(" ")
+        continuation = context[len(kept) :] + continuation
+        whole = tuple(self._tokenizer(kept + continuation, add_special_tokens=special).input_ids)
+        n_context = len(self._tokenizer(kept, add_special_tokens=special).input_ids)
+        return Likelihood(whole[:n_context], whole[n_context:])
+
+    def _render(self, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise ModelError(
+                f"model {self._name!r}",
+                "its tokenizer has no chat template",
+                expected="an instruction-tuned model for chat tasks",
+                hint="choose other --tasks, or add chat_template.jinja to the model",
+            )
+        text: str = self._tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation
+        )
+        return text
+
+
+def user(content: str) -> list[Mapping[str, str]]:
+    """A dialogue of one user turn."""
+    return [{"role": "user", "content": content}]

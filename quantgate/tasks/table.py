@@ -1,0 +1,69 @@
+"""The table of tasks: what ``--tasks`` can name, and what runs by default."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Final
+
+from quantgate.errors import UsageError
+from quantgate.tasks.base import Task
+from quantgate.tasks.corpora import CORPORA
+from quantgate.tasks.data import DataSource
+from quantgate.tasks.gsm8k import Gsm8k
+from quantgate.tasks.mmlu import Mmlu
+from quantgate.tasks.rolling import RollingTask
+from quantgate.tasks.truthfulqa import TruthfulQa
+
+_ROLLING: Final[list[Task]] = [
+    RollingTask(f"{prefix}_{name}", name, measure)  # type: ignore[arg-type]
+    for prefix, measure in (("perplexity", "ppl"), ("kld", "kld"))
+    for name in CORPORA
+]
+
+TASKS: Final[dict[str, Task]] = {
+    task.id: task
+    for task in (
+        *_ROLLING,
+        Mmlu(),
+        TruthfulQa(),
+        Gsm8k(),
+        Gsm8k("gsm8k_any_number", "any_number"),
+        Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
+    )
+}
+
+GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
+    "kld": tuple(f"kld_{name}" for name in CORPORA),
+}
+"""Names that stand for several tasks: those of them that the data source has text for."""
+
+DEFAULT: Final = ("perplexity", "kld", "mmlu", "truthfulqa", "gsm8k")
+
+
+def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
+    """The tasks called ``names`` (groups expanded), or the default ones that ``data`` has.
+
+    Raises:
+        UsageError: an unknown name; suggests the closest.
+    """
+    chosen: dict[str, Task] = {}
+    for name in names or DEFAULT:
+        if name not in TASKS and name not in GROUPS:
+            known = [*TASKS, *GROUPS]
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise UsageError("--tasks", f"unknown task {name!r}", hint=hint)
+        members = [TASKS[member] for member in GROUPS[name]] if name in GROUPS else [TASKS[name]]
+        open_question = names is None or name in GROUPS
+        chosen |= {task.id: task for task in members if not open_question or _suits(task, data)}
+    return list(chosen.values())
+
+
+def _suits(task: Task, data: DataSource) -> bool:
+    """Whether a task nobody named outright is run on ``data``: CPython's text goes with the bundled items."""
+    if isinstance(task, RollingTask):
+        dataset = CORPORA[task.corpus].dataset
+        return data.has(dataset) and data.name != "bundled" if dataset else data.name == "bundled"
+    return data.has(str(getattr(task, "dataset", "")))
