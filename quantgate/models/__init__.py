@@ -1,0 +1,1 @@
+"""Where models come from, what they are, and how they are loaded."""

@@ -114,9 +114,7 @@ def check_model_directory(path: Path, name: str) -> None:
         )
     _check_weights(path, who)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(
-            who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights"
-        )
+        raise ModelError(who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights")
 
 
 def _check_weights(path: Path, who: str) -> None:

@@ -1,0 +1,1 @@
+"""Quantization methods, the layer-by-layer driver, checkpoints."""

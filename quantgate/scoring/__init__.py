@@ -1,0 +1,1 @@
+"""Requests, engines that answer them, logit fidelity."""

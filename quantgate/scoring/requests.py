@@ -92,8 +92,10 @@ def response_to_json(response: Response) -> dict[str, Any]:
 
 def response_from_json(content: dict[str, Any]) -> Response:
     """Inverse of :func:`response_to_json`. Raises KeyError or TypeError on any other content."""
+    kind = _RESPONSES[content["kind"]]
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-    response: Response = _RESPONSES[fields.pop("kind")](**fields)
+    del fields["kind"]
+    response: Response = kind(**fields)
     return response
 
 

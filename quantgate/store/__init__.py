@@ -1,0 +1,1 @@
+"""Content-addressed store of quantized models and answers; baselines on disk."""

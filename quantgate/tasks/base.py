@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from quantgate.scoring.requests import Request, Response
 
 if TYPE_CHECKING:
     from quantgate.tasks.data import DataSource
     from quantgate.tasks.prompts import Prompts
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,14 @@ class Task(Protocol):
         """The outcome of ``item`` given the responses to its requests, in order."""
 
 
+def only(responses: Sequence[Response], kind: type[Kind]) -> Kind:
+    """The single response of an item that asked for one. Raises TypeError when it is of another kind."""
+    [response] = responses
+    if not isinstance(response, kind):
+        raise TypeError(f"got a {type(response).__name__}, asked for a {kind.__name__}")
+    return response
+
+
 def digest_items(items: Sequence[Item]) -> str:
     """sha256 over ids, rows and few-shot examples: which data a result speaks about."""
     digest = hashlib.sha256()
@@ -133,6 +143,3 @@ def digest_items(items: Sequence[Item]) -> str:
         content = [item.id, item.group, dict(item.row), [dict(shot) for shot in item.shots]]
         digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
-
-
-ScoreRule = Callable[[Item, Sequence[Response]], ItemOutcome]

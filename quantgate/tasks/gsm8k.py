@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 
 from quantgate.errors import DataError
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import EXACT_MATCH, Item, ItemOutcome, Metric, Selection
+from quantgate.tasks.base import EXACT_MATCH, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource, Fields
 from quantgate.tasks.items import limited
 from quantgate.tasks.prompts import Prompts, user
@@ -114,8 +114,7 @@ class Gsm8k:
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when the extractor finds the gold number."""
-        [response] = responses
-        assert isinstance(response, GenerateResponse)  # noqa: S101 - what this task asked for
+        response = only(responses, GenerateResponse)
         answer, right = EXTRACTORS[self.extractor](response.text, gold_number(item.row["answer"]))
         capped = {"capped": float(response.finish == "length")}
         return ItemOutcome(item.id, item.group, float(right), answer, capped)

@@ -31,6 +31,10 @@ class Prompts:
         """Tokens of a corpus for perplexity: long texts are encoded whole, without a length warning."""
         return tuple(self._tokenizer(text, verbose=False).input_ids)
 
+    def decode(self, tokens: Tokens) -> str:
+        """Text of tokens, special tokens included."""
+        return str(self._tokenizer.decode(list(tokens)))
+
     def pair(self, context: str, continuation: str) -> Likelihood:
         """A likelihood request for ``continuation`` behind ``context``.
 

@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Literal
 
 from quantgate.errors import DataError
 from quantgate.scoring.requests import Request, Response, Rolling, RollingResponse
-from quantgate.tasks.base import KLD_MEAN, PERPLEXITY, Item, ItemOutcome, Metric, Selection
+from quantgate.tasks.base import KLD_MEAN, PERPLEXITY, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.prompts import Prompts
@@ -68,8 +68,7 @@ class RollingTask:
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """Mean loss (or mean KL divergence) of the segment. The reference itself has KL 0 by definition."""
-        [response] = responses
-        assert isinstance(response, RollingResponse)  # noqa: S101 - what this task asked for
+        response = only(responses, RollingResponse)
         nll = math.fsum(response.nll) / len(response.nll)
         fidelity = _fidelity(response)
         score = nll if self.measure == "ppl" else fidelity.get("kld_mean", 0.0)

@@ -1,0 +1,62 @@
+"""Named calibration sets: bundled chat dialogues (default), or the text corpora of a data source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from quantgate.errors import UsageError
+from quantgate.quantize.calibration import Calibration, draw, segments
+from quantgate.tasks.data import DataSource
+from quantgate.tasks.prompts import Prompts
+
+DIALOGUES: Final = "dialogues"
+_DATASET: Final = "quantgate/dialogues"
+
+
+@dataclass(frozen=True)
+class CalibrationChoice:
+    """``name``: ``dialogues`` or a corpus (``wikitext2``, ``ptb``, ``c4``). ``length``: tokens of a corpus segment;
+    dialogues keep their native length (paper A)."""
+
+    name: str = DIALOGUES
+    n_samples: int = 128
+    length: int = 512
+    seed: int = 1234
+
+
+_CORPORA: Final = {
+    # train splits only: the test splits are what perplexity is measured on
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "text", "\n\n", "English encyclopedia"),
+    "ptb": ("ptb-text-only/ptb_text_only", "penn_treebank", "sentence", " ", "English news"),
+    "c4": ("allenai/c4", "en", "text", "\n\n", "English web text"),
+}
+NAMES: Final = (DIALOGUES, *_CORPORA)
+
+
+def build_calibration(choice: CalibrationChoice, data: DataSource, bundled: DataSource, prompts: Prompts) -> Calibration:
+    """The set called ``choice.name``; dialogues come from the bundled data, corpora from ``data``.
+
+    Raises:
+        UsageError: an unknown name.
+        DataError: the data source has no such text, or too little.
+    """
+    if choice.name == DIALOGUES:
+        return _dialogues(choice, bundled, prompts)
+    if choice.name not in _CORPORA:
+        raise UsageError("--calibration", f"unknown set {choice.name!r}", expected=" or ".join(NAMES))
+    dataset, config, field, joint, domain = _CORPORA[choice.name]
+    text = joint.join(row[field] for row in data.rows(dataset, config, "train", {field: str}))
+    who = f"calibration set {choice.name!r}"
+    tokens = prompts.text_tokens(text)
+    samples = segments(tokens, choice.n_samples, choice.length, choice.seed, who)
+    return Calibration(choice.name, domain, tuple(samples), tuple(prompts.decode(each) for each in samples), choice.seed)
+
+
+def _dialogues(choice: CalibrationChoice, bundled: DataSource, prompts: Prompts) -> Calibration:
+    rows = bundled.rows(_DATASET, "default", "train", {"messages": list})
+    order = draw([str(index) for index in range(len(rows))], choice.n_samples, choice.seed, "calibration set 'dialogues'")
+    chosen = [rows[int(index)]["messages"] for index in order]
+    samples = tuple(prompts.dialogue(messages) for messages in chosen)
+    texts = tuple("\n".join(message["content"] for message in messages) for messages in chosen)
+    return Calibration(DIALOGUES, "chat", samples, texts, choice.seed)

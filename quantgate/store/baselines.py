@@ -1,0 +1,90 @@
+"""Committed baselines: the reference's stored outcome of a task, with everything that makes it comparable.
+
+One JSON file per task under ``<baselines>/<model>/``. A baseline is used only when every field of its provenance equals
+the run's; otherwise the run says which field differs and computes the reference anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.errors import StoreError
+from quantgate.store.store import write_atomically
+from quantgate.tasks.base import ItemOutcome
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """``provenance``: plain strings and numbers; ``outcomes``: one per item, in the task's order."""
+
+    provenance: Mapping[str, Any]
+    outcomes: tuple[ItemOutcome, ...]
+
+
+def folder_name(model_id: str) -> str:
+    """A model's folder: its id with everything unusual replaced (ids come from options, never trusted in paths)."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "__", model_id).strip("_") or "model"
+
+
+def path_of(root: Path, model_id: str, task_id: str) -> Path:
+    """The file of one baseline."""
+    return root / folder_name(model_id) / f"{folder_name(task_id)}.json"
+
+
+def read(path: Path) -> Baseline | None:
+    """The baseline in ``path``, or None when there is none.
+
+    Raises:
+        StoreError: the file is there but is no baseline.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")  # noqa: TRY301 - one place explains all faults
+        outcomes = tuple(ItemOutcome(**each) for each in content["outcomes"])
+        return Baseline(dict(content["provenance"]), outcomes)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"baseline {path}",
+            f"unreadable ({type(error).__name__}: {error})",
+            expected=f"a baseline of schema {SCHEMA}",
+            hint="delete it, or make it anew with --update-baselines",
+        ) from error
+
+
+def write(path: Path, baseline: Baseline) -> None:
+    """Write ``baseline`` atomically, one outcome a line so that diffs can be read."""
+    lines = ",\n  ".join(json.dumps(asdict(outcome), ensure_ascii=False) for outcome in baseline.outcomes)
+    provenance = json.dumps(dict(baseline.provenance), indent=1, sort_keys=True, ensure_ascii=False)
+    text = f'{{"schema": {SCHEMA},\n "provenance": {provenance},\n "outcomes": [\n  {lines}\n ]}}\n'
+    write_atomically(path, text)
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the provenance fields that differ, in alphabetical order."""
+    return sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+
+
+def describe_change(old: Sequence[ItemOutcome], new: Sequence[ItemOutcome]) -> str:
+    """One line on how two outcomes of the same task differ."""
+    before = {outcome.item_id: outcome.score for outcome in old}
+    after = {outcome.item_id: outcome.score for outcome in new}
+    changed = sum(before[name] != after[name] for name in before.keys() & after.keys())
+    return (
+        f"{len(after)} items ({len(after.keys() - before.keys())} new, {len(before.keys() - after.keys())} gone), "
+        f"{changed} scores changed, mean {_mean(before)} -> {_mean(after)}"
+    )
+
+
+def _mean(scores: Mapping[str, float | None]) -> str:
+    known = [score for score in scores.values() if score is not None]
+    return f"{sum(known) / len(known):.4f}" if known else "none"
