@@ -1,0 +1,95 @@
+"""Exact and resampling tests on paired outcomes.
+
+- McNemar's exact test (McNemar 1947; one-sided as in Kübler et al. 2026): given that a pair is discordant, right->wrong
+  and wrong->right are equally likely under "not worse".
+- Sign-flip permutation test (Fisher 1935) for real scores; whole groups flip together when items are not independent.
+- Paired bootstrap (Efron 1979; Koehn 2004 for BLEU) for metrics of a corpus that are no mean over items.
+
+All p-values are one-sided, for the alternative that the subject is worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from scipy import special
+
+from quantgate.verdict.intervals import Codes, Floats
+
+_EXACT_UP_TO: Final = 16
+_BLOCK: Final = 1000
+
+
+def mcnemar_worse(worse: int, better: int) -> float:
+    """P(at least ``worse`` of the discordant pairs got worse | both directions equally likely); 1 without any."""
+    if worse < 0 or better < 0:
+        raise ValueError(f"counts of pairs cannot be negative: {worse}, {better}")
+    return 1.0 if worse == 0 else float(special.bdtrc(worse - 1, worse + better, 0.5))
+
+
+def beats_chance(right: int, n: int, chance: float) -> float:
+    """Exact binomial p-value of "no better than chance": P(at least ``right`` of ``n``); 1 when nothing is right."""
+    return 1.0 if right == 0 else float(special.bdtrc(right - 1, n, chance))
+
+
+def permutation_worse(losses: Floats, codes: Codes, rng: np.random.Generator, rounds: int = 10_000) -> float:
+    """P(sum of sign-flipped losses >= the observed sum): "not worse" means that a loss and a gain are equally likely.
+
+    ``losses`` are paired differences, positive where the subject is worse; the items of one group flip together.
+    All sign patterns are counted for up to 16 groups that differ at all, else ``rounds`` are drawn and the observed
+    one is counted among them, so that p is never 0. NaN without items or with a value that is not finite.
+    """
+    if losses.size == 0 or not np.isfinite(losses).all():
+        return math.nan
+    sums = np.bincount(codes, weights=losses)
+    sums = sums[sums != 0]
+    observed = float(sums.sum())
+    # A pattern that ties with the observed one up to rounding counts as a tie.
+    threshold = observed - 1e-12 * max(1.0, float(np.abs(sums).sum()))
+    if sums.size <= _EXACT_UP_TO:
+        patterns = (np.arange(2**sums.size)[:, None] >> np.arange(sums.size)) & 1
+        return float(np.mean((2 * patterns - 1) @ sums >= threshold))
+    hits = 0
+    for start in range(0, rounds, _BLOCK):
+        signs = rng.integers(0, 2, size=(min(_BLOCK, rounds - start), sums.size)) * 2 - 1
+        hits += int(np.sum(signs @ sums >= threshold))
+    return (hits + 1) / (rounds + 1)
+
+
+def bootstrap_difference(
+    reference: Floats,
+    subject: Floats,
+    value: Callable[[Floats], float],
+    codes: Codes,
+    rng: np.random.Generator,
+    confidence: float = 0.95,
+    rounds: int = 2000,
+) -> tuple[float, float, float]:
+    """Difference, lower and upper bound of a corpus metric, by resampling whole groups of pairs.
+
+    ``reference`` and ``subject`` hold a row of additive counts per item (for BLEU: n-gram matches, totals, lengths);
+    ``value`` maps the summed counts to the metric. The interval is the basic bootstrap's, 2·difference - quantiles.
+    All three are NaN when there are fewer than two groups or the metric is not finite for some sample.
+    """
+    n_groups = int(codes.max()) + 1 if codes.size else 0
+    if n_groups < 2:
+        return math.nan, math.nan, math.nan
+    before, after = (_group_sums(rows, codes, n_groups) for rows in (reference, subject))
+    difference = value(after.sum(axis=0)) - value(before.sum(axis=0))
+    draws = np.empty(rounds)
+    for i in range(rounds):
+        weights = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
+        draws[i] = value(weights @ after) - value(weights @ before)
+    if not (math.isfinite(difference) and np.isfinite(draws).all()):
+        return math.nan, math.nan, math.nan
+    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return difference, 2 * difference - float(high), 2 * difference - float(low)
+
+
+def _group_sums(rows: Floats, codes: Codes, n_groups: int) -> Floats:
+    sums = np.zeros((n_groups, rows.shape[1]))
+    np.add.at(sums, codes, rows)
+    return sums

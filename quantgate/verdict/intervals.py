@@ -1,0 +1,171 @@
+"""Intervals for the mean of paired differences, for 0/1 outcomes and for real scores.
+
+Numbers in, numbers out: nothing here knows items, metrics or policies. All functions take ``quantile``, the two-sided
+critical value (1.96 for 95%), so that the same code serves intervals, p-values and planning.
+
+Methods:
+- Tango (1998), Stat. Med. 17:891: score interval for the difference of paired proportions. It keeps its error rates
+  at few discordant pairs, and is not of zero width when no pair is discordant.
+- Rao and Scott (1992), Biometrics 48:577: clustered counts are divided by their design effect.
+- Bell and McCaffrey (2002), Survey Methodology 28:169 (CR2): cluster-robust variance without bias under independence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Codes: TypeAlias = npt.NDArray[np.intp]
+
+# With fewer groups their spread cannot be estimated: a t quantile at 6 degrees of freedom is already 2.4.
+ENOUGH_GROUPS: Final = 8.0
+# Below this many non-zero differences the t interval of a mostly constant sample is too short.
+FEW_DIFFERENCES: Final = 10
+_BISECTIONS: Final = 60
+
+
+def normal_quantile(confidence: float) -> float:
+    """Two-sided critical value of the normal distribution, 1.96 for 0.95."""
+    return float(special.ndtri(0.5 + confidence / 2))
+
+
+def t_quantile(confidence: float, df: float) -> float:
+    """Two-sided critical value of Student's t; the normal one for infinite ``df``, NaN below one."""
+    if df < 1:
+        return math.nan
+    return normal_quantile(confidence) if math.isinf(df) else float(special.stdtrit(df, 0.5 + confidence / 2))
+
+
+def upper_tail(statistic: float, df: float) -> float:
+    """P(T > statistic) for Student's t with ``df`` degrees of freedom (infinite: normal)."""
+    return float(special.ndtr(-statistic) if math.isinf(df) else special.stdtr(df, -statistic))
+
+
+def tango_statistic(worse: Floats, better: Floats, n: Floats, difference: Floats) -> Floats:
+    """Tango's score statistic for H0: P(better) - P(worse) = ``difference``; falls as ``difference`` rises.
+
+    Counts may be fractional (effective counts of clustered data). Infinite where the constrained variance is zero.
+    """
+    numerator = better - worse - n * difference
+    slope = (2 * n + worse - better) * difference - worse - better
+    constant = worse * difference * (1 - difference)
+    p_worse = (np.sqrt(np.maximum(slope**2 + 8 * n * constant, 0)) - slope) / (4 * n)
+    variance = n * (2 * p_worse + difference * (1 - difference))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = numerator / np.sqrt(np.maximum(variance, 0))
+    return np.where(variance > 0, statistic, np.sign(numerator) * np.inf)
+
+
+def _tango_lower(worse: Floats, better: Floats, n: Floats, quantile: Floats) -> Floats:
+    low, high = np.full_like(n, -1.0), (better - worse) / n
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        rejected = tango_statistic(worse, better, n, middle) > quantile
+        low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
+    return low
+
+
+def tango_interval(
+    worse: npt.ArrayLike, better: npt.ArrayLike, n: npt.ArrayLike, quantile: npt.ArrayLike
+) -> tuple[Floats, Floats]:
+    """Score interval for P(better) - P(worse) among ``n`` pairs; elementwise over arrays.
+
+    Without any discordant pair it is -q²/(n+q²) .. q²/(n+q²). ``n`` must be positive.
+    """
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (worse, better, n, quantile)))
+    w, b, total, q = (np.atleast_1d(a) for a in arrays)
+    shape = arrays[0].shape
+    return _tango_lower(w, b, total, q).reshape(shape), (-_tango_lower(b, w, total, q)).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How sure the mean of the differences is.
+
+    ``se``: standard error of the mean. ``df``: degrees of freedom of its t quantile (infinite for independent 0/1
+    pairs). ``design_effect``: variance of the mean over what it would be with independent items, at least 1.
+    ``clustered``: whether the groups entered.
+    """
+
+    se: float
+    df: float
+    design_effect: float
+    clustered: bool
+
+
+def effective_groups(codes: Codes) -> float:
+    """n² / Σ n_g²: the number of equally large groups that carry as much; 0 without items (Kish 1965)."""
+    if codes.size == 0:
+        return 0.0
+    sizes = np.bincount(codes).astype(np.float64)
+    return float(codes.size**2 / np.sum(sizes**2))
+
+
+def groups_count(codes: Codes) -> bool:
+    """Whether groups enter the interval: some group holds two items, and there are enough groups to see a spread."""
+    return bool(codes.size) and int(np.bincount(codes).max()) > 1 and effective_groups(codes) >= ENOUGH_GROUPS
+
+
+def spread(differences: Floats, codes: Codes) -> Spread:
+    """Standard error of the mean difference, cluster-robust where the groups count.
+
+    The larger of the independent and the cluster-robust error is taken, so grouping can only widen an interval.
+    ``se`` is NaN with fewer than two items.
+    """
+    n = differences.size
+    if n < 2:
+        return Spread(math.nan, math.nan, 1.0, False)
+    independent = float(np.var(differences, ddof=1)) / n
+    if not groups_count(codes):
+        return Spread(math.sqrt(independent), n - 1.0, 1.0, False)
+    sizes = np.bincount(codes).astype(np.float64)
+    residuals = np.bincount(codes, weights=differences - differences.mean())
+    # Dividing by 1 - n_g/n makes the sum unbiased when items are independent after all (CR2).
+    robust = float(np.sum(residuals**2 / (1 - sizes / n))) / n**2
+    effect = max(1.0, robust / independent) if independent > 0 else 1.0
+    return Spread(math.sqrt(independent * effect), effective_groups(codes) - 1, effect, True)
+
+
+def binary_spread(differences: Floats, codes: Codes) -> Spread:
+    """As ``spread`` for differences of 0/1 outcomes: normal quantiles for independent items."""
+    found = spread(differences, codes)
+    return found if found.clustered else Spread(found.se, math.inf, 1.0, False)
+
+
+def binary_interval(differences: Floats, found: Spread, quantile: float) -> tuple[float, float]:
+    """Tango's interval for differences in {-1, 0, 1}, on counts divided by the design effect; needs an item."""
+    effect = found.design_effect
+    worse, better = float(np.sum(differences < 0)), float(np.sum(differences > 0))
+    low, high = tango_interval(worse / effect, better / effect, differences.size / effect, quantile)
+    return float(low), float(high)
+
+
+def mean_interval(differences: Floats, found: Spread, quantile: float, scale: float) -> tuple[float, float]:
+    """t interval for the mean of real differences; NaN with fewer than two items.
+
+    ``scale`` is the range of the scores. Where almost all differences are equal (greedy answers that did not change)
+    their variance says nothing about the items not drawn; then the half-width is at least what Tango's interval
+    leaves open for a change of that size: scale · q²/(n+q²).
+    """
+    centre = float(differences.mean()) if differences.size else math.nan
+    half = quantile * found.se
+    if nearly_constant(differences):
+        half = max(half, scale * quantile**2 / (differences.size + quantile**2))
+    return centre - half, centre + half
+
+
+def nearly_constant(differences: Floats) -> bool:
+    """Whether fewer than ten differences stand off from the most common one (the median)."""
+    if differences.size == 0:
+        return False
+    middle = float(np.median(differences))
+    # Rounding noise of equal differences must not pass for a spread.
+    noise = 1e-12 * max(1.0, float(np.max(np.abs(differences))))
+    off = int(np.sum(np.abs(differences - middle) > noise))
+    return off < min(FEW_DIFFERENCES, differences.size / 2)

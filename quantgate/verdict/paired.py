@@ -1,0 +1,294 @@
+"""Compare a subject with its reference item by item.
+
+Items are paired strictly by id. The result states a difference with its interval; where a difference is undefined it
+says why and holds NaN, never 0.
+
+Which interval:
+- ``binary`` scores: Tango's score interval; with groups that count, on counts divided by the design effect and with
+  Student's t on the effective number of groups less one.
+- ``mean`` scores: paired t interval; with groups that count, on the CR2 cluster-robust variance.
+- ``exp_mean`` scores (perplexity): as ``mean`` on the paired loss differences, then
+  ``reference · (exp(loss difference) - 1)``. The reference's value on these items is known, not estimated.
+
+Groups count when at least one holds two items and their effective number is at least eight. With fewer groups the
+interval is per item: it then speaks about these groups only, and ``statement`` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from quantgate.errors import ProvenanceError
+from quantgate.tasks.base import ItemOutcome, Metric
+from quantgate.verdict import intervals
+from quantgate.verdict.exact import mcnemar_worse
+from quantgate.verdict.intervals import Codes, Floats, Spread
+
+Pair: TypeAlias = tuple[ItemOutcome, ItemOutcome]
+_SHOWN_IDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The paired difference between subject and reference.
+
+    ``delta`` = ``value`` - ``reference`` in the metric's own unit, with its two-sided interval ``ci_low``..``ci_high``
+    at ``confidence``. ``items_worse``/``items_better``: paired items whose score moved, in the metric's direction;
+    for 0/1 scores these are right->wrong and wrong->right. ``flips``: items whose answer changed. ``unscored``: reason
+    -> items it took out of the pairs, the reason led by the side (``reference``, ``subject``, ``both``).
+    ``p_worse``: one-sided p-value of "not worse at all" (exact McNemar for independent 0/1 scores, else t).
+    ``shift`` and ``spread``: the mean difference and its spread on the scale of the scores (the loss for perplexity).
+    ``undefined``: why there is no difference to judge; empty when there is one. Numbers without meaning are NaN.
+    """
+
+    metric: Metric
+    confidence: float
+    n_items: int
+    n_groups: int
+    reference: float
+    value: float
+    delta: float
+    ci_low: float
+    ci_high: float
+    items_worse: int
+    items_better: int
+    flips: int
+    unscored: Mapping[str, int]
+    p_worse: float = math.nan
+    shift: float = math.nan
+    spread: Spread = field(default_factory=lambda: Spread(math.nan, math.nan, 1.0, False))
+    statement: str = ""
+    undefined: str = ""
+
+    @property
+    def quantile(self) -> float:
+        """The two-sided critical value the interval was made with."""
+        return intervals.t_quantile(self.confidence, self.spread.df)
+
+    @property
+    def n_unscored(self) -> int:
+        """Items that are in the data but not among the pairs."""
+        return sum(self.unscored.values())
+
+
+def compare(
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], metric: Metric, confidence: float
+) -> Comparison:
+    """The paired comparison of two runs over the same items; the order of the outcomes does not matter.
+
+    Raises ProvenanceError when the two runs do not hold the same items, each once, in the same groups: then they do
+    not belong together and no number may come out.
+    """
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence {confidence!r} must lie between 0.5 and 1")
+    pairs, unscored = _pair(reference, subject)
+    if not pairs:
+        return _empty(metric, confidence, unscored)
+    before, after = _scores(pair[0] for pair in pairs), _scores(pair[1] for pair in pairs)
+    codes = np.unique(np.array([pair[0].group for pair in pairs]), return_inverse=True)[1].astype(np.intp)
+    plain = _counted(pairs, before, after, codes, metric, confidence, unscored)
+    undefined = _undefined(before, after, plain)
+    if undefined:
+        return replace(plain, undefined=undefined)
+    return _with_interval(plain, before, after, codes)
+
+
+def zero_reference(subject: Sequence[ItemOutcome]) -> list[ItemOutcome]:
+    """Reference outcomes for scores that are distances from the reference (KL divergence): 0 for every item."""
+    return [ItemOutcome(outcome.item_id, outcome.group, 0.0) for outcome in subject]
+
+
+def companion_outcomes(outcomes: Sequence[ItemOutcome], name: str) -> list[ItemOutcome]:
+    """The outcomes with the companion number ``name`` as their score, ready for ``compare``.
+
+    An item without that companion is unscored, with a reason that says so.
+    """
+    missing = f"no companion number '{name}'"
+    return [_with_score(outcome, outcome.companions.get(name), missing) for outcome in outcomes]
+
+
+def _with_score(outcome: ItemOutcome, score: float | None, missing: str) -> ItemOutcome:
+    if outcome.unscored or score is not None:
+        score = None if outcome.unscored else score
+        return replace(outcome, score=score)
+    return replace(outcome, score=None, unscored=missing)
+
+
+def _pair(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> tuple[list[Pair], dict[str, int]]:
+    before, after = _by_id(reference, "reference"), _by_id(subject, "subject")
+    _same_items(before, after)
+    pairs: list[Pair] = []
+    unscored: Counter[str] = Counter()
+    # Sorted, so that floating-point sums do not depend on the order in which outcomes arrive.
+    for item_id in sorted(before):
+        pair = before[item_id], after[item_id]
+        reason = _unscored_reason(*pair)
+        if reason:
+            unscored[reason] += 1
+        else:
+            pairs.append(pair)
+    return pairs, dict(sorted(unscored.items()))
+
+
+def _unscored_reason(before: ItemOutcome, after: ItemOutcome) -> str:
+    if before.unscored and after.unscored:
+        return f"both: {before.unscored}"
+    if before.unscored:
+        return f"reference: {before.unscored}"
+    return f"subject: {after.unscored}" if after.unscored else ""
+
+
+def _by_id(outcomes: Sequence[ItemOutcome], side: str) -> dict[str, ItemOutcome]:
+    found = {outcome.item_id: outcome for outcome in outcomes}
+    if len(found) != len(outcomes):
+        twice = [item_id for item_id, count in Counter(o.item_id for o in outcomes).items() if count > 1]
+        raise ProvenanceError(
+            f"outcomes of the {side}",
+            f"{len(twice)} item ids occur more than once ({_some(twice)})",
+            expected="every item once",
+            hint="look for duplicated rows in the data",
+        )
+    return found
+
+
+def _same_items(before: Mapping[str, ItemOutcome], after: Mapping[str, ItemOutcome]) -> None:
+    missing, extra = before.keys() - after.keys(), after.keys() - before.keys()
+    if missing or extra:
+        parts = [f"{len(missing)} items of the reference are missing ({_some(missing)})"] if missing else []
+        parts += [f"{len(extra)} items are not in the reference ({_some(extra)})"] if extra else []
+        raise ProvenanceError(
+            "outcomes of the subject",
+            " and ".join(parts),
+            expected=f"the reference's {len(before)} items, no more and no fewer",
+            hint="score both models on the same data with the same --limit and --seed",
+        )
+    moved = [item_id for item_id, outcome in before.items() if after[item_id].group != outcome.group]
+    if moved:
+        raise ProvenanceError(
+            "outcomes of the subject",
+            f"{len(moved)} items belong to another group than in the reference ({_some(moved)})",
+            expected="the same items in the same groups",
+            hint="score both models with the same version of the task",
+        )
+
+
+def _some(ids: Iterable[str]) -> str:
+    shown = sorted(ids)
+    return ", ".join(shown[:_SHOWN_IDS]) + (", ..." if len(shown) > _SHOWN_IDS else "")
+
+
+def _scores(outcomes: Iterable[ItemOutcome]) -> Floats:
+    return np.array([outcome.score for outcome in outcomes], dtype=np.float64)
+
+
+def _empty(metric: Metric, confidence: float, unscored: Mapping[str, int]) -> Comparison:
+    nan = math.nan
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in unscored.items())
+    undefined = f"no item was scored on both sides ({reasons})" if reasons else "there are no items"
+    return Comparison(
+        metric, confidence, 0, 0, nan, nan, nan, nan, nan, 0, 0, 0, unscored=unscored, undefined=undefined
+    )
+
+
+def _counted(
+    pairs: Sequence[Pair],
+    before: Floats,
+    after: Floats,
+    codes: Codes,
+    metric: Metric,
+    confidence: float,
+    unscored: Mapping[str, int],
+) -> Comparison:
+    """What can be said by counting: the values, who moved, and no interval yet."""
+    fell, rose = int(np.sum(after < before)), int(np.sum(after > before))
+    value, start = metric.value(after.tolist()), metric.value(before.tolist())
+    return Comparison(
+        metric=metric,
+        confidence=confidence,
+        n_items=len(pairs),
+        n_groups=int(codes.max()) + 1,
+        reference=start,
+        value=value,
+        delta=value - start,
+        ci_low=math.nan,
+        ci_high=math.nan,
+        items_worse=fell if metric.higher_is_better else rose,
+        items_better=rose if metric.higher_is_better else fell,
+        flips=sum(old.answer != new.answer for old, new in pairs),
+        unscored=unscored,
+    )
+
+
+def _undefined(before: Floats, after: Floats, plain: Comparison) -> str:
+    """Why no difference can be stated, or an empty string."""
+    for side, scores in (("reference", before), ("subject", after)):
+        broken = int(np.sum(~np.isfinite(scores)))
+        if broken:
+            return f"{broken} of {scores.size} scores of the {side} are not finite numbers"
+        if plain.metric.kind == "binary" and not np.isin(scores, (0.0, 1.0)).all():
+            return f"scores of the {side} other than 0 and 1 for the 0/1 metric {plain.metric.name}"
+    for side, value in (("reference", plain.reference), ("subject", plain.value)):
+        if not math.isfinite(value):
+            return f"{plain.metric.name} of the {side} is too large for a number"
+    if plain.metric.kind == "binary":
+        return ""
+    if plain.n_items < 2:
+        return "one item has no spread: an interval needs at least two"
+    if not np.ptp(np.concatenate([before, after])):
+        return f"every score of the reference and of the subject is {before[0]:g}: nothing differs, nothing varies"
+    return ""
+
+
+def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Codes) -> Comparison:
+    """Add interval, p-value and statement; ``plain`` is known to be defined."""
+    differences, binary = after - before, plain.metric.kind == "binary"
+    found = (intervals.binary_spread if binary else intervals.spread)(differences, codes)
+    quantile = intervals.t_quantile(plain.confidence, found.df)
+    if binary:
+        low, high = intervals.binary_interval(differences, found, quantile)
+    else:
+        scale = float(np.ptp(np.concatenate([before, after])))
+        low, high = intervals.mean_interval(differences, found, quantile, scale)
+    if plain.metric.kind == "exp_mean":
+        low, high = (_ratio_to_value(plain.reference, bound) for bound in (low, high))
+    return replace(
+        plain,
+        ci_low=low,
+        ci_high=high,
+        shift=float(differences.mean()),
+        spread=found,
+        p_worse=_p_worse(plain, float(differences.mean()), found),
+        statement=_statement(plain, found, codes),
+    )
+
+
+def _ratio_to_value(reference: float, loss_difference: float) -> float:
+    """Difference in value when the mean loss differs by ``loss_difference``; infinite where a float ends."""
+    return reference * math.expm1(loss_difference) if loss_difference < 700 else math.inf
+
+
+def _p_worse(plain: Comparison, shift: float, found: Spread) -> float:
+    if plain.metric.kind == "binary" and not found.clustered:
+        return mcnemar_worse(plain.items_worse, plain.items_better)
+    if not found.se > 0:
+        return math.nan if shift else 1.0
+    harm = -shift if plain.metric.higher_is_better else shift
+    return intervals.upper_tail(harm / found.se, found.df)
+
+
+def _statement(plain: Comparison, found: Spread, codes: Codes) -> str:
+    """How the interval was made, in one line."""
+    name = "Tango's score interval" if plain.metric.kind == "binary" else "paired t interval"
+    if found.clustered:
+        effect = f"design effect {found.design_effect:.2f}, {found.df:.1f} degrees of freedom"
+        return f"{name}, clustered by {plain.n_groups} groups ({effect})"
+    if np.bincount(codes).max() > 1:
+        effective = intervals.effective_groups(codes)
+        return f"{name} per item: {effective:.1f} effective groups are too few to cluster by; it speaks of these only"
+    return f"{name}, independent items"
