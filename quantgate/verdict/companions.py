@@ -1,0 +1,94 @@
+"""Numbers beside a task's metric that move earlier than it does.
+
+An accuracy changes only when an answer flips. The probability mass on the right option moves with every weight, so the
+same items show a smaller loss; the KL divergence and the share of equal top tokens show damage that no question asks
+about. A policy may give any of them a margin of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from quantgate.tasks.base import ItemOutcome, Metric
+from quantgate.verdict.paired import Comparison, companion_outcomes, compare
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A companion number: its metric, what it tells, and the reference's value where that is fixed by definition."""
+
+    metric: Metric
+    meaning: str
+    of_reference: float | None = None
+
+
+COMPANIONS: Final[Mapping[str, Companion]] = {
+    "prob_right": Companion(Metric("prob_right", True, "mean"), "probability mass on the right option"),
+    "nll": Companion(Metric("nll", False, "mean", "nats"), "mean loss per token"),
+    "kld_mean": Companion(Metric("kld_mean", False, "mean", "nats"), "mean KL divergence from the reference", 0.0),
+    "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats"), "99th percentile of the KL divergence", 0.0),
+    "same_top_p": Companion(Metric("same_top_p", True, "mean"), "share of tokens with the reference's top choice", 1.0),
+}
+
+
+def compare_companion(
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], name: str, confidence: float
+) -> Comparison:
+    """The paired comparison of one companion number; items without it count as unscored."""
+    companion = COMPANIONS[name]
+    after = companion_outcomes(subject, name)
+    if companion.of_reference is None:
+        before = companion_outcomes(reference, name)
+    else:
+        before = [_fixed(outcome, companion.of_reference) for outcome in reference]
+    return compare(before, after, companion.metric, confidence)
+
+
+def _fixed(outcome: ItemOutcome, value: float) -> ItemOutcome:
+    return outcome if outcome.unscored else replace(outcome, score=value)
+
+
+def companion_means(outcomes: Sequence[ItemOutcome]) -> dict[str, float]:
+    """Mean of every companion number over the scored items that have it; for the record, not for a verdict."""
+    values: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.score is not None:
+            for name, value in outcome.companions.items():
+                values.setdefault(name, []).append(value)
+    return {name: math.fsum(each) / len(each) for name, each in sorted(values.items())}
+
+
+def calls(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> dict[str, int]:
+    """Flips by kind: ``right_to_wrong``, ``wrong_to_right`` and ``wrong_to_other`` (another wrong answer)."""
+    before = {outcome.item_id: outcome for outcome in reference}
+    found = dict.fromkeys(("right_to_wrong", "wrong_to_right", "wrong_to_other"), 0)
+    for after in subject:
+        old = before.get(after.item_id)
+        if old is None or old.score is None or after.score is None:
+            continue
+        if old.score != after.score:
+            found["right_to_wrong" if after.score < old.score else "wrong_to_right"] += 1
+        elif old.answer != after.answer:
+            found["wrong_to_other"] += 1
+    return found
+
+
+def items_for_companion(of_metric: Comparison, of_companion: Comparison) -> float:
+    """How many items the companion needs for one item of the metric, at the same certainty.
+
+    Both differences are put in units of their own standard error per item; the squared ratio is the ratio of sample
+    sizes. NaN when a difference is zero or undefined: then neither size means anything.
+    """
+    signals = [
+        abs(each.shift) / (each.spread.se * math.sqrt(each.n_items))
+        for each in (of_metric, of_companion)
+        if each.n_items and each.spread.se > 0
+    ]
+    if len(signals) < 2 or not np.isfinite(signals).all() or signals[1] == 0:
+        return math.nan
+    return (signals[0] / signals[1]) ** 2

@@ -1,0 +1,226 @@
+"""The verdict on one comparison, and the record of the case.
+
+``pass``: the worst-side bound of the interval is proven to lie inside the margin. ``regressed``: the whole interval
+lies beyond it. ``inconclusive``: neither, or fewer items than the policy asks for: more items would help.
+``invalid``: nothing was really compared, and more items would not help: foreign or broken data, too many items
+without a score, a reference that cannot lose, a subject that is the reference.
+
+Every comparison is written so that NaN fails it: a pass needs a proven ``<=``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from quantgate.verdict.exact import beats_chance
+from quantgate.verdict.paired import Comparison
+from quantgate.verdict.policy import Floor, Rule
+from quantgate.verdict.power import detectable, items_to_decide, p_values
+from quantgate.verdict.records import Result, Verdict
+from quantgate.verdict.wording import Wording
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict with its reason in one sentence and the margin in the metric's unit (NaN when there is none).
+
+    ``p_pass``/``p_regressed``: p-values of the two claims, for the decision over all cases of a run.
+    ``detectable``: smallest difference this sample tells; ``items_needed``: items that would decide (inconclusive
+    only, else NaN; infinite when the difference sits on the margin).
+    """
+
+    verdict: Verdict
+    reason: str
+    margin: float = math.nan
+    p_pass: float = math.nan
+    p_regressed: float = math.nan
+    detectable: float = math.nan
+    items_needed: float = math.nan
+
+
+def judge(
+    comparison: Comparison,
+    rule: Rule,
+    *,
+    problems: Sequence[str] = (),
+    identical_weights: bool = False,
+    noise: float = 0.0,
+    chance: float | None = None,
+) -> Judgement:
+    """The verdict on ``comparison`` under ``rule``.
+
+    ``problems``: what does not match between the two sides (digests, versions), one phrase each. ``identical_weights``:
+    the subject's weights equal the reference's. ``noise``: the difference two runs of the same weights show, in the
+    metric's unit (see ``noise.noise_floor``). ``chance``: the task's own chance level where the policy has none.
+    """
+    if comparison.metric.name != rule.metric.name or comparison.confidence != rule.confidence:
+        raise ValueError(
+            f"rule for {rule.metric.name} at {rule.confidence} does not fit a comparison of "
+            f"{comparison.metric.name} at {comparison.confidence}"
+        )
+    margin = rule.margin.in_units(comparison.reference)
+    floor = rule.floor or (Floor(chance) if chance is not None and "floor" not in rule.sources else None)
+    invalid = (
+        _foreign(problems, identical_weights)
+        or _unusable(comparison, rule)
+        or _hopeless(comparison, floor)
+        or _bad_margin(comparison, rule, margin, noise, floor)
+    )
+    if invalid:
+        return Judgement("invalid", invalid, margin)
+    return _decide(comparison, rule, margin)
+
+
+def _foreign(problems: Sequence[str], identical_weights: bool) -> str:
+    if problems:
+        return f"reference and subject do not belong together: {'; '.join(problems)}"
+    if identical_weights:
+        return "the subject's weights equal the reference's: nothing was quantized"
+    return ""
+
+
+def _unusable(comparison: Comparison, rule: Rule) -> str:
+    """Why no verdict can come from these scores, or an empty string."""
+    if comparison.undefined:
+        return f"nothing to judge: {comparison.undefined}"
+    total = comparison.n_items + comparison.n_unscored
+    share = comparison.n_unscored / total
+    if not share <= rule.max_unscored:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in comparison.unscored.items())
+        return (
+            f"{comparison.n_unscored} of {total} items have no score ({reasons}), and the policy allows "
+            f"{rule.max_unscored:.0%}: the rest may not speak for them"
+        )
+    if comparison.metric.kind == "exp_mean" and not comparison.items_worse and not comparison.items_better:
+        return f"all {comparison.n_items} losses are exactly the reference's: nothing was quantized"
+    numbers = (comparison.reference, comparison.value, comparison.ci_low, comparison.ci_high)
+    if not all(map(math.isfinite, numbers)):
+        return "the difference or its interval is not a finite number"
+    return ""
+
+
+def _hopeless(comparison: Comparison, floor: Floor | None) -> str:
+    """Why this reference has nothing to lose, or an empty string."""
+    if floor is None:
+        return ""
+    words = Wording(comparison)
+    reference, n = comparison.reference, comparison.n_items
+    says = (
+        f"the reference itself is at chance ({words.value(reference)} on {n} items, chance {words.value(floor.chance)})"
+    )
+    if comparison.metric.kind == "binary":
+        right = round((reference if comparison.metric.higher_is_better else 1 - reference) * n)
+        chance = floor.chance if comparison.metric.higher_is_better else 1 - floor.chance
+        beaten = beats_chance(right, n, chance) <= floor.significance
+    else:
+        beaten = reference > floor.chance if comparison.metric.higher_is_better else reference < floor.chance
+    return "" if beaten else f"{says}: it has nothing to lose, so nothing can be shown"
+
+
+def _bad_margin(comparison: Comparison, rule: Rule, margin: float, noise: float, floor: Floor | None) -> str:
+    """Why no verdict can rest on this margin, or an empty string."""
+    words = Wording(comparison, rule.margin.kind == "relative")
+    if not (math.isfinite(margin) and margin >= 0):
+        return f"the margin {margin} is not a finite number of at least 0"
+    if rule.margin.kind == "relative" and comparison.reference == 0:
+        return "a relative margin means nothing, because the reference's value is 0"
+    if not noise <= margin:
+        return (
+            f"the margin {words.amount(margin)} lies below the noise: the same weights run twice differ by "
+            f"{words.amount(noise)}"
+        )
+    if comparison.metric.higher_is_better and floor is not None and not margin < comparison.reference - floor.chance:
+        return (
+            f"the margin {words.amount(margin)} is all that the reference has above chance "
+            f"({words.value(comparison.reference)} against {words.value(floor.chance)}): even guessing would pass"
+        )
+    return ""
+
+
+def _decide(comparison: Comparison, rule: Rule, margin: float) -> Judgement:
+    """Verdict of a comparison that is fit to be judged."""
+    words = Wording(comparison, rule.margin.kind == "relative")
+    low, high = words.harm_bounds
+    p_pass, p_regressed = p_values(comparison, margin)
+    told = detectable(comparison)
+    if comparison.n_items < rule.min_items:
+        reason = f"only {comparison.n_items} items were scored, and the policy asks for {rule.min_items}"
+        return Judgement("inconclusive", reason, margin, p_pass, p_regressed, told, float(rule.min_items))
+    if high <= margin:
+        return Judgement("pass", words.passed(margin), margin, p_pass, p_regressed, told)
+    if low > margin:
+        return Judgement("regressed", words.regressed(margin), margin, p_pass, p_regressed, told)
+    needed = items_to_decide(comparison, margin)
+    return Judgement("inconclusive", words.open(margin, told, needed), margin, p_pass, p_regressed, told, needed)
+
+
+_WORST_FIRST: tuple[Verdict, ...] = ("invalid", "regressed", "inconclusive", "pass")
+
+
+def with_companions(main: Judgement, companions: Mapping[str, Judgement]) -> Judgement:
+    """The case's judgement when companion numbers have margins too: the worst verdict, with the reason that led to it.
+
+    p-values and margin stay those of the task's own metric.
+    """
+    verdict, reason = main.verdict, main.reason
+    for name, each in companions.items():
+        if _WORST_FIRST.index(each.verdict) < _WORST_FIRST.index(verdict):
+            verdict, reason = each.verdict, f"{name}: {each.reason}"
+    return replace(main, verdict=verdict, reason=reason)
+
+
+def build_result(
+    *,
+    task: str,
+    dimension: str,
+    protocol: str,
+    method: str,
+    comparison: Comparison,
+    judgement: Judgement,
+    companions: Mapping[str, float] | None = None,
+    seconds: float = 0.0,
+    tokens: int = 0,
+    from_cache: bool = False,
+    reference_from: str = "",
+    data_digest: str = "",
+    data_source: str = "",
+) -> Result:
+    """The record of one case. The judgement's p-values travel among the companions, where they are defined."""
+    further = dict(companions or {})
+    further |= {
+        name: value
+        for name, value in (("p_pass", judgement.p_pass), ("p_regressed", judgement.p_regressed))
+        if not math.isnan(value)
+    }
+    return Result(
+        task=task,
+        dimension=dimension,
+        protocol=protocol,
+        method=method,
+        metric=comparison.metric.name,
+        higher_is_better=comparison.metric.higher_is_better,
+        n_items=comparison.n_items,
+        reference=comparison.reference,
+        value=comparison.value,
+        delta=comparison.delta,
+        ci_low=comparison.ci_low,
+        ci_high=comparison.ci_high,
+        confidence=comparison.confidence,
+        margin=judgement.margin,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        items_worse=comparison.items_worse,
+        items_better=comparison.items_better,
+        flips=comparison.flips,
+        n_groups=comparison.n_groups,
+        unscored=dict(comparison.unscored),
+        companions=further,
+        seconds=seconds,
+        tokens=tokens,
+        from_cache=from_cache,
+        reference_from=reference_from,
+        data_digest=data_digest,
+        data_source=data_source,
+    )

@@ -1,0 +1,31 @@
+"""The noise floor: how much two runs of the same weights differ (an A/A run with other batches and another order).
+
+A margin below it would judge the arithmetic of the machine, not the subject.
+"""
+
+from __future__ import annotations
+
+import math
+
+from quantgate.verdict.intervals import normal_quantile
+from quantgate.verdict.paired import Comparison
+
+
+def noise_floor(again: Comparison) -> float:
+    """Largest difference that re-running the same weights makes plausible, in the metric's unit.
+
+    ``again`` compares two runs of the reference. |difference| + normal quantile · standard error; 0 when both runs
+    agree on every item. Unlike the verdict's interval this speaks of these very items, which are asked again, so an
+    A/A run without any difference has no noise. NaN (which no margin clears) when the comparison is undefined.
+    """
+    if again.undefined or again.n_items < 2:
+        return 0.0 if _all_the_same(again) else math.nan
+    size = abs(again.shift) + normal_quantile(again.confidence) * again.spread.se
+    if again.metric.kind == "exp_mean":
+        return again.reference * math.expm1(size) if size < 700 else math.inf
+    return size
+
+
+def _all_the_same(again: Comparison) -> bool:
+    """Scores that never vary (a KL divergence of 0 everywhere) leave an interval undefined, but not the noise."""
+    return again.n_items > 0 and again.items_worse == again.items_better == 0 and math.isfinite(again.delta)

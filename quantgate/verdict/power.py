@@ -1,0 +1,148 @@
+"""What a sample can show: p-values against a margin, the smallest detectable difference, the items that would decide.
+
+Everything is worked out on the scale of the scores, as harm: how much worse the subject is, whatever the metric's
+direction. For perplexity that scale is the mean loss, where the margin is ln(1 + margin / reference).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import special
+
+from quantgate.verdict.intervals import normal_quantile, tango_interval, tango_statistic, upper_tail
+from quantgate.verdict.paired import Comparison
+
+POWER: Final = 0.8
+_TOO_MANY: Final = 1e7
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """How much worse the subject is on the scale of the scores: estimate, interval, and the margin on that scale."""
+
+    point: float
+    low: float
+    high: float
+    margin: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the interval; on the scale of the scores it is (nearly) symmetric."""
+        return (self.high - self.low) / 2
+
+
+def harm(comparison: Comparison, margin: float) -> Harm:
+    """The comparison seen as harm, with ``margin`` given in the metric's unit."""
+    sign = -1.0 if comparison.metric.higher_is_better else 1.0
+    bounds = (comparison.ci_low, comparison.ci_high)
+    if comparison.metric.kind == "exp_mean":
+        bounds = (
+            _log_ratio(comparison.ci_low, comparison.reference),
+            _log_ratio(comparison.ci_high, comparison.reference),
+        )
+        margin = _log_ratio(margin, comparison.reference)
+    low, high = sorted(sign * bound for bound in bounds)
+    return Harm(sign * comparison.shift, low, high, margin)
+
+
+def _log_ratio(difference: float, reference: float) -> float:
+    return math.log1p(difference / reference) if difference > -reference else -math.inf
+
+
+def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
+    """One-sided p-values: of "at least as bad as the margin" (small: pass) and of "within it" (small: regressed).
+
+    They agree with the interval: a pass at confidence c has p <= (1 - c) / 2. NaN where the comparison is undefined.
+    """
+    if comparison.undefined:
+        return math.nan, math.nan
+    seen = harm(comparison, margin)
+    if comparison.metric.kind == "binary":
+        effect = comparison.spread.design_effect
+        worse, better, n = (np.asarray(count / effect) for count in _counts(comparison))
+        statistic = float(tango_statistic(worse, better, n, np.asarray(-margin)))
+    else:
+        statistic = (seen.margin - seen.point) * comparison.quantile / seen.half_width
+    return upper_tail(statistic, comparison.spread.df), upper_tail(-statistic, comparison.spread.df)
+
+
+def _counts(comparison: Comparison) -> tuple[float, float, float]:
+    return float(comparison.items_worse), float(comparison.items_better), float(comparison.n_items)
+
+
+def detectable(comparison: Comparison, power: float = POWER) -> float:
+    """The smallest true difference this sample tells from none in ``power`` of runs, in the metric's unit.
+
+    (critical value + normal quantile of ``power``) · standard error; NaN where the comparison is undefined.
+    """
+    if comparison.undefined:
+        return math.nan
+    seen = harm(comparison, 0.0)
+    size = seen.half_width * (1 + float(special.ndtri(power)) / comparison.quantile)
+    if comparison.metric.kind == "exp_mean":
+        return comparison.reference * math.expm1(size) if size < 700 else math.inf
+    return size
+
+
+def items_to_decide(comparison: Comparison, margin: float, power: float = POWER) -> float:
+    """Items with which the verdict would be pass or regressed in ``power`` of runs, if things go on as in this sample.
+
+    Infinite when the difference lies so close to the margin that more than ten million would be needed. NaN where the
+    comparison is undefined.
+    """
+    if comparison.undefined:
+        return math.nan
+    wanted = comparison.quantile + float(special.ndtri(power))
+    if comparison.metric.kind == "binary":
+        return _binary_items(comparison, margin, wanted)
+    seen = harm(comparison, margin)
+    distance = abs(seen.margin - seen.point)
+    se = seen.half_width / comparison.quantile
+    factor = (wanted * se / distance) ** 2 if distance > 0 else math.inf
+    return _whole(comparison.n_items * factor)
+
+
+def _binary_items(comparison: Comparison, margin: float, wanted: float) -> float:
+    """Tango's interval on the same shares of a growing number of items, until it leaves the margin."""
+    worse, better, n = (count / comparison.spread.design_effect for count in _counts(comparison))
+
+    def decided(factor: float) -> bool:
+        low, high = tango_interval(worse * factor, better * factor, n * factor, wanted)
+        return bool(-low <= margin or -high > margin)
+
+    low, high = 0.0, math.log(_TOO_MANY)
+    if not decided(math.exp(high)):
+        return math.inf
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decided(math.exp(middle)) else (middle, high)
+    return _whole(comparison.n_items * math.exp(high))
+
+
+def _whole(items: float) -> float:
+    return float(math.ceil(items)) if items <= _TOO_MANY else math.inf
+
+
+def items_for_margin(
+    margin: float, discordance: float, difference: float = 0.0, confidence: float = 0.95, power: float = POWER
+) -> int:
+    """Items of a 0/1 task that prove a true ``difference`` to be inside ``margin`` (Lachenbruch 1992, normal).
+
+    ``discordance``: share of items that turn either way; ``difference``: subject minus reference, above -margin.
+    """
+    if not difference > -margin:
+        raise ValueError(f"a true difference of {difference} is not inside the margin {margin}")
+    wanted = normal_quantile(confidence) + float(special.ndtri(power))
+    return math.ceil(wanted**2 * (discordance - difference**2) / (margin + difference) ** 2)
+
+
+def power_for_margin(
+    n: int, margin: float, discordance: float, difference: float = 0.0, confidence: float = 0.95
+) -> float:
+    """P(pass) with ``n`` items of a 0/1 task, by the normal approximation."""
+    se = math.sqrt((discordance - difference**2) / n)
+    return float(special.ndtr((margin + difference) / se - normal_quantile(confidence)))

@@ -1,0 +1,78 @@
+"""Sentences for people: a comparison and a margin in the words of a release manager."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from quantgate.verdict.paired import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Words about one comparison; ``relative``: amounts are shown as a share of the reference's value."""
+
+    comparison: Comparison
+    relative: bool = False
+
+    @property
+    def harm_bounds(self) -> tuple[float, float]:
+        """Interval of how much worse the subject is, in the metric's unit."""
+        low, high = self.comparison.ci_low, self.comparison.ci_high
+        return (-high, -low) if self.comparison.metric.higher_is_better else (low, high)
+
+    def value(self, value: float) -> str:
+        """A value of the metric: accuracies in percent."""
+        if self.comparison.metric.kind == "binary":
+            return f"{100 * value:.1f}%"
+        unit = self.comparison.metric.unit
+        return f"{value:.4g} {unit}" if unit else f"{value:.4g}"
+
+    def amount(self, difference: float) -> str:
+        """A difference: points for accuracies, percent of the reference for relative margins."""
+        if self.relative:
+            return f"{100 * difference / abs(self.comparison.reference):.3g}%"
+        if self.comparison.metric.kind == "binary":
+            return f"{100 * difference:.2f} points"
+        unit = self.comparison.metric.unit
+        return f"{difference:.3g} {unit}" if unit else f"{difference:.3g}"
+
+    def passed(self, margin: float) -> str:
+        """Why this passes."""
+        _, high = self.harm_bounds
+        if high <= 0:
+            return f"{self._change}; with {self._sure} confidence it is not worse at all"
+        return f"{self._change}; with {self._sure} confidence it is at most {self.amount(high)} worse, {self._allowed(margin)}"
+
+    def regressed(self, margin: float) -> str:
+        """Why this is a regression."""
+        low, _ = self.harm_bounds
+        only = f"and only {self.amount(margin)} would be allowed"
+        return f"{self._change}; with {self._sure} confidence it is at least {self.amount(low)} worse, {only}"
+
+    def open(self, margin: float, detectable: float, items: float) -> str:
+        """Why nothing can be said yet, and what would help."""
+        low, high = self.harm_bounds
+        first = f"{self.amount(-low)} better" if low < 0 else f"{self.amount(low)} worse"
+        more = "no realistic number of items decides, it lies on the margin"
+        if math.isfinite(items):
+            more = f"about {items:,.0f} items would decide if it goes on like this"
+        return (
+            f"{self._change}; it may be anything from {first} to {self.amount(high)} worse ({self._sure} confidence), "
+            f"{self._allowed(margin)}; {self.comparison.n_items} items can show a difference of "
+            f"{self.amount(detectable)}, {more}"
+        )
+
+    def _allowed(self, margin: float) -> str:
+        return f"and {self.amount(margin)} would be allowed"
+
+    @property
+    def _sure(self) -> str:
+        return f"{100 * self.comparison.confidence:g}%"
+
+    @property
+    def _change(self) -> str:
+        name, start, end = self.comparison.metric.name, self.comparison.reference, self.comparison.value
+        if start == end:
+            return f"{name} stayed at {self.value(start)}"
+        return f"{name} {'rose' if end > start else 'fell'} from {self.value(start)} to {self.value(end)}"
