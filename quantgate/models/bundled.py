@@ -109,7 +109,7 @@ def _config(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_tokenizer(fields: dict[str, Any], target: Path) -> None:
-    """Rebuild the byte-level BPE tokenizer (llama.cpp's pre-tokenizer ``smollm``: single digits, then GPT-2's split)."""
+    """Rebuild the byte-level BPE tokenizer (pre-tokenizer ``smollm``: single digits, then GPT-2's split)."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -34,7 +34,9 @@ _CORPORA: Final = {
 NAMES: Final = (DIALOGUES, *_CORPORA)
 
 
-def build_calibration(choice: CalibrationChoice, data: DataSource, bundled: DataSource, prompts: Prompts) -> Calibration:
+def build_calibration(
+    choice: CalibrationChoice, data: DataSource, bundled: DataSource, prompts: Prompts
+) -> Calibration:
     """The set called ``choice.name``; dialogues come from the bundled data, corpora from ``data``.
 
     Raises:
@@ -50,12 +52,16 @@ def build_calibration(choice: CalibrationChoice, data: DataSource, bundled: Data
     who = f"calibration set {choice.name!r}"
     tokens = prompts.text_tokens(text)
     samples = segments(tokens, choice.n_samples, choice.length, choice.seed, who)
-    return Calibration(choice.name, domain, tuple(samples), tuple(prompts.decode(each) for each in samples), choice.seed)
+    return Calibration(
+        choice.name, domain, tuple(samples), tuple(prompts.decode(each) for each in samples), choice.seed
+    )
 
 
 def _dialogues(choice: CalibrationChoice, bundled: DataSource, prompts: Prompts) -> Calibration:
     rows = bundled.rows(_DATASET, "default", "train", {"messages": list})
-    order = draw([str(index) for index in range(len(rows))], choice.n_samples, choice.seed, "calibration set 'dialogues'")
+    order = draw(
+        [str(index) for index in range(len(rows))], choice.n_samples, choice.seed, "calibration set 'dialogues'"
+    )
     chosen = [rows[int(index)]["messages"] for index in order]
     samples = tuple(prompts.dialogue(messages) for messages in chosen)
     texts = tuple("\n".join(message["content"] for message in messages) for messages in chosen)

@@ -47,7 +47,7 @@ def read(path: Path) -> Baseline | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}")  # noqa: TRY301 - one place explains all faults
+            raise ValueError(f"schema {content['schema']}")
         outcomes = tuple(ItemOutcome(**each) for each in content["outcomes"])
         return Baseline(dict(content["provenance"]), outcomes)
     except FileNotFoundError:

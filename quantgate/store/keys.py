@@ -69,3 +69,13 @@ class TopKKey(Key):
     weights: str
     requests: str
     engine: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AuditKey(Key):
+    """Which modules of a subject still hold the reference's weights."""
+
+    kind: ClassVar[str] = "audits"
+    reference: str
+    subject: str
+    version: int

@@ -1,0 +1,29 @@
+# make evals ARGS="-k gptq4"   run the evaluation suite        make test   run the suite's own tests
+# Each sets up .venv/ with pinned versions on first use; later calls start at once.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.PHONY: evals test lint docs clean
+
+evals: .venv/.ready
+	@.venv/bin/python -m pytest evals $(ARGS)
+
+test: .venv/.ready
+	@.venv/bin/python -m pytest tests $(ARGS)
+
+lint: .venv/.ready
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+.venv/.ready: requirements.txt requirements-bundled.txt pyproject.toml
+	@echo "setting up .venv (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quantgate needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	@$(PYTHON) -m venv .venv
+	@# torch by itself first: a range in another package must not pull a newer build in
+	@$(PIP) $$(grep '^torch==' requirements.txt)
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -r requirements-bundled.txt
+	@touch $@
+
+clean:
+	rm -rf .venv reports/out

@@ -1,0 +1,3 @@
+"""Registers the two plugins; everything else lives in fixtures/ and reports/."""
+
+pytest_plugins = ["fixtures.plugin", "reports.plugin"]

@@ -1,0 +1,11 @@
+"""Alignment: helpfulness, honesty and harmlessness must survive quantization (paper A, dimension 2)."""
+
+import pytest
+
+pytestmark = pytest.mark.alignment
+
+
+def test_within_tolerance(case, judge, allowed):
+    """The subject is not worse than its 16-bit reference by more than the policy's margin."""
+    result = judge(case)
+    assert result.verdict in allowed, result.reason

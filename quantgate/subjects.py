@@ -1,0 +1,128 @@
+"""Subjects: make (or find) a quantized model, load it for scoring, and prove that it was quantized at all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.models.source import ModelFiles
+from quantgate.progress import Progress
+from quantgate.quantize.base import Method, QuantizationRecord
+from quantgate.quantize.calibration import Calibration
+from quantgate.store.keys import AuditKey, SubjectKey
+from quantgate.store.store import Store
+
+AUDIT_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A quantized model on disk. ``weights``: the digest of its store key, by which its answers are cached.
+
+    ``unchanged``: names of modules that claim to be quantized although their weights equal the reference's.
+    """
+
+    method: Method
+    path: Path
+    record: QuantizationRecord
+    weights: str
+    from_cache: bool
+    unchanged: tuple[str, ...] = field(default=())
+
+    @property
+    def is_unquantized(self) -> bool:
+        """Whether no weight differs from the reference's."""
+        return len(self.unchanged) == len(self.record.quantized_modules)
+
+    def problems(self) -> list[str]:
+        """What speaks against judging this subject as a product of its method."""
+        if not self.unchanged or self.is_unquantized:
+            return []
+        total = len(self.record.quantized_modules)
+        return [f"{len(self.unchanged)} of {total} modules still hold 16-bit weights (first: {self.unchanged[0]})"]
+
+
+def make_subject(
+    model: ModelFiles,
+    method: Method,
+    calibrate: Callable[[], Calibration],
+    store: Store,
+    *,
+    device: str,
+    progress: Progress,
+) -> Subject:
+    """The model quantized by ``method``: from the store, or quantized now.
+
+    Args:
+        model: the 16-bit original.
+        method: a row of the method table.
+        calibrate: gives the calibration set; called only when the method needs one.
+        store: keeps the checkpoint.
+        device: where to quantize.
+        progress: told about long steps.
+
+    Raises:
+        MethodError: the method cannot be applied to this model.
+    """
+    from quantgate.quantize.run import quantize_checkpoint
+
+    calibration = calibrate() if method.needs_calibration else None
+    key = SubjectKey(
+        model_digest=model.digest.whole,
+        method=method.as_record(),
+        calibration_digest=calibration.digest if calibration else "",
+        libraries={name: importlib.metadata.version(name) for name in libraries_of(method)},
+        device=device.split(":")[0],
+    )
+    what = f"{method.id} of {model.id}"
+
+    def build(target: Path) -> None:
+        quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
+
+    entry = store.fetch(key, build, what=what)
+    record = read_record(entry.path)
+    unchanged = audit(model, entry.path, entry.digest, record, store)
+    return Subject(method, entry.path, record, entry.digest, entry.from_cache, unchanged)
+
+
+def libraries_of(method: Method) -> tuple[str, ...]:
+    """Distributions whose version may change the weights a method gives."""
+    return ("torch", "bitsandbytes") if method.algorithm.startswith("bnb") else ("torch",)
+
+
+def read_record(path: Path) -> QuantizationRecord:
+    """The record that the quantizer wrote beside the weights."""
+    content: dict[str, Any] = json.loads((path / "quantgate.json").read_text(encoding="utf-8"))
+    content["quantized_modules"] = tuple(content["quantized_modules"])
+    return QuantizationRecord(**content)
+
+
+def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store) -> tuple[str, ...]:
+    """Modules that ``record`` calls quantized although their weights equal the reference's (kept in the store)."""
+    key = AuditKey(reference=model.digest.weights, subject=weights, version=AUDIT_VERSION)
+
+    def build(target: Path) -> None:
+        content = {"unchanged": unchanged_modules(model.path, path, record)}
+        (target / "audit.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+    entry = store.fetch(key, build, what=f"the audit of {record.method['method']}")
+    return tuple(json.loads((entry.path / "audit.json").read_text(encoding="utf-8"))["unchanged"])
+
+
+def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord) -> list[str]:
+    """Names of quantized modules whose dequantized weights equal the 16-bit ones bit for bit, or are missing."""
+    import torch
+
+    from quantgate.quantize.checkpoint import quantized_weights, stored_tensors
+
+    original = dict(stored_tensors(reference))
+    changed = {
+        name
+        for name, weight in quantized_weights(subject, torch.bfloat16)
+        if not torch.equal(original[f"{name}.weight"].to(torch.bfloat16), weight)
+    }
+    return [name for name in record.quantized_modules if name not in changed]

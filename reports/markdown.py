@@ -1,0 +1,59 @@
+"""report.md: the run for people, rendered from the same record as report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.run import Run
+from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
+
+
+def render(run: Run, environment: Mapping[str, Any]) -> str:
+    """The report as GitHub-flavoured markdown."""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in run.counts().items() if count)
+    model = run.model
+    parts = [
+        "# quantgate report",
+        f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
+        f"{_plain(str(model.get('device', '')))}, digest {_code(str(model.get('digest', ''))[:16])}. "
+        f"Verdicts: {counts or 'none'}.",
+        "## Comparison with the 16-bit reference",
+        _table(HEADER, [result_row(result) for result in ordered(run.results)]),
+        "## Why",
+        "\n".join(
+            f"- {_plain(result.method)} on {_plain(result.task)}: **{result.verdict}**. {_plain(result.reason)}"
+            for result in ordered(run.results)
+        ),
+    ]
+    if run.subjects:
+        parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in run.subjects.values()])]
+    if run.notes:
+        parts += ["## Notes", "\n".join(f"- {_plain(note)}" for note in run.notes)]
+    versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
+    parts += [
+        "## Environment",
+        f"- {_plain(str(environment.get('cpu', '')))}, {environment.get('cores')} cores, "
+        f"Python {environment.get('python')}, {versions}",
+        f"- commit {_code(str(environment.get('commit') or 'none'))}"
+        f"{' with local changes' if environment.get('dirty') else ''}, seed {environment.get('seed')}",
+        f"- command: {_code(str(environment.get('command', '')))}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that cannot break out of its place: model and data names may hold anything."""
+    flat = " ".join(text.split())
+    for character in ("\\", "|", "<", ">", "`", "*", "[", "]"):
+        flat = flat.replace(character, {"<": "&lt;", ">": "&gt;"}.get(character, "\\" + character))
+    return flat
+
+
+def _code(text: str) -> str:
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"

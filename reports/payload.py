@@ -1,0 +1,69 @@
+"""What one case hands to the report: plain data, so that it can cross from an xdist worker to the controller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from quantgate.tasks.base import Task
+from quantgate.verdict.records import Result
+
+
+@dataclass(frozen=True)
+class Payload:
+    """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far."""
+
+    result: Result
+    subject: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dict; travels on the test report."""
+        return {
+            "result": self.result.as_json(),
+            "subject": dict(self.subject),
+            "model": dict(self.model),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Payload:
+        """Inverse of :meth:`as_json`."""
+        notes = tuple(content["notes"])
+        return cls(Result(**content["result"]), content["subject"], content["model"], notes)
+
+
+PAYLOAD = pytest.StashKey[Payload]()
+
+
+def failed_payload(method: str, task: Task, reason: str) -> Payload:
+    """A case that could not be judged is ``invalid``, never missing."""
+    return Payload(invalid_result(method, task.id, task.dimension, reason, task.protocol, task.metric.name))
+
+
+def invalid_result(method: str, task: str, dimension: str, reason: str, protocol: str = "", metric: str = "") -> Result:
+    """A record without numbers: nothing was compared."""
+    nan = math.nan
+    return Result(
+        task=task,
+        dimension=dimension,
+        protocol=protocol,
+        method=method,
+        metric=metric,
+        higher_is_better=True,
+        n_items=0,
+        reference=nan,
+        value=nan,
+        delta=nan,
+        ci_low=nan,
+        ci_high=nan,
+        confidence=nan,
+        margin=nan,
+        verdict="invalid",
+        reason=reason,
+    )

@@ -1,0 +1,169 @@
+"""pytest plugin 2: verdicts as outcomes, JUnit properties, the tables, report.json and report.md."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from quantgate.errors import QuantgateError, StoreError
+from quantgate.store.store import write_atomically
+from reports.environment import environment
+from reports.markdown import render
+from reports.payload import PAYLOAD, Payload, invalid_result
+from reports.run import Run, dumps
+from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
+
+_RUN: Final = pytest.StashKey[Run]()
+_PROPERTIES: Final = (
+    "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
+    "reason", "items_worse", "items_better", "flips", "data_digest",
+)  # fmt: skip
+_STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register where the reports go."""
+    group = parser.getgroup("quantgate")
+    group.addoption(
+        "--report-dir", type=Path, metavar="DIR", help="where report.json and report.md go (default: reports/out)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start an empty run."""
+    config.stash[_RUN] = Run()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the case's record on its report, as data and as JUnit properties; show our errors without a traceback."""
+    report = yield
+    payload = item.stash.get(PAYLOAD, None)
+    if call.when == "call" and payload is not None:
+        report.quantgate = payload.as_json()  # type: ignore[attr-defined]
+        content = payload.result.as_json()
+        report.user_properties += [(name, str(content[name])) for name in _PROPERTIES]
+    if call.excinfo is not None and isinstance(call.excinfo.value, QuantgateError):
+        report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
+    return report
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, Any] | None:
+    """``inconclusive`` is an outcome of its own: neither a pass nor a failure."""
+    verdict = getattr(report, "quantgate", {}).get("result", {}).get("verdict")
+    if report.passed and verdict == "inconclusive":
+        return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Reports of all workers arrive here, in the controller."""
+    _PENDING.append(report)
+
+
+_PENDING: list[pytest.TestReport] = []
+
+
+def _take_in(run: Run, reports: list[pytest.TestReport]) -> None:
+    """File the payloads; a case that failed without one (a crashed worker, a broken fixture) is invalid."""
+    for report in reports:
+        content = getattr(report, "quantgate", None)
+        if content is not None:
+            run.add(Payload.from_json(content))
+        elif report.failed and (case := _case_of(report.nodeid)):
+            reason = str(report.longrepr).strip().split("\n")[-1]
+            run.add(Payload(invalid_result(*case, reason=f"the case failed before it was judged: {reason}")))
+
+
+def _case_of(nodeid: str) -> tuple[str, str, str] | None:
+    """(method, task, dimension) of a case's node id, or None for any other test."""
+    path, _, name = nodeid.partition("::test_within_tolerance[")
+    method, dash, task = name.partition("]")[0].rpartition("-")
+    return (method, task, Path(path).stem.removeprefix("test_")) if dash else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the reports once, in the controller."""
+    config = session.config
+    run = config.stash[_RUN]
+    _take_in(run, _PENDING)
+    _PENDING.clear()
+    if hasattr(config, "workerinput") or not run.results:
+        return
+    facts = environment(config.rootpath, config.invocation_params.args, config.option.seed)
+    target = report_directory(config)
+    try:
+        write_atomically(target / "report.json", dumps(run.as_json(facts)))
+        write_atomically(target / "report.md", render(run, facts))
+    except StoreError as error:
+        # a gate that could not write its evidence must not look green
+        run.notes.append(f"the report could not be written: {error}")
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def report_directory(config: pytest.Config) -> Path:
+    """Where the reports go."""
+    return Path(config.option.report_dir or config.rootpath / "reports" / "out")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The tables, the reasons of everything that is not green, and the notes."""
+    run = config.stash[_RUN]
+    if not run.results:
+        return
+    terminalreporter.section("quantgate")
+    width = max(terminalreporter._tw.fullwidth, 130)
+    color = terminalreporter._tw.hasmarkup
+    results = ordered(run.results)
+    styles = [_STYLES[result.verdict] for result in results]
+    terminalreporter.write(_rich(HEADER, [result_row(result) for result in results], width, color, styles))
+    if run.subjects:
+        rows = [subject_row(subject) for subject in run.subjects.values()]
+        terminalreporter.write(_rich(SUBJECT_HEADER, rows, width, color, [""] * len(rows)))
+    for result in results:
+        if result.verdict != "pass":
+            terminalreporter.line(f"{result.method} on {result.task}: {result.verdict}: {result.reason}")
+    for note in run.notes:
+        terminalreporter.line(f"note: {note}")
+    terminalreporter.line(_closing(run))
+    terminalreporter.line(f"report: {_shown(report_directory(config), config.rootpath)}")
+
+
+def _closing(run: Run) -> str:
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in run.counts().items() if count)
+    worst = [result for result in run.results if result.verdict in ("regressed", "invalid")]
+    methods = sorted({result.method for result in worst})
+    judged = f"not shown to be safe: {', '.join(methods)}" if methods else "no case regressed"
+    return f"{counts}; {judged}"
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _rich(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, color: bool, styles: list[str]) -> str:
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    numeric = {
+        index
+        for index, name in enumerate(header)
+        if name not in ("method", "task", "metric", "verdict", "storage", "calibration", "from")
+    }
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index in numeric else "left", no_wrap=True)
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style=style))
+    console = Console(file=io.StringIO(), width=width, force_terminal=color, no_color=not color)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue() + "\n"

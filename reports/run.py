@@ -1,0 +1,67 @@
+"""The whole run as one machine-readable record; everything shown is rendered from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from quantgate.verdict.records import VERDICTS, Result
+from reports.payload import Payload
+
+SCHEMA: Final = 1
+
+
+class Run:
+    """Collects the payloads of all cases, whichever worker they come from."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.subjects: dict[str, Mapping[str, Any]] = {}
+        self.model: Mapping[str, Any] = {}
+        self.notes: list[str] = []
+
+    def add(self, payload: Payload) -> None:
+        """Take in one case."""
+        self.results.append(payload.result)
+        if payload.subject:
+            self.subjects[payload.result.method] = payload.subject
+        self.model = payload.model or self.model
+        self.notes += [note for note in payload.notes if note not in self.notes]
+
+    def counts(self) -> dict[str, int]:
+        """Number of cases per verdict."""
+        return {verdict: sum(result.verdict == verdict for result in self.results) for verdict in VERDICTS}
+
+    def as_json(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of report.json."""
+        return {
+            "schema": SCHEMA,
+            "model": dict(self.model),
+            "environment": dict(environment),
+            "counts": self.counts(),
+            "subjects": [dict(subject) for subject in self.subjects.values()],
+            "results": [result.as_json() for result in self.results],
+            "unscored": [
+                {"task": result.task, "method": result.method, "reason": reason, "items": count}
+                for result in self.results
+                for reason, count in result.unscored.items()
+            ],
+            "notes": self.notes,
+        }
+
+
+def dumps(content: Any) -> str:
+    """Strict JSON: a number that is not finite becomes null, because JSON has no NaN."""
+    return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
