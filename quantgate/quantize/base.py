@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Settings(Protocol):
     """Frozen dataclass with every setting that changes the result of an algorithm (JSON-able field values)."""
 
-    __dataclass_fields__: Any
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class QuantizationRecord:
     ``bits_effective``: bits per quantized weight with scales, zero points, outliers and permutations counted from the
     stored tensors. ``bytes_on_disk``: size of all files of the checkpoint. ``quantized_modules``: names of the linear
     layers that were replaced. ``losses``: per module, the relative squared output or weight error the algorithm saw.
+    ``execution``: what computes once the checkpoint is loaded: ``dequantized`` (weights unpacked to the compute dtype,
+    16-bit matmuls) or ``int8`` (integer matmuls, activations quantized too).
     """
 
     method: Mapping[str, Any]
@@ -69,3 +75,63 @@ class QuantizationRecord:
     seconds: float
     quantized_modules: tuple[str, ...]
     losses: Mapping[str, float] = field(default_factory=dict)
+    execution: str = "dequantized"
+
+
+class Statistics(Protocol):
+    """What an algorithm keeps of a stage's input. Additive: shards of the calibration set can be merged."""
+
+    def add(self, rows: Tensor) -> None:
+        """Take in input vectors, ``[n, in_features]``."""
+
+
+class StoredWeight(Protocol):
+    """A quantized linear weight as it is kept on disk."""
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights that are represented."""
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight ``[out, in]`` that a loaded checkpoint computes with, rounded once to ``dtype``."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors; their names follow the layer's name in the checkpoint."""
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One quantized layer. ``loss``: relative squared error, of the output if the algorithm has statistics."""
+
+    weight: StoredWeight
+    loss: float
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a stage's statistics are taken from. ``true_sequential``: a block whose earlier stages are quantized
+    already; ``block_sequential``: blocks whose predecessors are quantized already.
+    """
+
+    true_sequential: bool = True
+    block_sequential: bool = True
+
+
+class Algorithm(Protocol):
+    """A quantizer with its settings, as the driver sees it.
+
+    The layers of one stage read the same input; they share their statistics and are quantized in one call.
+    """
+
+    @property
+    def order(self) -> Order:
+        """In which order layers see each other quantized; without statistics it means nothing."""
+
+    def statistics(self, in_features: int, device: torch.device) -> Statistics | None:
+        """Empty statistics for a stage, or None when the algorithm looks at no data."""
+
+    def quantize(self, weights: Sequence[Tensor], statistics: Statistics | None) -> list[LayerResult]:
+        """One result for each of the stage's weights (``[out, in]``)."""
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """``quantization_config`` of the checkpoint."""

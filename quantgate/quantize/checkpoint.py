@@ -1,0 +1,214 @@
+"""A quantized checkpoint: safetensors and json files only, in layouts that other runtimes read.
+
+``model.safetensors`` (sharded above 4 GB) holds the packed linear layers and everything else in 16 bit;
+``config.json`` carries ``quantization_config``, repeated as ``quantize_config.json`` for AutoGPTQ; tokenizer files are
+copied; ``quantgate.json`` is the record. ``lm_head.weight`` is stored even when it is tied to the embedding:
+auto-gptq's loader leaves it at zero otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from quantgate.errors import ModelError
+from quantgate.quantize.base import QuantizationRecord, StoredWeight
+from quantgate.quantize.uniform import from_tensors
+
+RECORD_NAME: Final = "quantgate.json"
+_SHARD_BYTES: Final = 4 * 1000**3
+_COPIED: Final = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+)
+_UNIFORM_SUFFIXES: Final = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint directory.
+
+    Raises:
+        ModelError: there are none, or the index names files that are missing.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in directory.glob("*.safetensors"))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing or not names:
+        raise ModelError(
+            str(directory),
+            f"{missing[0]} is missing" if missing else "no safetensors file",
+            expected="all weights as safetensors (pickles are never loaded)",
+        )
+    return [directory / name for name in names]
+
+
+def stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of everything in the checkpoint's safetensors files, one at a time."""
+    for path in weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
+                yield name, file.get_tensor(name)
+
+
+def write(
+    source: Path, target: Path, quantized: Mapping[str, StoredWeight], config: Mapping[str, Any], dtype: torch.dtype
+) -> int:
+    """Write weights, configuration and tokenizer of ``source`` with its ``quantized`` layers into ``target``.
+
+    Returns:
+        Bytes of the tensors that represent the quantized layers (biases, which stay 16 bit, are not counted).
+
+    Raises:
+        ModelError: ``source`` does not hold the weight of a quantized layer.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Tensor] = {}
+    waiting = {f"{name}.weight" for name in quantized}
+    for name, tensor in stored_tensors(source):
+        if name in waiting:
+            waiting.discard(name)
+        else:
+            state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if waiting:
+        raise ModelError(str(source), f"no tensor {min(waiting)}", expected="names as in the model's modules")
+    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    _untie(state, source_config)
+    packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}
+    _save(state | packed, target)
+    _write_configs(source_config, config, dtype, target)
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    return sum(tensor.nbytes for tensor in packed.values())
+
+
+def _untie(state: dict[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Store the output head of a model with tied embeddings too."""
+    if not config.get("tie_word_embeddings", False) or "lm_head.weight" in state:
+        return
+    embeddings = [name for name in state if name.endswith("embed_tokens.weight")]
+    if len(embeddings) == 1:
+        state["lm_head.weight"] = state[embeddings[0]].clone()
+
+
+def _save(state: Mapping[str, Tensor], target: Path) -> None:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and size + tensor.nbytes > _SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.contiguous()
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], target / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, target / name, metadata={"format": "pt"})
+    total = sum(tensor.nbytes for tensor in state.values())
+    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    write_json(target / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` with sorted keys and a final newline."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_configs(
+    source: Mapping[str, Any], quantization: Mapping[str, Any], dtype: torch.dtype, target: Path
+) -> None:
+    config = dict(source) | {"quantization_config": dict(quantization), "dtype": str(dtype).removeprefix("torch.")}
+    config.setdefault("torch_dtype", config["dtype"])  # the key of transformers 4
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])  # older loaders look at the top level only
+    write_json(target / "config.json", config)
+    if quantization.get("quant_method") == "gptq":
+        write_json(target / "quantize_config.json", quantization)
+
+
+def write_record(record: QuantizationRecord, target: Path) -> None:
+    """Write ``quantgate.json``."""
+    write_json(target / RECORD_NAME, asdict(record))
+
+
+def read_record(directory: Path) -> QuantizationRecord:
+    """Read ``quantgate.json``.
+
+    Raises:
+        ModelError: it is missing, or not a record.
+    """
+    path = directory / RECORD_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return QuantizationRecord(**content | {"quantized_modules": tuple(content["quantized_modules"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(
+            str(path), f"no readable record ({error})", expected="a checkpoint written by quantgate"
+        ) from error
+
+
+def bytes_on_disk(directory: Path) -> int:
+    """Size of all files in ``directory``."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+    """The model of a checkpoint that `write` made, in eval mode.
+
+    Linear layers on a grid are dequantized to ``dtype``: the weights equal, bit for bit, those the algorithm computed
+    with.
+
+    Raises:
+        ModelError: files or tensors are missing, or the layout is not one of ours.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    quantization = getattr(config, "quantization_config", None)
+    if not isinstance(quantization, dict) or quantization.get("quant_method") != "gptq":
+        raise ModelError(str(directory), "no known quantization_config in config.json", expected="a GPTQ layout")
+    del config.quantization_config
+    state = dict(dequantized_tensors(directory, quantization, dtype))
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model = architecture.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    return model.to(device).eval()
+
+
+def dequantized_tensors(directory: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a GPTQ-layout checkpoint as an unquantized model names them, floating ones in ``dtype``."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in stored_tensors(directory):
+        layer, _, key = name.rpartition(".")
+        if key in _UNIFORM_SUFFIXES:
+            parts.setdefault(layer, {})[key] = tensor
+            if len(parts[layer]) == len(_UNIFORM_SUFFIXES):
+                weight = from_tensors(parts.pop(layer), config, f"{directory}: {layer}")
+                yield f"{layer}.weight", weight.dequantize(dtype)
+        else:
+            yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for layer, found in parts.items():
+        from_tensors(found, config, f"{directory}: {layer}")  # incomplete: raises, naming what is missing

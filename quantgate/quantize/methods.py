@@ -1,0 +1,69 @@
+"""The table of methods. A new method is a new row; a new algorithm is a new file and a row in `ALGORITHMS`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from quantgate.errors import UsageError
+from quantgate.quantize.base import Algorithm, Method
+from quantgate.quantize.gptq import Gptq, GptqSettings
+from quantgate.quantize.rtn import Rtn, RtnSettings
+
+ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {"rtn": Rtn, "gptq": Gptq}
+
+
+def _rtn(bits: int) -> Method:
+    return Method(
+        id=f"rtn{bits}",
+        algorithm="rtn",
+        settings=RtnSettings(bits),
+        bits=bits,
+        needs_calibration=False,
+        storage="packed",
+        code_version=1,
+        summary=f"round to nearest, {bits} bit, groups of 128, symmetric",
+        source="baseline of every paper; grid as in AutoGPTQ 0.7.1",
+    )
+
+
+def _gptq(bits: int) -> Method:
+    return Method(
+        id=f"gptq{bits}",
+        algorithm="gptq",
+        settings=GptqSettings(bits),
+        bits=bits,
+        needs_calibration=True,
+        storage="packed",
+        code_version=1,
+        summary=f"GPTQ, {bits} bit, groups of 128, symmetric, act-order, true-sequential",
+        source="Frantar et al. 2022 (arXiv 2210.17323); settings of quant_eval (paper A)",
+    )
+
+
+_ROWS: Final = (*map(_rtn, (8, 4, 3, 2)), *map(_gptq, (8, 4, 3, 2)))
+METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
+
+
+def get_methods(ids: Sequence[str]) -> list[Method]:
+    """The rows called ``ids``, in that order, each once.
+
+    Raises:
+        UsageError: an id is not in the table; the message names the closest ones.
+    """
+    for name in ids:
+        if name not in METHODS:
+            close = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.5)
+            raise UsageError(
+                "methods",
+                f"unknown method {name!r}",
+                expected=f"one of {', '.join(METHODS)}",
+                hint=f"did you mean {' or '.join(close)}?" if close else "",
+            )
+    return [METHODS[name] for name in dict.fromkeys(ids)]
+
+
+def algorithm_of(method: Method) -> Algorithm:
+    """The algorithm of a row, with the row's settings."""
+    return ALGORITHMS[method.algorithm](method.settings)
