@@ -40,31 +40,26 @@ class Wording:
     def passed(self, margin: float) -> str:
         """Why this passes."""
         _, high = self.harm_bounds
-        if high <= 0:
-            return f"{self._change}; with {self._sure} confidence it is not worse at all"
-        return f"{self._change}; with {self._sure} confidence it is at most {self.amount(high)} worse, {self._allowed(margin)}"
+        worse = "not worse at all" if high <= 0 else f"at most {self.amount(high)} worse"
+        return f"{self._change}; with {self._sure} confidence it is {worse} (allowed: {self.amount(margin)})"
 
     def regressed(self, margin: float) -> str:
         """Why this is a regression."""
-        low, _ = self.harm_bounds
-        only = f"and only {self.amount(margin)} would be allowed"
-        return f"{self._change}; with {self._sure} confidence it is at least {self.amount(low)} worse, {only}"
+        worse = f"at least {self.amount(self.harm_bounds[0])} worse"
+        return f"{self._change}; with {self._sure} confidence it is {worse} (allowed: {self.amount(margin)})"
 
     def open(self, margin: float, detectable: float, items: float) -> str:
         """Why nothing can be said yet, and what would help."""
         low, high = self.harm_bounds
         first = f"{self.amount(-low)} better" if low < 0 else f"{self.amount(low)} worse"
-        more = "no realistic number of items decides, it lies on the margin"
+        more = "more items would hardly decide, it lies on the margin"
         if math.isfinite(items):
             more = f"about {items:,.0f} items would decide if it goes on like this"
         return (
-            f"{self._change}; it may be anything from {first} to {self.amount(high)} worse ({self._sure} confidence), "
-            f"{self._allowed(margin)}; {self.comparison.n_items} items can show a difference of "
+            f"{self._change}; with {self._sure} confidence it is anything from {first} to {self.amount(high)} worse "
+            f"(allowed: {self.amount(margin)}); {self.comparison.n_items} items can show a difference of "
             f"{self.amount(detectable)}, {more}"
         )
-
-    def _allowed(self, margin: float) -> str:
-        return f"and {self.amount(margin)} would be allowed"
 
     @property
     def _sure(self) -> str:

@@ -1,0 +1,156 @@
+"""One decision from many cases.
+
+A method may replace the reference when *every* case passes. That needs no correction: a bad method would have to be
+lucky in the very case in which it is bad (intersection-union test, Berger 1982). ``regressed`` does: among many cases
+one is red by chance, so a regression counts for the decision only if it survives Holm's (1979) correction over all
+cases of the run, or Benjamini and Hochberg's (1995), as the policy says. The records of the cases stay as they are.
+
+Beside it stands the pooled loss: the mean over the cases of loss / margin. 0 is "as good as the reference", 1 is "all
+that is allowed". It says more than the single cases where each has too few items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantgate.verdict.intervals import normal_quantile
+from quantgate.verdict.policy import Correction
+from quantgate.verdict.records import Result, Verdict
+
+_NAMES = {"holm": "Holm's", "bh": "Benjamini and Hochberg's", "none": "no"}
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: rejecting those <= α keeps P(any false rejection) <= α under any dependence."""
+    order = np.argsort(np.asarray(p, dtype=np.float64), kind="stable")
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """Adjusted p-values that keep the expected share of false rejections <= α for independent cases."""
+    order = np.argsort(np.asarray(p, dtype=np.float64), kind="stable")
+    adjusted, lowest = [0.0] * len(p), 1.0
+    for rank in range(len(p), 0, -1):
+        index = order[rank - 1]
+        lowest = min(lowest, len(p) / rank * p[index])
+        adjusted[index] = lowest
+    return adjusted
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Mean loss as a share of the margin over several cases, with its interval; NaN when no case can be pooled."""
+
+    share: float
+    low: float
+    high: float
+    n_cases: int
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDecision:
+    """What a run says about one method. ``regressed`` holds the tasks whose regression survives the correction."""
+
+    method: str
+    verdict: Verdict
+    sentence: str
+    passed: tuple[str, ...]
+    regressed: tuple[str, ...]
+    undecided: tuple[str, ...]
+    invalid: tuple[str, ...]
+    pooled: Pooled
+
+
+def decide(results: Sequence[Result], correction: Correction = "holm") -> list[MethodDecision]:
+    """One decision per method, in the order in which the methods occur. The correction runs over all ``results``."""
+    confirmed = _confirmed(results, correction)
+    methods: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        methods[result.method].append(result)
+    return [_decide(method, cases, confirmed, correction) for method, cases in methods.items()]
+
+
+def _confirmed(results: Sequence[Result], correction: Correction) -> set[int]:
+    """``id`` of the results whose regression survives the correction."""
+    tested = [result for result in results if result.verdict != "invalid"]
+    p = [_p_regressed(result) for result in tested]
+    adjusted = p if correction == "none" else holm(p) if correction == "holm" else benjamini_hochberg(p)
+    return {
+        id(result)
+        for result, value in zip(tested, adjusted, strict=True)
+        if result.verdict == "regressed" and value <= (1 - result.confidence) / 2
+    }
+
+
+def _p_regressed(result: Result) -> float:
+    """The record's p-value; without one (no interval was made) the verdict says on which side of the level it is."""
+    level = (1 - result.confidence) / 2
+    found = result.companions.get("p_regressed", math.nan)
+    return found if 0 <= found <= 1 else (level if result.verdict == "regressed" else 1.0)
+
+
+def _decide(method: str, cases: Sequence[Result], confirmed: set[int], correction: Correction) -> MethodDecision:
+    passed = tuple(case.task for case in cases if case.verdict == "pass")
+    invalid = tuple(case.task for case in cases if case.verdict == "invalid")
+    regressed = tuple(case.task for case in cases if id(case) in confirmed)
+    undecided = tuple(case.task for case in cases if case.task not in (*passed, *invalid, *regressed))
+    verdict: Verdict = "pass"
+    for name, tasks in (("inconclusive", undecided), ("regressed", regressed), ("invalid", invalid)):
+        if tasks:
+            verdict = name  # type: ignore[assignment]  # the three literals above
+    pooled = pool(cases)
+    sentence = {
+        "pass": f"{method} may replace the reference: it passes all {len(cases)} cases",
+        "regressed": f"{method} must not replace the reference: {_some(regressed, cases)} regressed"
+        f" ({_NAMES[correction]} correction)",
+        "inconclusive": f"{method} is not decided: {_some(undecided, cases)} undecided",
+        "invalid": f"nothing can be said about {method}: {_some(invalid, cases)} invalid",
+    }[verdict]
+    return MethodDecision(
+        method, verdict, f"{sentence}{_pooled_words(pooled)}", passed, regressed, undecided, invalid, pooled
+    )
+
+
+def _some(tasks: Sequence[str], cases: Sequence[Result]) -> str:
+    return f"{len(tasks)} of {len(cases)} cases ({', '.join(tasks)})"
+
+
+def _pooled_words(pooled: Pooled) -> str:
+    if math.isnan(pooled.share):
+        return ""
+    return f"; over its cases it uses {100 * pooled.share:.0f}% of what is allowed (at most {100 * pooled.high:.0f}%)"
+
+
+def pool(cases: Iterable[Result]) -> Pooled:
+    """Pooled loss of the cases that were compared and have a margin above 0.
+
+    Cases on the same items (``data_digest``) move together, so their errors are added; the others' are independent
+    given the models, so their squares are.
+    """
+    shares: list[float] = []
+    errors: dict[str, float] = defaultdict(float)
+    quantiles: list[float] = []
+    for case in cases:
+        if case.verdict == "invalid" or not (case.margin > 0 and math.isfinite(case.ci_high - case.ci_low)):
+            continue
+        quantile = normal_quantile(case.confidence)
+        harm = -case.delta if case.higher_is_better else case.delta
+        shares.append(harm / case.margin)
+        # The wider arm, because the interval of a perplexity or of few flips is not symmetric.
+        arm = max(case.ci_high - case.delta, case.delta - case.ci_low)
+        errors[case.data_digest or f"case {len(shares)}"] += arm / quantile / case.margin
+        quantiles.append(quantile)
+    if not shares:
+        return Pooled(math.nan, math.nan, math.nan, 0)
+    share = math.fsum(shares) / len(shares)
+    half = max(quantiles) * math.sqrt(math.fsum(error**2 for error in errors.values())) / len(shares)
+    return Pooled(share, share - half, share + half, len(shares))
