@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.models.source import ModelFiles
+from quantgate.models.source import ModelFiles, read_json
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration import Calibration
@@ -117,12 +117,14 @@ def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord
     """Names of quantized modules whose dequantized weights equal the 16-bit ones bit for bit, or are missing."""
     import torch
 
-    from quantgate.quantize.checkpoint import quantized_weights, stored_tensors
+    from quantgate.quantize.checkpoint import dequantized_tensors, stored_tensors
 
     original = dict(stored_tensors(reference))
+    config = read_json(subject / "config.json", record.method["method"])["quantization_config"]
+    wanted = {f"{name}.weight": name for name in record.quantized_modules}
     changed = {
-        name
-        for name, weight in quantized_weights(subject, torch.bfloat16)
-        if not torch.equal(original[f"{name}.weight"].to(torch.bfloat16), weight)
+        wanted[key]
+        for key, weight in dequantized_tensors(subject, config, torch.bfloat16)
+        if key in wanted and not torch.equal(original[key].to(torch.bfloat16), weight)
     }
     return [name for name in record.quantized_modules if name not in changed]

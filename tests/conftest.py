@@ -1,0 +1,77 @@
+"""Shared stand-ins: a byte-level tokenizer and a tiny random Llama, made in milliseconds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer():
+    """One token per byte, plus the chat markers: every text can be encoded, decoded and split anywhere."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=names[1], eos_token=names[2], pad_token=names[0], model_max_length=512
+    )
+    fast.chat_template = CHAT
+    return fast
+
+
+def make_model_dir(path: Path, seed: int = 0, layers: int = 2) -> Path:
+    """A random Llama (hidden 32, two blocks) with its tokenizer, saved as bf16 safetensors."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Directory of the tiny model; tests must not write into it."""
+    return make_model_dir(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def write_jsonl():
+    """Writes rows into a data directory: ``write_jsonl(root, "org/name", "config", "split", rows)``."""
+
+    def write(root, dataset, config, split, rows):
+        path = root / dataset.replace("/", "__") / config / f"{split}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write

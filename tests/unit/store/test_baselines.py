@@ -1,0 +1,45 @@
+"""Baselines on disk: round trip, names as paths, what differs."""
+
+import pytest
+
+from quantgate.errors import StoreError
+from quantgate.store import baselines
+from quantgate.tasks.base import ItemOutcome
+
+OUTCOMES = (
+    ItemOutcome("a/test/0", "a", 1.0, "B", {"prob_right": 0.25}),
+    ItemOutcome("a/test/1", "a", None, unscored="no answer"),
+)
+
+
+def test_round_trip(tmp_path):
+    path = baselines.path_of(tmp_path, "bundled", "mmlu")
+    baselines.write(path, baselines.Baseline({"weights": "abc"}, OUTCOMES))
+    assert baselines.read(path) == baselines.Baseline({"weights": "abc"}, OUTCOMES)
+
+
+def test_missing_is_none(tmp_path):
+    assert baselines.read(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 99, "provenance": {}, "outcomes": []}', "[1]"])
+def test_anything_else_is_refused(tmp_path, text):
+    (tmp_path / "mmlu.json").write_text(text)
+    with pytest.raises(StoreError, match="--update-baselines"):
+        baselines.read(tmp_path / "mmlu.json")
+
+
+def test_model_names_stay_inside_the_folder(tmp_path):
+    path = baselines.path_of(tmp_path, "../../etc/passwd", "mm/lu")
+    assert path.parent.parent == tmp_path
+    assert baselines.folder_name("..") == "model"
+
+
+def test_differences_name_the_fields():
+    assert baselines.differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b", "c"]
+
+
+def test_change_is_described():
+    new = (ItemOutcome("a/test/0", "a", 0.0), ItemOutcome("a/test/2", "a", 1.0))
+    text = baselines.describe_change(OUTCOMES, new)
+    assert text == "2 items (1 new, 1 gone), 1 scores changed, mean 1.0000 -> 0.5000"

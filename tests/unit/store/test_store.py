@@ -1,0 +1,153 @@
+"""The store: publication, verification, leftovers, locks."""
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from quantgate.errors import StoreError
+from quantgate.progress import Silent
+from quantgate.store.keys import Key
+from quantgate.store.store import ENTRY, Store, write_atomically
+
+
+@dataclass(frozen=True)
+class SampleKey(Key):
+    kind: ClassVar[str] = "samples"
+    bits: int
+    group: int
+
+
+@pytest.fixture
+def progress():
+    return Silent()
+
+
+@pytest.fixture
+def store(tmp_path, progress):
+    return Store(tmp_path / "store", progress)
+
+
+def writes(text, calls=None):
+    def build(target):
+        if calls is not None:
+            calls.append(text)
+        (target / "weights").write_text(text)
+
+    return build
+
+
+def test_builds_once_then_reads(store):
+    calls = []
+    first = store.fetch(SampleKey(4, 128), writes("a", calls), what="sample")
+    second = store.fetch(SampleKey(4, 128), writes("b", calls), what="sample")
+    assert calls == ["a"]
+    assert (first.from_cache, second.from_cache) == (False, True)
+    assert (second.path / "weights").read_text() == "a"
+
+
+def test_every_field_changes_the_address():
+    digests = {SampleKey(bits, group).digest for bits in (2, 4) for group in (64, 128)}
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda path: (path / "weights").write_text("x"), "digest of weights"),
+        (lambda path: (path / "weights").unlink(), "files differ: weights"),
+        (lambda path: (path / "more").write_text("x"), "files differ: more"),
+        (lambda path: (path / ENTRY).write_text("{"), "unreadable"),
+        (lambda path: (path / ENTRY).write_text("[]"), "unreadable"),
+    ],
+)
+def test_a_damaged_entry_is_set_aside_and_rebuilt(store, progress, damage, named):
+    entry = store.fetch(SampleKey(4, 128), writes("good"), what="sample")
+    damage(entry.path)
+    again = store.fetch(SampleKey(4, 128), writes("good"), what="sample")
+    assert not again.from_cache
+    assert (again.path / "weights").read_text() == "good"
+    assert len(list((store.root / "damaged").iterdir())) == 1
+    assert "rebuilding sample" in progress.notes[0]
+    assert named in progress.notes[0]
+
+
+def test_an_entry_of_another_key_is_refused(store, progress):
+    entry = store.fetch(SampleKey(4, 128), writes("four"), what="four")
+    other = store.path_of(SampleKey(2, 128))
+    entry.path.rename(other)
+    rebuilt = store.fetch(SampleKey(2, 128), writes("two"), what="two")
+    assert (rebuilt.path / "weights").read_text() == "two"
+    assert "belongs to another key" in progress.notes[0]
+
+
+def test_leftovers_of_a_killed_build_are_cleared_and_said(store, progress):
+    leftover = store.root / "tmp" / f"{SampleKey(4, 128).digest}.99999"
+    leftover.mkdir()
+    (leftover / "weights").write_text("half")
+    store.fetch(SampleKey(4, 128), writes("whole"), what="sample")
+    assert not leftover.exists()
+    assert progress.notes == ["rebuilding sample: an earlier run was interrupted while building it"]
+
+
+def test_a_failing_build_publishes_nothing(store):
+    def build(target):
+        (target / "weights").write_text("half")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        store.fetch(SampleKey(4, 128), build, what="sample")
+    assert not store.path_of(SampleKey(4, 128)).exists()
+    assert list((store.root / "tmp").iterdir()) == []
+
+
+def test_a_full_disk_is_a_clear_error(store):
+    def build(target):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match=r"cannot write sample \(No space left on device\).*free some space"):
+        store.fetch(SampleKey(4, 128), build, what="sample")
+
+
+def test_an_unwritable_root_is_a_clear_error(tmp_path, progress):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="choose another directory with --store"):
+        Store(tmp_path / "file" / "store", progress)
+
+
+def test_links_are_not_published(store):
+    def build(target):
+        os.symlink("/etc/hostname", target / "weights")
+
+    with pytest.raises(StoreError, match="plain files only"):
+        store.fetch(SampleKey(4, 128), build, what="sample")
+
+
+def test_two_threads_build_once(store):
+    calls, gate = [], threading.Event()
+
+    def slow(target):
+        gate.wait(5)
+        writes("x", calls)(target)
+
+    threads = [threading.Thread(target=store.fetch, args=(SampleKey(4, 128), slow), kwargs={"what": "s"}) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert calls == ["x"]
+
+
+def test_entry_names_the_key_in_clear(store):
+    entry = store.fetch(SampleKey(4, 128), writes("a"), what="sample")
+    key = json.loads(json.loads((entry.path / ENTRY).read_text())["key"])
+    assert key == {"kind": "samples", "bits": 4, "group": 128}
+
+
+def test_write_atomically_leaves_no_part(tmp_path):
+    write_atomically(tmp_path / "deep" / "report.json", "{}")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.json"]

@@ -1,0 +1,66 @@
+"""GSM8K: the three extractors on hand-written responses."""
+
+from decimal import Decimal
+
+import pytest
+
+from quantgate.scoring.requests import GenerateResponse
+from quantgate.tasks.base import Item
+from quantgate.tasks.gsm8k import Gsm8k, any_number, first_occurrence, gold_number, last_number, numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("no digits", []),
+        ("18", ["18"]),
+        ("$18.00.", ["18.00"]),
+        ("1,234 and 1,234,567.5", ["1234", "1234567.5"]),
+        ("-5 degrees", ["-5"]),
+        ("7-5=2", ["7", "5", "2"]),
+        ("x-3", ["3"]),
+        ("3.", ["3"]),
+        ("1,23", ["1", "23"]),
+        ("50%", ["50"]),
+        ("version 1.2.3", ["1.2"]),
+    ],
+)
+def test_numbers(text, expected):
+    assert [str(number) for number in numbers(text)][: len(expected)] == expected
+    assert len(numbers(text)) >= len(expected)
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "last", "any_", "first"),
+    [
+        ("The answer is 18.", "18", True, True, True),
+        ("18 eggs minus 4 is 14", "18", False, True, True),
+        ("She makes $18.00 a day", "18", True, True, True),
+        ("It is 118, no, 18", "18", True, True, False),
+        ("She needs 1,234 coins", "1234", True, True, False),
+        ("nothing", "18", False, False, False),
+        ("18 apples cost 36 dollars", "36", True, True, True),
+        ("minus -5", "-5", True, True, True),
+        ("The total is 180", "18", False, False, False),
+        ("x18y then 18", "18", True, True, False),
+        ("", "0", False, False, False),
+    ],
+)
+def test_extractors(response, gold, last, any_, first):
+    assert last_number(response, gold)[1] is last
+    assert any_number(response, gold)[1] is any_
+    assert first_occurrence(response, gold)[1] is first
+
+
+def test_gold_number():
+    assert gold_number("2+2=<<2+2=4>>4\n#### 1,004") == "1004"
+    assert Decimal(gold_number("#### -3.5")) == Decimal("-3.5")
+    with pytest.raises(ValueError, match="no number behind ####"):
+        gold_number("4")
+
+
+def test_score_keeps_the_answer_and_whether_it_was_cut():
+    item = Item("test/0", "test/0", {"question": "?", "answer": "#### 4"})
+    outcome = Gsm8k().score(item, [GenerateResponse("2+2=4", 5, "length")])
+    assert (outcome.score, outcome.answer, outcome.companions) == (1.0, "4", {"capped": 1.0})

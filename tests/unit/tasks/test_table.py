@@ -1,0 +1,42 @@
+"""The table of tasks: names, groups, what suits which data."""
+
+import re
+
+import pytest
+
+from quantgate.errors import UsageError
+from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.table import TASKS, select_tasks
+
+
+@pytest.fixture
+def bundled(tmp_path):
+    for name in ("cais__mmlu", "truthfulqa__truthful_qa", "openai__gsm8k"):
+        (tmp_path / name / "c").mkdir(parents=True)
+    return DirectorySource(tmp_path, "bundled")
+
+
+def ids(tasks):
+    return [task.id for task in tasks]
+
+
+def test_ids_are_plain_words():
+    assert all(re.fullmatch(r"[a-z0-9_]+", name) and TASKS[name].id == name for name in TASKS)
+
+
+def test_defaults_follow_the_data(bundled, tmp_path):
+    assert ids(select_tasks(None, bundled)) == [
+        "perplexity_prose", "perplexity_code", "kld_prose", "kld_code", "mmlu", "truthfulqa", "gsm8k",
+    ]  # fmt: skip
+    (tmp_path / "ptb-text-only__ptb_text_only").mkdir()
+    other = DirectorySource(tmp_path, "mine")
+    assert ids(select_tasks(None, other)) == ["perplexity_ptb", "kld_ptb", "mmlu", "truthfulqa", "gsm8k"]
+
+
+def test_a_task_named_outright_is_taken_whatever_the_data(bundled):
+    assert ids(select_tasks(["perplexity_c4", "mmlu", "mmlu"], bundled)) == ["perplexity_c4", "mmlu"]
+
+
+def test_unknown_names_are_refused_with_a_suggestion(bundled):
+    with pytest.raises(UsageError, match="unknown task 'mmul'; did you mean 'mmlu'"):
+        select_tasks(["mmul"], bundled)

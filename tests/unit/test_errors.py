@@ -1,0 +1,15 @@
+"""Errors hold four facts and survive a process boundary."""
+
+import pickle
+
+from quantgate.errors import DataError
+
+
+def test_message_has_all_facts():
+    error = DataError("mmlu", "no rows", expected="rows", hint="choose --data")
+    assert str(error) == "mmlu: no rows; expected rows; choose --data"
+
+
+def test_pickles_with_its_facts():
+    error = pickle.loads(pickle.dumps(DataError("mmlu", "no rows", hint="choose --data")))
+    assert (error.who, error.found, error.expected, error.hint) == ("mmlu", "no rows", "", "choose --data")
