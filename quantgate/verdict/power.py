@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from quantgate.verdict.intervals import normal_quantile, tango_interval, tango_statistic, upper_tail
+from quantgate.verdict.intervals import normal_quantile, tango_statistic, upper_tail
 from quantgate.verdict.paired import Comparison
 
 POWER: Final = 0.8
@@ -56,18 +56,26 @@ def _log_ratio(difference: float, reference: float) -> float:
 def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
     """One-sided p-values: of "at least as bad as the margin" (small: pass) and of "within it" (small: regressed).
 
-    They agree with the interval: a pass at confidence c has p <= (1 - c) / 2. NaN where the comparison is undefined.
+    They agree with the interval: a verdict at confidence c has p <= (1 - c) / 2. NaN where the comparison is undefined.
     """
     if comparison.undefined:
         return math.nan, math.nan
-    seen = harm(comparison, margin)
+    df = comparison.spread.df
     if comparison.metric.kind == "binary":
-        effect = comparison.spread.design_effect
-        worse, better, n = (np.asarray(count / effect) for count in _counts(comparison))
-        statistic = float(tango_statistic(worse, better, n, np.asarray(-margin)))
-    else:
-        statistic = (seen.margin - seen.point) * comparison.quantile / seen.half_width
-    return upper_tail(statistic, comparison.spread.df), upper_tail(-statistic, comparison.spread.df)
+        statistic = _binary_statistic(comparison, margin, 1.0)
+        return upper_tail(statistic, df), upper_tail(-statistic, df)
+    seen = harm(comparison, margin)
+    # The arm towards the margin is the one that decides, and the arms differ for skewed scores.
+    arm = seen.high - seen.point if seen.margin >= seen.point else seen.point - seen.low
+    statistic = (seen.margin - seen.point) / arm * comparison.quantile
+    return upper_tail(statistic, df), upper_tail(-statistic, df)
+
+
+def _binary_statistic(comparison: Comparison, margin: float, factor: float) -> float:
+    """Tango's statistic at a loss of ``margin`` when there are ``factor`` times as many items of the same kind."""
+    scale = factor / comparison.spread.design_effect
+    worse, better, n = (np.asarray(count * scale) for count in _counts(comparison))
+    return float(tango_statistic(worse, better, n, np.asarray(-margin)))
 
 
 def _counts(comparison: Comparison) -> tuple[float, float, float]:
@@ -108,11 +116,9 @@ def items_to_decide(comparison: Comparison, margin: float, power: float = POWER)
 
 def _binary_items(comparison: Comparison, margin: float, wanted: float) -> float:
     """Tango's interval on the same shares of a growing number of items, until it leaves the margin."""
-    worse, better, n = (count / comparison.spread.design_effect for count in _counts(comparison))
 
     def decided(factor: float) -> bool:
-        low, high = tango_interval(worse * factor, better * factor, n * factor, wanted)
-        return bool(-low <= margin or -high > margin)
+        return abs(_binary_statistic(comparison, margin, factor)) >= wanted
 
     low, high = 0.0, math.log(_TOO_MANY)
     if not decided(math.exp(high)):
