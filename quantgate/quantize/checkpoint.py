@@ -9,8 +9,9 @@ auto-gptq's loader leaves it at zero otherwise.
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.errors import ModelError
+from quantgate.quantize import bnb, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
-from quantgate.quantize.uniform import from_tensors
 
 RECORD_NAME: Final = "quantgate.json"
 _SHARD_BYTES: Final = 4 * 1000**3
@@ -39,7 +40,6 @@ _COPIED: Final = (
     "chat_template.json",
     "preprocessor_config.json",
 )
-_UNIFORM_SUFFIXES: Final = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -179,8 +179,8 @@ def bytes_on_disk(directory: Path) -> int:
 def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
     """The model of a checkpoint that `write` made, in eval mode.
 
-    Linear layers on a grid are dequantized to ``dtype``: the weights equal, bit for bit, those the algorithm computed
-    with.
+    Grids, NF4 and FP4 are dequantized to ``dtype``: the weights equal, bit for bit, those the algorithm computed with.
+    LLM.int8 layers stay int8 and quantize their activations.
 
     Raises:
         ModelError: files or tensors are missing, or the layout is not one of ours.
@@ -188,27 +188,45 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    quantization = getattr(config, "quantization_config", None)
-    if not isinstance(quantization, dict) or quantization.get("quant_method") != "gptq":
-        raise ModelError(str(directory), "no known quantization_config in config.json", expected="a GPTQ layout")
+    quantization: Any = getattr(config, "quantization_config", None)
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if method not in _LAYOUTS:
+        raise ModelError(str(directory), f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
     del config.quantization_config
-    state = dict(dequantized_tensors(directory, quantization, dtype))
+    state, layers = read_layers(directory, quantization)
+    plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    weights = {f"{name}.weight": layer.dequantize(dtype) for name, layer in layers.items()}
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model = architecture.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    model = architecture.from_pretrained(None, config=config, state_dict=plain | weights, dtype=dtype)
+    for name, layer in layers.items():
+        if isinstance(layer, bnb.Int8Weight):
+            bias = model.get_submodule(name).bias
+            model.set_submodule(name, bnb.int8_linear(layer, bias, quantization["llm_int8_threshold"]))
     return model.to(device).eval()
 
 
-def dequantized_tensors(directory: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a GPTQ-layout checkpoint as an unquantized model names them, floating ones in ``dtype``."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in stored_tensors(directory):
-        layer, _, key = name.rpartition(".")
-        if key in _UNIFORM_SUFFIXES:
-            parts.setdefault(layer, {})[key] = tensor
-            if len(parts[layer]) == len(_UNIFORM_SUFFIXES):
-                weight = from_tensors(parts.pop(layer), config, f"{directory}: {layer}")
-                yield f"{layer}.weight", weight.dequantize(dtype)
-        else:
-            yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
-    for layer, found in parts.items():
-        from_tensors(found, config, f"{directory}: {layer}")  # incomplete: raises, naming what is missing
+def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, StoredWeight]]:
+    """All tensors that are stored as they are, and the quantized layers by name.
+
+    Args:
+        directory: the checkpoint.
+        config: its ``quantization_config``.
+    """
+    pattern, read = _LAYOUTS[config["quant_method"]]
+    state = dict(stored_tensors(directory))
+    matches = {name: match for name in state if (match := pattern.fullmatch(name))}
+    names = sorted({match["layer"] for match in matches.values()})
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for name, match in matches.items():
+        parts[match["layer"]][match["key"]] = state.pop(name)
+    for name in names:
+        if f"{name}.weight" in state:  # bitsandbytes keeps its codes under the name of an ordinary weight
+            parts[name]["weight"] = state.pop(f"{name}.weight")
+    return state, {name: read(parts[name], config, f"{directory}: {name}") for name in names}
+
+
+_Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
+_LAYOUTS: Final[dict[str, tuple[re.Pattern[str], _Reader]]] = {
+    "gptq": (re.compile(r"(?P<layer>.+)\.(?P<key>qweight|qzeros|scales|g_idx)"), uniform.from_tensors),
+    "bitsandbytes": (re.compile(r"(?P<layer>.+?)\.(?P<key>SCB|weight_format|weight\..+)"), bnb.from_tensors),
+}

@@ -49,7 +49,8 @@ class Batch:
 
     def rows(self, x: Tensor) -> Tensor:
         """The input vectors of the real tokens, ``[n, features]``."""
-        return x.reshape(-1, x.shape[-1]) if self.keep is None else x[self.keep]
+        flat = x.reshape(-1, x.shape[-1])  # some blocks flatten the samples themselves
+        return flat if self.keep is None else flat[self.keep.view(-1)]
 
 
 def plan_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> list[list[int]]:

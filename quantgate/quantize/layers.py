@@ -68,7 +68,7 @@ def decoder_blocks(model: nn.Module, who: str) -> list[Block]:
 
 
 def _block(name: str, module: nn.Module, who: str) -> Block:
-    linears = {f"{name}.{path}": part for path, part in module.named_modules() if type(part) is nn.Linear and path}
+    linears = {f"{name}.{path}": part for path, part in module.named_modules() if isinstance(part, nn.Linear) and path}
     covered = {id(linear.weight) for linear in linears.values()}
     others = [path for path, p in module.named_parameters() if p.ndim >= 2 and id(p) not in covered]
     if others or not linears:

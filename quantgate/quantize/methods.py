@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from quantgate.errors import UsageError
 from quantgate.quantize.base import Algorithm, Method
+from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
 
-ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {"rtn": Rtn, "gptq": Gptq}
+ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
+    "rtn": Rtn,
+    "gptq": Gptq,
+    "llm_int8": Int8,
+    "bnb_4bit": Float4,
+}
 
 
 def _rtn(bits: int) -> Method:
@@ -42,7 +48,35 @@ def _gptq(bits: int) -> Method:
     )
 
 
-_ROWS: Final = (*map(_rtn, (8, 4, 3, 2)), *map(_gptq, (8, 4, 3, 2)))
+_INT8: Final = Method(
+    id="int8",
+    algorithm="llm_int8",
+    settings=Int8Settings(),
+    bits=8,
+    needs_calibration=False,
+    storage="packed",
+    code_version=1,
+    summary="LLM.int8: weights and activations int8 by row, activation columns with outliers in 16 bit",
+    source="Dettmers et al. 2022 (arXiv 2208.07339), bitsandbytes",
+    activation_bits=8,
+)
+
+
+def _float4(quant_type: Literal["nf4", "fp4"]) -> Method:
+    return Method(
+        id=quant_type,
+        algorithm="bnb_4bit",
+        settings=Float4Settings(quant_type),
+        bits=4,
+        needs_calibration=False,
+        storage="packed",
+        code_version=1,
+        summary=f"{quant_type.upper()}: sixteen levels, blocks of 64 with a float32 absmax",
+        source="Dettmers et al. 2023 (QLoRA, arXiv 2305.14314), bitsandbytes",
+    )
+
+
+_ROWS: Final = (*map(_rtn, (8, 4, 3, 2)), *map(_gptq, (8, 4, 3, 2)), _INT8, _float4("nf4"), _float4("fp4"))
 METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
 
 

@@ -54,6 +54,7 @@ def quantize_checkpoint(
         seconds=time.perf_counter() - start,
         quantized_modules=tuple(weights),
         losses={name: result.loss for name, result in results.items()},
+        execution="int8" if method.algorithm == "llm_int8" else "dequantized",
     )
     checkpoint.write_record(record, target)
     return record
