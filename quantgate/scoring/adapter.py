@@ -1,0 +1,179 @@
+"""What the engine needs from a transformers causal LM, and nothing else.
+
+Hidden states are taken where the model hands them to its output head, and logits come from the model's own way to them
+(final soft-capping, scales), so nothing about the architecture is assumed beyond "it has a head module and a key/value
+cache". Modules are only ever called, never looked into: bitsandbytes and dequantized layers work as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from quantgate.errors import ModelError
+from quantgate.scoring.cache import PrefixCache
+
+_LENGTH_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+_MASKABLE: Final = ("sdpa", "eager")
+_LAYER_TYPES: Final = frozenset({"full_attention", "sliding_attention"})
+
+
+class CausalModel:
+    """A transformers causal LM behind two calls: :meth:`hidden` and :meth:`logits`.
+
+    Raises:
+        ModelError: the model has no output embeddings, or layers that keep something else than keys and values.
+    """
+
+    def __init__(self, model: Any, device: str | torch.device) -> None:
+        self.model, self.device = model, torch.device(device)
+        self.config = model.config.get_text_config()
+        self.head = model.get_output_embeddings()
+        if self.head is None:
+            raise ModelError(
+                f"model {self.name!r}", "has no output embeddings", expected="a causal language model", hint=""
+            )
+        self._check_layers()
+        self._parameters = frozenset(inspect.signature(model.forward).parameters)
+        self._plain_head: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The architecture's name in transformers."""
+        return str(self.config.model_type)
+
+    @property
+    def max_length(self) -> int | None:
+        """Most positions the model was made for; None where the configuration does not say."""
+        lengths = (getattr(self.config, name, None) for name in _LENGTH_NAMES)
+        return next((int(length) for length in lengths if length), None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits per position, as far as the configuration tells."""
+        return int(self.config.vocab_size)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def branching(self) -> bool:
+        """Whether several branches of a tree can be read in one row: free positions and masks of our own.
+
+        Decided from the architecture alone (never from its answers), so that reference and subject agree.
+        """
+        alibi = getattr(self.config, "alibi", False) or self.name in ("bloom", "mpt")
+        chunked = getattr(self.config, "attention_chunk_size", None) is not None
+        maskable = getattr(self.config, "_attn_implementation", None) in _MASKABLE
+        return (
+            "position_ids" in self._parameters
+            and maskable
+            and not alibi
+            and not chunked
+            and self._layer_types() <= _LAYER_TYPES
+        )
+
+    def _layer_types(self) -> frozenset[str]:
+        return frozenset(getattr(self.config, "layer_types", None) or ())
+
+    def _check_layers(self) -> None:
+        known = _LAYER_TYPES | {"chunked_attention"}
+        if not self._layer_types() <= known:
+            raise ModelError(
+                f"model {self.name!r}",
+                f"has layers of type {', '.join(sorted(self._layer_types() - known))}",
+                expected="attention layers with a key/value cache",
+                hint="score it through an endpoint instead (--candidate NAME=URL)",
+            )
+
+    def masks(self, allowed: Tensor, positions: Tensor, prefix: int) -> Tensor | dict[str, Tensor]:
+        """The model's attention mask argument for rows that see only what ``allowed`` says.
+
+        Args:
+            allowed: bool [B, L, prefix + L], True where the query may look.
+            positions: int64 [B, L], position of each token in its sequence.
+            prefix: columns before the rows' own tokens; column ``c`` of them is position ``c``.
+        """
+        window = getattr(self.config, "sliding_window", None)
+        kinds = self._layer_types()
+        full = self._as_mask(allowed)
+        if window is None or (kinds and "sliding_attention" not in kinds):
+            return dict.fromkeys(kinds, full) if kinds else full
+        before = torch.arange(prefix, device=positions.device).expand(len(positions), prefix)
+        keys = torch.cat([before, positions], dim=1)
+        near = positions[:, :, None] - keys[:, None, :] < window
+        sliding = self._as_mask(allowed & near)
+        if not kinds:
+            return sliding
+        return {kind: sliding if kind == "sliding_attention" else full for kind in kinds}
+
+    def _as_mask(self, allowed: Tensor) -> Tensor:
+        mask = allowed[:, None]
+        if self.config._attn_implementation == "sdpa":
+            return mask
+        dtype = self.model.dtype
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | dict[str, Tensor] | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Read ``tokens`` (int64 [B, L]); returns the head's input, [B, L, hidden] in the model's dtype.
+
+        Args:
+            tokens: right-padded with anything.
+            positions: int64 [B, L]; None lets the model count on from the cache.
+            mask: from :meth:`masks`, or int64 [B, past + L] with 0 at left padding, or None for plain causal.
+            cache: a transformers Cache to continue and to fill, or None.
+        """
+        taken: list[Tensor] = []
+
+        def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            taken.append(args[0])
+            return (args[0][:1, :1], *args[1:])  # the head itself has nearly nothing to do
+
+        given: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
+        if positions is not None and "position_ids" in self._parameters:
+            given["position_ids"] = positions
+        handle = self.head.register_forward_pre_hook(take)
+        try:
+            logits = self.model(input_ids=tokens, **given).logits
+        finally:
+            handle.remove()
+        if self._plain_head is None:
+            direct = self.head(taken[0][:1, :1])
+            self._plain_head = torch.allclose(direct.float(), logits.float(), rtol=0, atol=0, equal_nan=True)
+        return taken[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [n, vocabulary] (the model's dtype) of hidden states [n, hidden]."""
+        if self._plain_head:
+            logits: Tensor = self.head(hidden)
+            return logits
+
+        # The head is followed by something (soft-capping, a scale): let the model itself do it, reading one dummy token
+        # whose hidden state is replaced by ours right before the head.
+        def put(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (hidden[None], *args[1:])
+
+        handle = self.head.register_forward_pre_hook(put)
+        try:
+            dummy = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            logits = self.model(input_ids=dummy, use_cache=False).logits[0]
+        finally:
+            handle.remove()
+        return logits
+
+    def prefix_cache(self, prefixes: Sequence[Any]) -> PrefixCache:
+        """A cache for rows that continue ``prefixes`` (a Prefix or None each)."""
+        return PrefixCache(prefixes, self.n_layers)

@@ -1,0 +1,216 @@
+"""Greedy generation with continuous batching: finished rows leave, waiting prompts take their place.
+
+Prompts are read over the same prefix tree as everything else (a shared preamble once); their keys and values then move
+into a running batch whose rows are aligned at their last token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from quantgate.scoring.adapter import CausalModel
+from quantgate.scoring.cache import GrowingCache, Prefix, PrefixCache
+from quantgate.scoring.plan import Limits, Plan, Row
+from quantgate.scoring.reader import PlanReader, Reading
+from quantgate.scoring.requests import Generate, GenerateResponse, Sink
+from quantgate.scoring.tree import build_tree
+
+_MAX_ROWS: Final = 64
+_ROOM: Final = 64  # free columns of a fresh cache
+_SLACK_TOKENS: Final = 8  # tokens that may decode to nothing inside a stop string
+
+Finish = Literal["stop", "eos", "length"]
+
+
+@dataclass(slots=True)
+class _Running:
+    """One prompt being continued. ``length`` tokens are in its keys and values; ``tokens`` are the new ones."""
+
+    index: int
+    cap: int
+    length: int
+    tokens: list[int] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+class GenerationRun:
+    """Continues all Generate requests of a run.
+
+    Args:
+        model: the model.
+        tokenizer: decodes, and knows the end token.
+        requests: by their index in the run.
+        limits: ``batch`` bounds reading, ``context`` the tokens held while generating.
+        sink: called when a request's text is complete.
+    """
+
+    def __init__(
+        self, model: CausalModel, tokenizer: Any, requests: Mapping[int, Generate], limits: Limits, sink: Sink
+    ) -> None:
+        self.model, self.tokenizer, self.requests, self.sink = model, tokenizer, requests, sink
+        self.limits = limits
+        tree, ids = build_tree([request.prompt for request in requests.values()], [1] * len(requests))
+        self.plan = Plan(tree, limits)
+        self.at: dict[int, list[int]] = {}
+        for index, path in zip(requests, ids, strict=True):
+            self.at.setdefault(path[-1], []).append(index)
+        self.caps = {index: self._cap(request) for index, request in requests.items()}
+        self.total = self.plan.tokens_read + sum(self.caps.values())
+        self.ends = end_tokens(model, tokenizer)
+        self.generated = 0
+        self._done = 0
+        self._waiting: deque[tuple[_Running, Prefix]] = deque()
+
+    def _cap(self, request: Generate) -> int:
+        """The model's window may leave less room than was asked for; the answer then ends with ``length``."""
+        limit = self.model.max_length
+        if limit is None:
+            return request.max_new_tokens
+        return min(request.max_new_tokens, limit - len(request.prompt) + 1)
+
+    def steps(self) -> Iterator[int]:
+        """Run to the end; yields the number of tokens done (of ``total``) now and then."""
+        readings = iter(PlanReader(self.model, self.plan, keep_all=True))
+        running: list[_Running] = []
+        cache: GrowingCache | None = None
+        exhausted = False
+        while True:
+            alive = sum(one.finish is None for one in running)
+            while not exhausted and alive + len(self._waiting) < _MAX_ROWS // 2:
+                reading = next(readings, None)
+                exhausted = reading is None
+                if reading is not None:
+                    self._start(reading)
+                    yield self._done
+            running, cache = self._compose(running, cache)
+            if cache is None:
+                return
+            while _is_full_enough(running):
+                self._step(running, cache)
+                yield self._done + sum(len(one.tokens) for one in running if one.finish is None)
+
+    def _start(self, reading: Reading) -> None:
+        """First token of every prompt that ends in this batch; the unfinished wait with their keys and values."""
+        found = [
+            (number, slot, index)
+            for number, row in enumerate(reading.batch.rows)
+            for slot, place in enumerate(row.ids)
+            for index in self.at.pop(place, ())
+        ]
+        self._done += sum(len(row.ids) for row in reading.batch.rows)
+        if not found:
+            return
+        assert reading.cache is not None
+        rows = torch.tensor([number for number, _, _ in found], device=self.model.device)
+        slots = torch.tensor([slot for _, slot, _ in found], device=self.model.device)
+        first = self.model.logits(reading.hidden[rows, slots]).argmax(-1).tolist()
+        for (number, slot, index), token in zip(found, first, strict=True):
+            one = _Running(index, self.caps[index], len(self.requests[index].prompt))
+            self._append(one, token)
+            if one.finish is None:
+                prefix = self._prefix(reading.batch.rows[number], number, slot, reading.cache)
+                self._waiting.append((one, prefix))
+
+    def _prefix(self, row: Row, number: int, slot: int, cache: PrefixCache) -> Prefix:
+        path = [at for at in range(slot + 1) if row.last[at] >= slot]
+        slots = torch.tensor(path, device=self.model.device)
+        return cache.prefix_of(number, slots, self.plan.lengths[row.trunk])
+
+    def _compose(
+        self, running: Sequence[_Running], cache: GrowingCache | None
+    ) -> tuple[list[_Running], GrowingCache | None]:
+        """A fresh batch of everything unfinished and as many waiting prompts as fit."""
+        rows: list[_Running] = []
+        prefixes: list[Prefix] = []
+        for number, one in enumerate(running):
+            if one.finish is None:
+                assert cache is not None
+                rows.append(one)
+                prefixes.append(cache.prefix_of(number, one.length))
+        longest = max((prefix.length for prefix in prefixes), default=0)
+        while self._waiting and len(rows) < _MAX_ROWS:
+            longest = max(longest, self._waiting[0][1].length)
+            if rows and (len(rows) + 1) * (longest + _ROOM) > self.limits.context:
+                break
+            one, prefix = self._waiting.popleft()
+            rows.append(one)
+            prefixes.append(prefix)
+        return rows, GrowingCache(prefixes, _ROOM) if rows else None
+
+    def _step(self, running: Sequence[_Running], cache: GrowingCache) -> None:
+        """One more token for every row (rows that already ended are read along until the batch is composed anew)."""
+        device = self.model.device
+        past = cache.get_seq_length()
+        padding = torch.tensor([past - one.length for one in running], device=device)
+        tokens = torch.tensor([[one.tokens[-1]] for one in running], device=device)
+        mask: Tensor | None = None
+        if bool((padding > 0).any()):
+            mask = (torch.arange(past + 1, device=device)[None] >= padding[:, None]).long()
+        positions = past - padding[:, None]
+        if self.model.max_length is not None:
+            positions = positions.clamp(max=self.model.max_length - 1)  # rows that ended may run past the window
+        hidden = self.model.hidden(tokens, positions=positions, mask=mask, cache=cache)
+        best = self.model.logits(hidden[:, -1]).argmax(-1).tolist()
+        for one, token in zip(running, best, strict=True):
+            one.length += 1
+            if one.finish is None:
+                self._append(one, token)
+            else:
+                one.tokens.append(token)
+
+    def _append(self, one: _Running, token: int) -> None:
+        """Take a token, and end the request where it says so."""
+        request = self.requests[one.index]
+        one.tokens.append(token)
+        self.generated += 1
+        if token in self.ends:
+            one.finish = "eos"
+        elif self._stopped(one.tokens, request.stop):
+            one.finish = "stop"
+        elif len(one.tokens) >= one.cap:
+            one.finish = "length"
+        if one.finish is not None:
+            self._done += one.cap
+            kept = one.tokens[:-1] if one.finish == "eos" else one.tokens
+            text = cut_at_stop(self._decode(kept), request.stop)
+            self.sink(one.index, GenerateResponse(text, len(one.tokens), one.finish))
+
+    def _stopped(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
+        """Whether a stop string is complete; only the tail is decoded, since it was checked token by token."""
+        if not stop:
+            return False
+        reach = max(len(text.encode()) for text in stop) + _SLACK_TOKENS
+        tail = self._decode(tokens[-reach:])
+        if not any(text in tail for text in stop):
+            return False
+        text = self._decode(tokens)
+        return cut_at_stop(text, stop) != text
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+
+def _is_full_enough(running: Sequence[_Running]) -> bool:
+    """Whether to go on with this batch; otherwise its dead rows are removed and waiting prompts let in."""
+    dead = sum(one.finish is not None for one in running)
+    return dead < max(1, len(running) // 8)
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """``text`` up to the first place where any stop string begins."""
+    places = [text.find(mark) for mark in stop if mark and mark in text]
+    return text[: min(places)] if places else text
+
+
+def end_tokens(model: CausalModel, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: the generation config's (one or several) and the tokenizer's."""
+    configured = getattr(getattr(model.model, "generation_config", None), "eos_token_id", None)
+    found = configured if isinstance(configured, list | tuple) else [configured]
+    return frozenset(int(token) for token in [*found, tokenizer.eos_token_id] if token is not None)
