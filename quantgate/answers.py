@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.progress import Progress
-from quantgate.scoring.requests import Request, Response, Sink
+from quantgate.scoring.requests import Generate, Likelihood, Request, Response, Rolling, Sink
 from quantgate.store import journal
 from quantgate.store.keys import ResponsesKey
 from quantgate.store.store import Store
@@ -23,9 +23,11 @@ from quantgate.store.store import Store
 RESPONSES: Final = "responses.jsonl"
 STATS: Final = "stats.json"
 
-Ask = Callable[[Sequence[Request], frozenset[int], Sink, Path], dict[str, float]]
-"""Answers all requests but those whose index is in the set, calls the sink per answer, may write further files into
-the given directory, and returns plain numbers (seconds, tokens)."""
+_CHUNK_REQUESTS: Final = {Likelihood: 512, Rolling: 4, Generate: 64}
+
+Ask = Callable[[Sequence[Request], int, Sink, Path], dict[str, float]]
+"""Answers a chunk of requests that starts at the given index, calls the sink per answer (with the index in the whole
+list), may write further files into the given directory, and returns plain numbers (seconds, tokens)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,12 @@ def ask(
                 known[index] = response
                 lines.add(index, response)
 
-            stats = answer(requests, frozenset(known), sink, extra)
+            stats: dict[str, float] = {}
+            for start, stop in chunks(requests):
+                if all(index in known for index in range(start, stop)):
+                    continue
+                for name, value in answer(requests[start:stop], start, sink, extra).items():
+                    stats[name] = stats.get(name, 0.0) + value
         _publish(target, [known[index] for index in range(len(requests))], stats, extra)
 
     entry = store.fetch(key, build, what=what)
@@ -69,9 +76,23 @@ def ask(
     return Answered([responses[index] for index in range(len(requests))], stats, entry.path, entry.from_cache)
 
 
+def chunks(requests: Sequence[Request]) -> list[tuple[int, int]]:
+    """(start, stop) of the chunks the engine is given one after the other.
+
+    An engine's batches are a function of its chunk alone. A resumed run redoes the chunk it was killed in as a whole,
+    so every answer was computed in the same company as in an uninterrupted run, and equals it to the last bit.
+    """
+    bounds = [0]
+    for index in range(1, len(requests)):
+        kind = type(requests[index])
+        if kind is not type(requests[bounds[-1]]) or index - bounds[-1] >= _CHUNK_REQUESTS[kind]:
+            bounds.append(index)
+    return list(zip(bounds, [*bounds[1:], len(requests)], strict=True))
+
+
 def _publish(target: Path, responses: list[Response], stats: dict[str, Any], extra: Path) -> None:
     lines = [journal.dump_line(index, response) for index, response in enumerate(responses)]
     (target / RESPONSES).write_text("".join(lines), encoding="utf-8")
     (target / STATS).write_text(json.dumps(stats) + "\n", encoding="utf-8")
-    for file in sorted(extra.iterdir()):
+    for file in sorted(extra.glob("*.safetensors")):  # not what a kill left half-written
         shutil.copyfile(file, target / file.name)

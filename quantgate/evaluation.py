@@ -317,13 +317,16 @@ class Evaluation:
             against=self.model.digest.whole if against else "",
         )
 
-        def answer(requests: Sequence[Request], done: frozenset[int], sink: Sink, extra: Path) -> dict[str, float]:
+        def answer(requests: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
             from quantgate.scoring.fidelity import TopKReader, TopKWriter
 
-            engine = self._engine(subject, f"{name}: {task.id}")
-            topk = TopKWriter(extra) if rolling and subject is None else None
-            reader = TopKReader(against) if against else None
-            stats = engine.run(requests, sink, done=done, topk=topk, against=reader)
+            engine = self._engine(subject, f"{name} on {task.id}")
+            stats = engine.run(
+                requests,
+                lambda index, response: sink(start + index, response),
+                topk=TopKWriter(extra, start=start) if rolling and subject is None else None,
+                against=TopKReader(against, start=start) if against else None,
+            )
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
 
         return answers.ask(self.store, key, asked.requests, answer, self.progress, f"{name} on {task.id}")

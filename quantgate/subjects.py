@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from quantgate.models.source import ModelFiles, read_json
 from quantgate.progress import Progress
@@ -68,6 +68,7 @@ def make_subject(
     Raises:
         MethodError: the method cannot be applied to this model.
     """
+    from quantgate.quantize.checkpoint import read_record
     from quantgate.quantize.run import quantize_checkpoint
 
     calibration = calibrate() if method.needs_calibration else None
@@ -94,13 +95,6 @@ def libraries_of(method: Method) -> tuple[str, ...]:
     return ("torch", "bitsandbytes") if method.algorithm.startswith("bnb") else ("torch",)
 
 
-def read_record(path: Path) -> QuantizationRecord:
-    """The record that the quantizer wrote beside the weights."""
-    content: dict[str, Any] = json.loads((path / "quantgate.json").read_text(encoding="utf-8"))
-    content["quantized_modules"] = tuple(content["quantized_modules"])
-    return QuantizationRecord(**content)
-
-
 def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store) -> tuple[str, ...]:
     """Modules that ``record`` calls quantized although their weights equal the reference's (kept in the store)."""
     key = AuditKey(reference=model.digest.weights, subject=weights, version=AUDIT_VERSION)
@@ -117,14 +111,14 @@ def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord
     """Names of quantized modules whose dequantized weights equal the 16-bit ones bit for bit, or are missing."""
     import torch
 
-    from quantgate.quantize.checkpoint import dequantized_tensors, stored_tensors
+    from quantgate.quantize.checkpoint import read_layers, stored_tensors
 
     original = dict(stored_tensors(reference))
-    config = read_json(subject / "config.json", record.method["method"])["quantization_config"]
-    wanted = {f"{name}.weight": name for name in record.quantized_modules}
-    changed = {
-        wanted[key]
-        for key, weight in dequantized_tensors(subject, config, torch.bfloat16)
-        if key in wanted and not torch.equal(original[key].to(torch.bfloat16), weight)
-    }
-    return [name for name in record.quantized_modules if name not in changed]
+    config = read_json(subject / "config.json", str(record.method["method"]))["quantization_config"]
+    _, layers = read_layers(subject, config)
+    return [
+        name
+        for name in record.quantized_modules
+        if name not in layers
+        or torch.equal(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16))
+    ]
