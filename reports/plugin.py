@@ -37,8 +37,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start an empty run."""
+    """Start an empty run. It collects in the controller only: workers send their reports there."""
     config.stash[_RUN] = Run()
+    config.pluginmanager.register(Collector(config.stash[_RUN]), "quantgate-collector")
+
+
+class Collector:
+    """Files the record of every report; a case that failed without one (a crashed worker) is invalid."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Reports of all workers arrive here."""
+        content = getattr(report, "quantgate", None)
+        if content is not None:
+            self.run.add(Payload.from_json(content))
+        elif report.failed and (case := _case_of(report.nodeid)):
+            reason = str(report.longrepr).strip().split("\n")[-1]
+            self.run.add(Payload(invalid_result(*case, reason=f"the case failed before it was judged: {reason}")))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -65,26 +82,6 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
     return None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Reports of all workers arrive here, in the controller."""
-    _PENDING.append(report)
-
-
-_PENDING: list[pytest.TestReport] = []
-
-
-def _take_in(run: Run, reports: list[pytest.TestReport]) -> None:
-    """File the payloads; a case that failed without one (a crashed worker, a broken fixture) is invalid."""
-    for report in reports:
-        content = getattr(report, "quantgate", None)
-        if content is not None:
-            run.add(Payload.from_json(content))
-        elif report.failed and (case := _case_of(report.nodeid)):
-            reason = str(report.longrepr).strip().split("\n")[-1]
-            run.add(Payload(invalid_result(*case, reason=f"the case failed before it was judged: {reason}")))
-
-
 def _case_of(nodeid: str) -> tuple[str, str, str] | None:
     """(method, task, dimension) of a case's node id, or None for any other test."""
     path, _, name = nodeid.partition("::test_within_tolerance[")
@@ -97,8 +94,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the reports once, in the controller."""
     config = session.config
     run = config.stash[_RUN]
-    _take_in(run, _PENDING)
-    _PENDING.clear()
     if hasattr(config, "workerinput") or not run.results:
         return
     facts = environment(config.rootpath, config.invocation_params.args, config.option.seed)

@@ -1,9 +1,13 @@
 """Shared stand-ins: a byte-level tokenizer and a tiny random Llama, made in milliseconds."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+# tiny tensors gain nothing from threads, and xdist workers that each take all cores only slow each other down
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["pytester"]
 

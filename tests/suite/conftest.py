@@ -1,0 +1,110 @@
+"""Runs the suite itself, as a user would, on a tiny random model and a tiny data directory."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+POLICY = """
+schema = 1
+[metrics.ppl]
+margin = { relative = 0.05 }
+min_items = 4
+[metrics.kld_mean]
+margin = { absolute = 0.05 }
+min_items = 4
+[metrics.acc]
+margin = { absolute = 0.1 }
+min_items = 4
+[metrics.exact_match]
+margin = { absolute = 0.1 }
+min_items = 4
+"""
+
+
+def sentences(seed, count):
+    generator = random.Random(seed)
+    words = (
+        "the",
+        "sea",
+        "ship",
+        "sails",
+        "north",
+        "wind",
+        "calm",
+        "stone",
+        "river",
+        "old",
+        "light",
+        "moves",
+        "bridge",
+    )
+    return [" ".join(generator.choice(words) for _ in range(12)) for _ in range(count)]
+
+
+@pytest.fixture
+def data_dir(tmp_path, write_jsonl):
+    """PTB text (about 8 segments of 512 bytes) and six TruthfulQA questions."""
+    root = tmp_path / "data"
+    rows = [{"sentence": text} for text in sentences(1, 70)]
+    write_jsonl(root, "ptb-text-only/ptb_text_only", "penn_treebank", "test", rows)
+    write_jsonl(
+        root, "ptb-text-only/ptb_text_only", "penn_treebank", "train", [{"sentence": t} for t in sentences(2, 90)]
+    )
+    targets = {"choices": ["Yes it is.", "No it is not."], "labels": [1, 0]}
+    questions = [{"question": f"Is {n} a number?", "mc1_targets": targets, "mc2_targets": targets} for n in range(6)]
+    write_jsonl(root, "truthfulqa/truthful_qa", "multiple_choice", "validation", questions)
+    return root
+
+
+@pytest.fixture
+def policy(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(POLICY)
+    return path
+
+
+class Gate:
+    """One command line of the suite; ``run`` adds arguments and returns pytester's result."""
+
+    def __init__(self, pytester, base):
+        self.pytester, self.base = pytester, base
+
+    def arguments(self, *more):
+        given = {argument for argument in more if str(argument).startswith("--")}
+        pairs = [(name, value) for name, value in self.base.items() if name not in given]
+        return [ROOT / "evals", "-p", "no:cacheprovider", *[part for pair in pairs for part in pair], *more]
+
+    def run(self, *more):
+        return self.pytester.runpytest_inprocess(*self.arguments(*more))
+
+    def subprocess(self, *more):
+        return self.pytester.runpytest_subprocess(*self.arguments(*more))
+
+    @property
+    def report(self):
+        return json.loads((Path(self.base["--report-dir"]) / "report.json").read_text())
+
+    def verdicts(self):
+        return {f"{each['method']}-{each['task']}": each["verdict"] for each in self.report["results"]}
+
+
+@pytest.fixture
+def gate(pytester, tmp_path, tiny_model, data_dir, policy, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    base = {
+        "--model": tiny_model,
+        "--data": data_dir,
+        "--policy": policy,
+        "--store": tmp_path / "store",
+        "--baselines": tmp_path / "baselines",
+        "--report-dir": tmp_path / "report",
+        "--calibration": "ptb",
+        "--calibration-samples": "8",
+        "--calibration-length": "64",
+        "--tasks": "perplexity",
+        "--methods": "rtn8",
+    }
+    return Gate(pytester, base)

@@ -1,0 +1,69 @@
+"""A pytest plugin that kills its own process with SIGKILL at a chosen moment (``-p tests.suite.killer``).
+
+``QUANTGATE_KILL=<place>:<n>`` names the place and how many times it is passed unharmed: ``quantize`` (after a stage was
+quantized), ``score`` (while an answer is journalled, in the middle of its line) or ``report`` (report.json half written).
+"""
+
+import os
+import signal
+from pathlib import Path
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pytest_configure(config):
+    place, _, count = os.environ["QUANTGATE_KILL"].partition(":")
+    left = int(count)
+
+    def passed():
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    {"quantize": kill_quantizing, "score": kill_scoring, "report": kill_reporting}[place](passed)
+
+
+def kill_quantizing(passed):
+    from quantgate.quantize.driver import Sweep
+
+    original = Sweep._quantize
+
+    def quantize(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        if passed():
+            die()
+        return result
+
+    Sweep._quantize = quantize
+
+
+def kill_scoring(passed):
+    from quantgate.store import journal
+
+    def add(self, index, response):
+        line = journal.dump_line(index, response)
+        if passed():
+            self._file.write(line[: len(line) // 2])
+            self._file.flush()
+            die()
+        self._file.write(line)
+        self._file.flush()
+
+    journal.Journal.add = add
+
+
+def kill_reporting(passed):
+    import reports.plugin
+
+    original = reports.plugin.write_atomically
+
+    def write(path: Path, text):
+        if passed():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.{os.getpid()}.part").write_text(text[: len(text) // 2])
+            die()
+        original(path, text)
+
+    reports.plugin.write_atomically = write

@@ -1,0 +1,133 @@
+"""The gate as a user sees it: outcomes, exit codes, tables, reports."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+
+def test_a_harmless_subject_passes(gate):
+    result = gate.run("--tasks", "perplexity,kld")
+    assert result.ret == 0
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*rtn8*perplexity_ptb*ppl*pass*", "*2 pass; no case regressed*"])
+    assert gate.verdicts() == {"rtn8-perplexity_ptb": "pass", "rtn8-kld_ptb": "pass"}
+
+
+def test_a_harmful_subject_is_red_and_named(gate, policy):
+    policy.write_text(policy.read_text().replace("0.05", "0.000001"))
+    result = gate.run("--methods", "rtn2")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["rtn2 on perplexity_ptb: regressed:*", "*not shown to be safe: rtn2*"])
+
+
+def test_inconclusive_is_its_own_outcome_and_red_when_strict(gate):
+    few = ("--limit", "2")
+    result = gate.run(*few)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*rtn8 on perplexity_ptb: inconclusive: only 2 items*", "*1 inconclusive*"])
+    assert not re.search(r"\d+ passed", result.stdout.lines[-1])
+    assert gate.run(*few, "--strict").ret == 1
+
+
+def test_a_reference_at_chance_is_invalid(gate, policy):
+    policy.write_text(policy.read_text().replace("[metrics.acc]", "[metrics.acc]\nfloor = { chance = 0.5 }"))
+    result = gate.run("--tasks", "truthfulqa")
+    assert result.ret == 1
+    assert gate.verdicts() == {"rtn8-truthfulqa": "invalid"}
+    result.stdout.fnmatch_lines(["*at chance*"])
+
+
+def test_the_second_run_computes_nothing(gate):
+    gate.run("--methods", "gptq4")
+    first = gate.report
+    result = gate.run("--methods", "gptq4")
+    assert result.ret == 0
+    second = gate.report
+    assert [each["from_cache"] for each in first["results"]] == [False]
+    assert [each["from_cache"] for each in second["results"]] == [True]
+    assert second["subjects"][0]["from_cache"]
+    assert [each["value"] for each in first["results"]] == [each["value"] for each in second["results"]]
+
+
+def test_k_selects_one_method(gate):
+    result = gate.run("--methods", "gptq4,gptq8,rtn4", "-k", "gptq4")
+    result.assert_outcomes(passed=1, deselected=2)
+    assert [each["method"] for each in gate.report["subjects"]] == ["gptq4"]
+
+
+def test_nothing_selected_is_exit_5(gate):
+    assert gate.run("-k", "no_such_method").ret == 5
+
+
+def test_markers_select_dimensions(gate):
+    result = gate.run("--tasks", "perplexity,truthfulqa", "-m", "alignment", "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["*test_alignment.py::test_within_tolerance[[]rtn8-truthfulqa[]]"])
+    result.stdout.no_fnmatch_line("*perplexity*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "gptq5"), "*unknown*gptq5*"),
+        (("--tasks", "mmul"), "*unknown task 'mmul'; did you mean 'mmlu'*"),
+        (("--data", "nowhere"), "*'nowhere' is no directory*"),
+        (("--limit", "0"), "*--limit*"),
+        (("--dtype", "int4"), "*invalid choice*int4*"),
+        (("--policy", "nowhere.toml"), "*nowhere.toml*"),
+    ],
+)
+def test_wrong_usage_is_exit_4(gate, arguments, message):
+    result = gate.run(*arguments)
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([message])
+
+
+def test_a_missing_model_is_red_with_a_clear_sentence(gate):
+    result = gate.run("--model", "no/such-model", "--offline")
+    assert result.ret == 1
+    assert gate.verdicts() == {"rtn8-perplexity_ptb": "invalid"}
+    result.stdout.fnmatch_lines(["*model 'no/such-model': not found in the hub's local cache*"])
+
+
+def test_junit_carries_the_numbers(gate, tmp_path):
+    gate.run("--junitxml", tmp_path / "junit.xml")
+    properties = {each.get("name"): each.get("value") for each in ET.parse(tmp_path / "junit.xml").iter("property")}
+    record = gate.report["results"][0]
+    assert properties["verdict"] == "pass"
+    for name in ("reference", "value", "delta", "ci_low", "ci_high", "margin"):
+        assert float(properties[name]) == pytest.approx(record[name])
+
+
+def test_the_report_holds_what_the_design_promises(gate, tmp_path):
+    gate.run("--methods", "gptq4", "--tasks", "perplexity,kld")
+    report = gate.report
+    assert report["schema"] == 1
+    assert set(report["model"]["digest"]) == {"weights", "config", "tokenizer", "whole"}
+    assert report["environment"]["versions"]["torch"]
+    subject = report["subjects"][0]
+    assert subject["bits_nominal"] == 4
+    assert 4 < subject["bits_effective"] < 7
+    assert subject["calibration"]["n_samples"] == 8
+    assert subject["fake_or_packed"] == "packed"
+    result = report["results"][0]
+    for name in ("protocol", "data_digest", "confidence", "reason", "seconds", "tokens", "reference_from"):
+        assert result[name] not in (None, "")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| gptq4 | perplexity\\_ptb" in text or "| gptq4 | perplexity_ptb" in text
+
+
+def test_workers_give_the_same_records(gate, tmp_path):
+    common = ("--methods", "gptq4,rtn4", "--tasks", "perplexity,kld,truthfulqa")
+    alone = gate.run(*common)
+    single = gate.report["results"]
+    both = gate.subprocess(*common, "-n", "2", "--store", tmp_path / "other")
+    assert both.ret == alone.ret
+    volatile = {"seconds", "from_cache", "reference_from"}
+
+    def stable(results):
+        rows = [{name: value for name, value in each.items() if name not in volatile} for each in results]
+        return sorted(rows, key=lambda row: (row["method"], row["task"]))
+
+    assert stable(gate.report["results"]) == stable(single)
+    assert len(list((tmp_path / "other" / "subjects").iterdir())) == 2

