@@ -60,7 +60,10 @@ def tango_statistic(worse: Floats, better: Floats, n: Floats, difference: Floats
     numerator = better - worse - n * difference
     slope = (2 * n + worse - better) * difference - worse - better
     constant = worse * difference * (1 - difference)
-    p_worse = (np.sqrt(np.maximum(slope**2 + 8 * n * constant, 0)) - slope) / (4 * n)
+    # sqrt(slope² + 8·n·constant) without squares, which underflow near a difference of 0.
+    part, steep = np.sqrt(8 * n * np.abs(constant)), np.abs(slope)
+    below = np.sqrt(np.maximum(steep - part, 0)) * np.sqrt(steep + part)
+    p_worse = (np.where(constant < 0, below, np.hypot(steep, part)) - slope) / (4 * n)
     variance = n * (2 * p_worse + difference * (1 - difference))
     # Where the null leaves no variance, any difference from it is a contradiction and no difference is none.
     certain = np.where(numerator > 0, np.inf, np.where(numerator < 0, -np.inf, 0.0))

@@ -241,7 +241,9 @@ def _undefined(before: Floats, after: Floats, plain: Comparison) -> str:
     if plain.n_items < 2:
         return "one item has no spread: an interval needs at least two"
     if not np.ptp(np.concatenate([before, after])):
-        return f"every score of the reference and of the subject is {before[0]:g}: nothing differs, nothing varies"
+        return (
+            f"every score of the reference and of the subject is {before[0] + 0.0:g}: nothing differs, nothing varies"
+        )
     return ""
 
 

@@ -75,7 +75,8 @@ def _binary_statistic(comparison: Comparison, margin: float, factor: float) -> f
     """Tango's statistic at a loss of ``margin`` when there are ``factor`` times as many items of the same kind."""
     scale = factor / comparison.spread.design_effect
     worse, better, n = (np.asarray(count * scale) for count in _counts(comparison))
-    return float(tango_statistic(worse, better, n, np.asarray(-margin)))
+    # More than everything cannot be lost.
+    return float(tango_statistic(worse, better, n, np.asarray(-min(margin, 1.0))))
 
 
 def _counts(comparison: Comparison) -> tuple[float, float, float]:

@@ -1,0 +1,38 @@
+"""Outcomes for the tests of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
+from quantgate.verdict.paired import Comparison, compare
+from quantgate.verdict.policy import Margin, Rule
+
+
+def outcomes(scores: Sequence[float | None], groups: Sequence[str] | None = None) -> list[ItemOutcome]:
+    """An outcome per score; None is an item without a score."""
+    return [
+        ItemOutcome(
+            f"item/{i}",
+            groups[i] if groups else f"item/{i}",
+            None if score is None else float(score),
+            answer=str(score),
+            unscored="no answer found" if score is None else "",
+        )
+        for i, score in enumerate(scores)
+    ]
+
+
+def zeros_and_ones(worse: int, better: int, n: int, right: int | None = None) -> Comparison:
+    """A 0/1 comparison of ``n`` items; ``right``: items right on both sides (default: all the rest)."""
+    rest = n - worse - better
+    right = rest if right is None else right
+    before = [1] * worse + [0] * better + [1] * right + [0] * (rest - right)
+    after = [0] * worse + [1] * better + [1] * right + [0] * (rest - right)
+    return compare(outcomes(before), outcomes(after), ACCURACY, 0.95)
+
+
+def rule(margin: float = 0.02, metric: Metric = ACCURACY, kind: Any = "absolute", **settings: Any) -> Rule:
+    """A rule that asks nothing but the margin, unless ``settings`` say more."""
+    return Rule("task", "method", metric, Margin(kind, margin), **settings)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from quantgate.verdict.family import benjamini_hochberg, decide, holm, pool
+from quantgate.verdict.records import Result
+
+
+def case(task: str, verdict: Any = "pass", method: str = "gptq4", p: float = math.nan, **more: Any) -> Result:
+    numbers = {"delta": -0.005, "ci_low": -0.015, "ci_high": 0.005, "margin": 0.02, **more}
+    return Result(
+        task=task,
+        dimension="knowledge",
+        protocol="",
+        method=method,
+        metric="acc",
+        higher_is_better=True,
+        n_items=100,
+        reference=0.5,
+        value=0.495,
+        confidence=0.95,
+        verdict=verdict,
+        reason="",
+        companions={} if math.isnan(p) else {"p_regressed": p},
+        **numbers,
+    )
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    assert benjamini_hochberg([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
+
+
+def test_method_passes_when_every_case_passes() -> None:
+    (decision,) = decide([case("mmlu"), case("gsm8k")])
+    assert decision.verdict == "pass"
+    assert decision.sentence == (
+        "gptq4 may replace the reference: it passes all 2 cases; over its cases it uses 25% of what is allowed "
+        "(at most 60%)"
+    )
+
+
+def test_one_open_case_keeps_it_open_and_one_invalid_case_says_nothing() -> None:
+    (open_,) = decide([case("mmlu"), case("gsm8k", "inconclusive")])
+    assert open_.verdict == "inconclusive"
+    assert open_.sentence.startswith("gptq4 is not decided: 1 of 2 cases (gsm8k) undecided")
+    (invalid,) = decide([case("mmlu", "regressed", p=1e-9), case("gsm8k", "invalid")])
+    assert invalid.verdict == "invalid"
+    assert invalid.sentence.startswith("nothing can be said about gptq4: 1 of 2 cases (gsm8k) invalid")
+
+
+def test_a_regression_by_chance_among_many_cases_does_not_decide() -> None:
+    lucky = [case(f"t{i}", p=0.5) for i in range(19)]
+    red = case("mmlu", "regressed", p=0.02)
+    assert decide([red, *lucky])[0].verdict == "inconclusive"
+    assert decide([red, *lucky], "none")[0].verdict == "regressed"
+    strong = decide([case("mmlu", "regressed", p=0.001), *lucky])[0]
+    assert (strong.verdict, strong.regressed) == ("regressed", ("mmlu",))
+    assert "gptq4 must not replace the reference: 1 of 20 cases (mmlu) regressed (Holm's correction)" in strong.sentence
+
+
+def test_hochbergs_correction_is_milder_than_holms() -> None:
+    cases = [case(f"t{i}", "regressed", p=0.02) for i in range(4)]
+    assert decide(cases, "bh")[0].verdict == "regressed"
+    assert decide(cases, "holm")[0].verdict == "inconclusive"
+
+
+def test_correction_runs_over_all_methods_and_each_gets_a_decision() -> None:
+    results = [
+        case("mmlu", "regressed", method="rtn2", p=0.02),
+        *(case("mmlu", method=f"m{i}", p=0.5) for i in range(9)),
+    ]
+    decisions = decide(results)
+    assert [each.method for each in decisions] == ["rtn2", *(f"m{i}" for i in range(9))]
+    assert decisions[0].verdict == "inconclusive"
+    assert all(each.verdict == "pass" for each in decisions[1:])
+
+
+def test_pooled_loss_of_independent_cases_is_surer_than_any_of_them() -> None:
+    cases = [case(f"t{i}", "inconclusive", ci_low=-0.035, ci_high=0.025) for i in range(9)]
+    pooled = pool(cases)
+    assert (pooled.share, pooled.n_cases) == (pytest.approx(0.25), 9)
+    assert pooled.high == pytest.approx(0.25 + 1.5 / 3)
+
+
+def test_cases_on_the_same_items_do_not_count_as_independent() -> None:
+    pooled = pool([case(f"t{i}", data_digest="same") for i in range(4)])
+    assert pooled.high == pytest.approx(0.25 + 0.5)
+
+
+def test_invalid_cases_and_cases_without_margin_are_not_pooled() -> None:
+    cases = [case("a", "invalid"), case("b", margin=0.0), case("c", margin=math.nan), case("d", ci_low=math.nan)]
+    assert math.isnan(pool(cases).share)
+    assert pool(cases).n_cases == 0
+    assert "over its cases" not in decide(cases[:1])[0].sentence

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from quantgate.verdict import intervals
+
+
+def score_statistic_by_search(worse: float, better: float, n: float, difference: float) -> float:
+    """Tango's statistic with the constrained likelihood maximised by search instead of by formula."""
+
+    def minus_log_likelihood(p_worse: float) -> float:
+        p_better = p_worse + difference
+        cells = ((worse, p_worse), (better, p_better), (n - worse - better, 1 - p_worse - p_better))
+        return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    found = optimize.minimize_scalar(
+        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
+    )
+    variance = n * (2 * found.x + difference * (1 - difference))
+    return (better - worse - n * difference) / math.sqrt(variance)
+
+
+@pytest.mark.parametrize(("worse", "better", "n"), [(5, 2, 40), (1, 0, 30), (12, 30, 200), (3, 3, 25), (40, 1, 300)])
+def test_score_interval_agrees_with_a_likelihood_search(worse: int, better: int, n: int) -> None:
+    low, high = intervals.tango_interval(worse, better, n, 1.96)
+    assert score_statistic_by_search(worse, better, n, float(low)) == pytest.approx(1.96, abs=2e-4)
+    assert score_statistic_by_search(worse, better, n, float(high)) == pytest.approx(-1.96, abs=2e-4)
+
+
+@pytest.mark.parametrize("n", [1, 10, 64, 14042])
+def test_no_discordant_pair_still_leaves_room(n: int) -> None:
+    q = 1.96
+    low, high = intervals.tango_interval(0, 0, n, q)
+    assert float(high) == pytest.approx(q**2 / (n + q**2), rel=1e-9)
+    assert float(low) == -float(high)
+
+
+def test_score_interval_works_on_arrays_and_at_the_ends() -> None:
+    low, high = intervals.tango_interval([10, 0, 3], [0, 10, 3], 10, 1.96)
+    assert low[0] == -1
+    assert high[1] == 1
+    assert low[0] < high[0] < 0 < low[1] < high[1]
+    assert low[2] == pytest.approx(-high[2])
+
+
+def test_statistic_without_variance_is_certain_and_not_nan() -> None:
+    one, zero = np.array(1.0), np.array(0.0)
+    assert intervals.tango_statistic(zero, zero, one * 10, -one) == math.inf
+    assert intervals.tango_statistic(zero, zero, one * 10, zero) == 0
+
+
+def test_statistic_keeps_its_digits_near_a_difference_of_zero() -> None:
+    zero, n = np.array(0.0), np.array(1.0)
+    for margin in (1e-6, 1e-200, 2.2e-311):
+        assert intervals.tango_statistic(zero, zero, n, np.array(-margin)) == pytest.approx(math.sqrt(margin), rel=1e-5)
+
+
+def test_quantiles_are_the_known_ones() -> None:
+    assert intervals.normal_quantile(0.95) == pytest.approx(1.959964, abs=1e-6)
+    assert intervals.t_quantile(0.95, 9) == pytest.approx(2.262157, abs=1e-6)
+    assert intervals.t_quantile(0.95, math.inf) == intervals.normal_quantile(0.95)
+    assert math.isnan(intervals.t_quantile(0.95, 0.5))
+    assert intervals.upper_tail(2.262157, 9) == pytest.approx(0.025, abs=1e-6)
+    assert intervals.upper_tail(1.959964, math.inf) == pytest.approx(0.025, abs=1e-6)
+
+
+def test_symmetric_sample_gets_the_plain_t_interval() -> None:
+    half = np.array([0.1, 0.3, 0.35, 0.9, 1.4])
+    sample = np.concatenate([2 + half, 2 - half])
+    found = intervals.spread(sample, np.arange(10))
+    expected = stats.ttest_1samp(sample, 0).confidence_interval(0.95)
+    assert intervals.mean_interval(sample, found, intervals.t_quantile(0.95, found.df), 0.0) == pytest.approx(
+        (expected.low, expected.high)
+    )
+
+
+def test_long_right_tail_lengthens_the_upper_arm_only() -> None:
+    below, above = intervals.skewed_arms(np.array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 2.0]), 2.0, 8)
+    assert below < 2.0 < above
+    mirrored = intervals.skewed_arms(-np.array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 2.0]), 2.0, 8)
+    assert mirrored == pytest.approx((above, below))
+
+
+def test_skewness_correction_undoes_halls_transformation() -> None:
+    sample, q = np.array([0.0, 0.1, 0.4, 0.2, 1.1, 0.3]), 1.5
+    n = sample.size
+    skewness = float(stats.skew(sample))
+    t = intervals.skewed_arms(sample, q, n)[0]
+    back = t + skewness * t**2 / (3 * math.sqrt(n)) + skewness**2 * t**3 / (27 * n) + skewness / (6 * math.sqrt(n))
+    assert back == pytest.approx(q)
+
+
+def test_cluster_variance_of_a_hand_worked_sample() -> None:
+    # Ten groups of two, both items of a group equal: the variance of the mean is that of ten values, exactly.
+    values = np.array([0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    found = intervals.spread(np.repeat(values, 2), np.repeat(np.arange(10), 2))
+    assert found.clustered
+    assert found.df == 9
+    assert found.se == pytest.approx(math.sqrt(np.var(values, ddof=1) / 10))
+    assert found.design_effect == pytest.approx(19 / 9)
+
+
+def test_groups_only_ever_widen() -> None:
+    # Within each group the two items cancel: the robust variance is 0, the independent one stays.
+    sample = np.tile([1.0, -1.0], 10)
+    found = intervals.spread(sample, np.repeat(np.arange(10), 2))
+    assert found.design_effect == 1
+    assert found.se == pytest.approx(math.sqrt(np.var(sample, ddof=1) / 20))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts"), [([2] * 8, True), ([2] * 7, False), ([1] * 50, False), ([1] * 10 + [90], False)]
+)
+def test_when_groups_count(sizes: list[int], counts: bool) -> None:
+    assert intervals.groups_count(np.repeat(np.arange(len(sizes)), sizes)) is counts
+
+
+def test_effective_groups_of_equal_and_unequal_sizes() -> None:
+    assert intervals.effective_groups(np.repeat(np.arange(5), 4)) == 5
+    assert intervals.effective_groups(np.repeat([0, 1], [1, 3])) == pytest.approx(1.6)
+    assert intervals.effective_groups(np.array([], dtype=np.intp)) == 0
+
+
+def test_design_effect_of_few_discordant_pairs_leans_on_the_assumed_one() -> None:
+    one = np.array(1.0)
+    assert intervals.cautious_effect(one, np.array(0.0), 51.0) == pytest.approx(2.0)
+    assert intervals.cautious_effect(one, np.array(10.0), 51.0) == pytest.approx(1.5)
+    assert intervals.cautious_effect(np.array(4.0), np.array(10.0), 51.0) == 4.0  # never below the estimate
+
+
+def test_nearly_constant_sample_is_widened_by_what_was_not_drawn() -> None:
+    sample = np.zeros(50)
+    sample[0] = -0.5
+    found = intervals.spread(sample, np.arange(50))
+    low, high = intervals.mean_interval(sample, found, 2.0, 1.0)
+    assert high == pytest.approx(-0.01 + 4 / 54)
+    assert low == pytest.approx(-0.01 - 4 / 54)
+
+
+def test_rounding_noise_is_no_spread() -> None:
+    sample = np.full(20, 0.1) + np.arange(20) % 2 * 1e-17
+    assert intervals.nearly_constant(sample)
+    assert not intervals.nearly_constant(np.linspace(0, 1, 20))
+
+
+def test_one_item_has_no_spread() -> None:
+    found = intervals.spread(np.array([0.3]), np.array([0]))
+    assert math.isnan(found.se)
+    assert all(math.isnan(x) for x in intervals.mean_interval(np.array([0.3]), found, 2.0, 1.0))

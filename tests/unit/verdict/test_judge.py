@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
+from quantgate.verdict.judge import Judgement, build_result, judge, with_companions
+from quantgate.verdict.paired import compare, zero_reference
+from quantgate.verdict.policy import Floor
+from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones
+
+LOSSES = list(np.linspace(2.0, 3.0, 16))
+WIGGLE = np.tile([0.01, -0.01], 8)
+
+
+def perplexity(shift: float, margin: float = 0.1, **more):
+    found = compare(outcomes(LOSSES), outcomes(list(np.array(LOSSES) + shift + WIGGLE)), PERPLEXITY, 0.95)
+    return judge(found, rule(margin, PERPLEXITY, "relative"), **more)
+
+
+def test_pass_is_proven_and_says_how_much_may_be_lost() -> None:
+    verdict = judge(zeros_and_ones(10, 8, 2000), rule(0.02))
+    assert verdict.verdict == "pass"
+    assert verdict.reason == (
+        "acc fell from 99.6% to 99.5%; with 95% confidence it is at most 0.57 points worse (allowed: 2.00 points)"
+    )
+    assert verdict.p_pass < 0.001 < verdict.p_regressed
+    assert math.isnan(verdict.items_needed)
+
+
+def test_regression_is_proven_and_says_at_least() -> None:
+    verdict = judge(zeros_and_ones(120, 10, 2000), rule(0.02))
+    assert verdict.verdict == "regressed"
+    assert "it is at least 4.47 points worse (allowed: 2.00 points)" in verdict.reason
+    assert verdict.p_regressed < 0.001
+
+
+def test_small_sample_is_inconclusive_and_says_what_would_decide() -> None:
+    verdict = judge(zeros_and_ones(2, 2, 64), rule(0.02))
+    assert verdict.verdict == "inconclusive"
+    assert "anything from 8.09 points better to 8.09 points worse" in verdict.reason
+    assert f"about {verdict.items_needed:,.0f} items would decide" in verdict.reason
+    assert "64 items can show a difference of 11.56 points" in verdict.reason
+    grown = int(verdict.items_needed)
+    assert judge(zeros_and_ones(round(2 * grown / 64), round(2 * grown / 64), grown), rule(0.02)).verdict == "pass"
+
+
+def test_difference_on_the_margin_is_never_decided() -> None:
+    verdict = judge(zeros_and_ones(20, 0, 1000), rule(0.02))
+    assert verdict.verdict == "inconclusive"
+    assert math.isinf(verdict.items_needed)
+    assert "more items would hardly decide, it lies on the margin" in verdict.reason
+
+
+def test_a_better_subject_passes() -> None:
+    verdict = judge(zeros_and_ones(5, 400, 1000), rule(0.02))
+    assert verdict.verdict == "pass"
+    assert "it is not worse at all" in verdict.reason
+    assert perplexity(-0.5).verdict == "pass"
+
+
+def test_a_bound_exactly_on_the_margin_passes_and_one_beyond_it_does_not() -> None:
+    found = zeros_and_ones(3, 3, 500)
+    assert judge(found, rule(-found.ci_low)).verdict == "pass"
+    assert judge(found, rule(float(np.nextafter(-found.ci_low, 0)))).verdict == "inconclusive"
+
+
+def test_nothing_is_rounded_before_comparing() -> None:
+    found = zeros_and_ones(0, 0, 1000)
+    close = replace(found, ci_low=-0.0200001)
+    assert judge(close, rule(0.02)).verdict == "inconclusive"
+
+
+def test_relative_margin_of_perplexity() -> None:
+    assert perplexity(0.08).verdict == "pass"
+    assert "with 95% confidence it is at most 8.93% worse (allowed: 10%)" in perplexity(0.08).reason
+    assert perplexity(0.095).verdict == "inconclusive"
+    assert perplexity(0.2).verdict == "regressed"
+
+
+def test_lower_is_better_for_0_1_scores_too() -> None:
+    errors = Metric("error_rate", False, "binary")
+    before, after = outcomes([0] * 500), outcomes([1] * 50 + [0] * 450)
+    verdict = judge(compare(before, after, errors, 0.95), rule(0.02, errors))
+    assert verdict.verdict == "regressed"
+    assert verdict.p_regressed < 0.01
+
+
+@pytest.mark.parametrize("side", ["ci_low", "ci_high", "reference", "value"])
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_broken_numbers_are_invalid(side: str, poison: float) -> None:
+    good = zeros_and_ones(1, 1, 2000)
+    assert judge(good, rule(0.02)).verdict == "pass"
+    assert judge(replace(good, **{side: poison}), rule(0.02)).verdict == "invalid"
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, -0.01])
+def test_broken_margins_are_invalid(margin: float) -> None:
+    assert judge(zeros_and_ones(1, 1, 2000), rule(margin)).verdict == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [([], "there are no items"), ([None] * 50, "no item was scored"), ([1.0] * 49 + [math.nan], "not finite")],
+)
+def test_nothing_compared_is_invalid(scores: list, words: str) -> None:
+    verdict = judge(compare(outcomes([1] * len(scores)), outcomes(scores), ACCURACY, 0.95), rule(0.02))
+    assert verdict.verdict == "invalid"
+    assert words in verdict.reason
+
+
+def test_too_many_unscored_items_are_invalid() -> None:
+    found = compare(outcomes([1] * 1000), outcomes([1] * 980 + [None] * 20), ACCURACY, 0.95)
+    assert judge(found, rule(0.02, max_unscored=0.02)).verdict == "pass"
+    verdict = judge(found, rule(0.02, max_unscored=0.01))
+    assert verdict.verdict == "invalid"
+    assert "20 of 1000 items have no score (20 x subject: no answer found), and the policy allows 1%" in verdict.reason
+
+
+def test_fewer_items_than_asked_are_inconclusive_even_for_a_collapse() -> None:
+    verdict = judge(zeros_and_ones(20, 0, 20), rule(0.02, min_items=30))
+    assert verdict.verdict == "inconclusive"
+    assert verdict.reason == "only 20 items were scored, and the policy asks for 30"
+
+
+def test_reference_at_chance_is_invalid() -> None:
+    found = zeros_and_ones(1, 1, 1000, right=259)
+    verdict = judge(found, rule(0.02, floor=Floor(0.25)))
+    assert verdict.verdict == "invalid"
+    assert "the reference itself is at chance (26.0% on 1000 items, chance 25.0%)" in verdict.reason
+    assert judge(zeros_and_ones(1, 1, 1000, right=400), rule(0.02, floor=Floor(0.25))).verdict == "pass"
+
+
+def test_the_tasks_own_chance_is_used_unless_the_policy_speaks() -> None:
+    found = zeros_and_ones(1, 1, 1000, right=250)
+    assert judge(found, rule(0.02), chance=0.25).verdict == "invalid"
+    assert judge(found, rule(0.02, sources={"floor": "tasks.x"}), chance=0.25).verdict == "pass"
+
+
+def test_reference_perplexity_above_chance_is_invalid() -> None:
+    broken = list(np.array(LOSSES) + 7)
+    found = compare(outcomes(broken), outcomes(list(np.array(broken) + WIGGLE)), PERPLEXITY, 0.95)
+    assert judge(found, rule(0.1, PERPLEXITY, "relative", floor=Floor(1000.0))).verdict == "invalid"
+
+
+def test_margin_that_even_guessing_would_keep_is_invalid() -> None:
+    found = zeros_and_ones(1, 1, 2000, right=600)  # 30%, five points above chance
+    verdict = judge(found, rule(0.06, floor=Floor(0.25)))
+    assert verdict.verdict == "invalid"
+    assert "even guessing would pass" in verdict.reason
+    assert judge(found, rule(0.04, floor=Floor(0.25))).verdict == "pass"
+
+
+def test_foreign_data_and_equal_weights_are_invalid() -> None:
+    found = zeros_and_ones(1, 1, 2000)
+    verdict = judge(found, rule(0.02), problems=["data digest ab12 is not cd34"])
+    assert verdict.verdict == "invalid"
+    assert verdict.reason == "reference and subject do not belong together: data digest ab12 is not cd34"
+    assert judge(found, rule(0.02), identical_weights=True).verdict == "invalid"
+
+
+def test_losses_equal_to_the_last_bit_are_invalid() -> None:
+    found = compare(outcomes(LOSSES), outcomes(LOSSES), PERPLEXITY, 0.95)
+    verdict = judge(found, rule(5.0, PERPLEXITY, "relative"))
+    assert verdict.verdict == "invalid"
+    assert verdict.reason == "all 16 losses are exactly the reference's: nothing was quantized"
+    zeros = outcomes([0.0] * 16)
+    assert judge(compare(zero_reference(zeros), zeros, KLD_MEAN, 0.95), rule(0.1, KLD_MEAN)).verdict == "invalid"
+
+
+def test_relative_margin_of_nothing_is_invalid() -> None:
+    subject = outcomes([0.1, 0.2, 0.3])
+    found = compare(zero_reference(subject), subject, KLD_MEAN, 0.95)
+    assert "relative margin means nothing" in judge(found, rule(0.1, KLD_MEAN, "relative")).reason
+
+
+def test_margin_below_the_noise_is_refused() -> None:
+    assert perplexity(0.0, 0.1, noise=0.5).verdict == "pass"
+    verdict = perplexity(0.0, 0.1, noise=2.0)
+    assert verdict.verdict == "invalid"
+    assert "lies below the noise" in verdict.reason
+    assert perplexity(0.0, 0.1, noise=math.nan).verdict == "invalid"
+
+
+def test_rule_and_comparison_must_belong_together() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        judge(zeros_and_ones(1, 1, 100), rule(0.1, PERPLEXITY))
+    with pytest.raises(ValueError, match="does not fit"):
+        judge(zeros_and_ones(1, 1, 100), rule(0.1, confidence=0.9))
+
+
+def test_worst_companion_leads() -> None:
+    main = Judgement("pass", "fine", 0.02, 0.001, 0.9)
+    lost = Judgement("regressed", "prob_right fell", 0.01)
+    unclear = Judgement("inconclusive", "who knows", 0.01)
+    combined = with_companions(main, {"nll": unclear, "prob_right": lost})
+    assert (combined.verdict, combined.reason) == ("regressed", "prob_right: prob_right fell")
+    assert (combined.margin, combined.p_pass) == (0.02, 0.001)
+    assert with_companions(main, {}) == main
+
+
+def test_record_holds_comparison_and_judgement() -> None:
+    found = zeros_and_ones(10, 8, 2000)
+    verdict = judge(found, rule(0.02))
+    record = build_result(
+        task="mmlu",
+        dimension="knowledge",
+        protocol="5-shot",
+        method="gptq4",
+        comparison=found,
+        judgement=verdict,
+        companions={"prob_right": 0.5},
+        data_digest="d",
+    )
+    assert (record.delta, record.ci_low, record.margin, record.verdict) == (found.delta, found.ci_low, 0.02, "pass")
+    assert record.reason == verdict.reason
+    assert record.companions == {"prob_right": 0.5, "p_pass": verdict.p_pass, "p_regressed": verdict.p_regressed}
+    assert (record.items_worse, record.items_better, record.n_items) == (10, 8, 2000)
