@@ -180,9 +180,9 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
 
 
 def int8_linear(stored: Int8Weight, bias: Tensor | None, threshold: float) -> nn.Module:
-    """bitsandbytes' ``Linear8bitLt`` around stored codes; on a CPU its forward is replaced by the quicker `int8.matmul`.
+    """bitsandbytes' ``Linear8bitLt`` around stored codes; on a CPU its forward is replaced by `int8.matmul`.
 
-    The outputs are the same bits. A module in training mode runs bitsandbytes' own forward.
+    That gives the same bits sooner. A module in training mode runs bitsandbytes' own forward.
     """
     import bitsandbytes as bnb
 

@@ -140,7 +140,8 @@ def _returns_tuple(decoder: Any, block: Block, ids: Tensor) -> bool:
     return seen[0]
 
 
-def _forward(block: Block, batch: Batch, index: int) -> Tensor:
+def run_block(block: Block, batch: Batch, index: int) -> Tensor:
+    """The block's output for a batch of its inputs; ``index`` is the block's place in the model."""
     output: Any = block.module(batch.hidden, **batch.arguments[index])
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
@@ -167,7 +168,7 @@ class Sweep:
         for index, block in enumerate(self.blocks):
             self.progress.step(f"{self.who}: quantizing blocks", index, len(self.blocks))
             if batches:
-                stages = observe_stages(block, partial(_forward, block, probe, index), self.who)
+                stages = observe_stages(block, partial(run_block, block, probe, index), self.who)
                 results |= self._calibrated(block, index, stages, batches)
             else:
                 for name, linear in block.linears.items():
@@ -197,14 +198,14 @@ class Sweep:
     def _calibrated(self, block: Block, index: int, stages: Sequence[Stage], batches: Sequence[Batch]) -> Results:
         """Quantize one block and move the batches to its output boundary."""
         order, last = self.algorithm.order, index + 1 == len(self.blocks)
-        untouched = [] if order.block_sequential or last else [_forward(block, batch, index) for batch in batches]
+        untouched = [] if order.block_sequential or last else [run_block(block, batch, index) for batch in batches]
         if order.true_sequential and len(batches) == 1:
             results, outputs = self._in_flight(block, index, stages, batches[0])
         else:
             results, outputs = self._staged(block, index, stages, batches), []
         if not last:
             for batch, hidden in zip(
-                batches, untouched or outputs or [_forward(block, batch, index) for batch in batches], strict=True
+                batches, untouched or outputs or [run_block(block, batch, index) for batch in batches], strict=True
             ):
                 batch.hidden = hidden
         return results
@@ -225,7 +226,7 @@ class Sweep:
 
         with hooks([_on_input(stage, reach) for stage in stages]):
             try:
-                return results, [_forward(block, batch, index)]
+                return results, [run_block(block, batch, index)]
             except _Stop:
                 return results, []
 
@@ -248,7 +249,7 @@ class Sweep:
                     raise _Stop
 
             with hooks([_on_input(stage, reach) for stage in stages]), suppress(_Stop):
-                _forward(block, batch, index)
+                run_block(block, batch, index)
         return list(collected.values())
 
     def _statistics(self, stage: Stage) -> Statistics:
