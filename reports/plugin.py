@@ -68,7 +68,8 @@ def pytest_runtest_makereport(
     if call.when == "call" and payload is not None:
         report.quantgate = payload.as_json()  # type: ignore[attr-defined]
         content = payload.result.as_json()
-        report.user_properties += [(name, str(content[name])) for name in _PROPERTIES]
+        # JUnit reads the properties from the report of the teardown, which copies the item's
+        item.user_properties += [(name, str(content[name])) for name in _PROPERTIES]
     if call.excinfo is not None and isinstance(call.excinfo.value, QuantgateError):
         report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
     return report

@@ -53,8 +53,11 @@ def data_dir(tmp_path, write_jsonl):
     write_jsonl(
         root, "ptb-text-only/ptb_text_only", "penn_treebank", "train", [{"sentence": t} for t in sentences(2, 90)]
     )
-    targets = {"choices": ["Yes it is.", "No it is not."], "labels": [1, 0]}
-    questions = [{"question": f"Is {n} a number?", "mc1_targets": targets, "mc2_targets": targets} for n in range(6)]
+    choices = ["Yes it is.", "No it is not."]
+    targets = [{"choices": choices[:: 1 if n % 2 else -1], "labels": [1, 0]} for n in range(6)]  # guessing gets half
+    questions = [
+        {"question": f"Is {n} a number?", "mc1_targets": targets[n], "mc2_targets": targets[n]} for n in range(6)
+    ]
     write_jsonl(root, "truthfulqa/truthful_qa", "multiple_choice", "validation", questions)
     return root
 

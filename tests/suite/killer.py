@@ -1,7 +1,7 @@
 """A pytest plugin that kills its own process with SIGKILL at a chosen moment (``-p tests.suite.killer``).
 
-``QUANTGATE_KILL=<place>:<n>`` names the place and how many times it is passed unharmed: ``quantize`` (after a stage was
-quantized), ``score`` (while an answer is journalled, in the middle of its line) or ``report`` (report.json half written).
+``QUANTGATE_KILL=<place>:<n>`` names the place and how many times it is passed unharmed: ``quantize``
+(after a stage was quantized), ``score`` (in the middle of an answer's line) or ``report`` (report.json half written).
 """
 
 import os

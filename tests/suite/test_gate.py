@@ -16,9 +16,10 @@ def test_a_harmless_subject_passes(gate):
 
 def test_a_harmful_subject_is_red_and_named(gate, policy):
     policy.write_text(policy.read_text().replace("0.05", "0.000001"))
-    result = gate.run("--methods", "rtn2")
+    result = gate.run("--methods", "rtn2", "--tasks", "kld")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["rtn2 on perplexity_ptb: regressed:*", "*not shown to be safe: rtn2*"])
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["rtn2 on kld_ptb: regressed:*", "*not shown to be safe: rtn2*"])
 
 
 def test_inconclusive_is_its_own_outcome_and_red_when_strict(gate):
