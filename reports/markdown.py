@@ -13,10 +13,11 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
     """The report as GitHub-flavoured markdown."""
     counts = ", ".join(f"{count} {verdict}" for verdict, count in run.counts().items() if count)
     model = run.model
+    digest = str(model.get("digest", {}).get("whole", ""))
     parts = [
         "# quantgate report",
         f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
-        f"{_plain(str(model.get('device', '')))}, digest {_code(str(model.get('digest', ''))[:16])}. "
+        f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}. "
         f"Verdicts: {counts or 'none'}.",
         "## Comparison with the 16-bit reference",
         _table(HEADER, [result_row(result) for result in ordered(run.results)]),

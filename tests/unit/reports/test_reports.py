@@ -1,0 +1,122 @@
+"""Rendering: what is shown comes from the record; names cannot break out; not-a-number never becomes a number."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from quantgate.verdict.records import Result
+from reports import markdown, table
+from reports.environment import environment
+from reports.payload import Payload, invalid_result
+from reports.run import Run, dumps
+
+RESULT = Result(
+    task="mmlu",
+    dimension="knowledge",
+    protocol="5-shot",
+    method="gptq4",
+    metric="acc",
+    higher_is_better=True,
+    n_items=240,
+    reference=0.5,
+    value=0.48,
+    delta=-0.02,
+    ci_low=-0.05,
+    ci_high=0.01,
+    confidence=0.95,
+    margin=0.1,
+    verdict="pass",
+    reason="at most 5 points worse",
+    unscored={"no answer": 3},
+)
+SUBJECT = {
+    "method": "gptq4",
+    "bits_nominal": 4,
+    "bits_effective": 4.21,
+    "bytes_on_disk": 3 << 20,
+    "fake_or_packed": "packed",
+    "calibration": {"name": "dialogues", "n_tokens": 900},
+    "quantize_seconds": 12.34,
+    "from_cache": False,
+}
+
+
+@pytest.fixture
+def run():
+    run = Run()
+    run.add(Payload(RESULT, SUBJECT, {"id": "bundled", "digest": {"whole": "ab" * 32}}, ("a note",)))
+    return run
+
+
+def test_payload_crosses_processes(run):
+    payload = Payload(RESULT, SUBJECT, {"id": "bundled"}, ("a note",))
+    assert Payload.from_json(json.loads(json.dumps(payload.as_json()))) == payload
+
+
+def test_a_row_shows_the_record():
+    assert table.result_row(RESULT) == (
+        "gptq4", "mmlu", "acc", "240", "0.5000", "0.4800", "-0.0200", "[-0.0500, +0.0100]", "0.1000", "pass",
+    )  # fmt: skip
+
+
+def test_undefined_is_a_dash():
+    row = table.result_row(invalid_result("gptq4", "mmlu", "knowledge", "broken"))
+    assert row[4:] == ("-", "-", "-", "[-, -]", "-", "invalid")
+
+
+def test_large_and_infinite_values():
+    row = table.result_row(replace(RESULT, reference=11.77, value=math.inf, delta=math.inf))
+    assert row[4:7] == ("11.77", "infinite", "+infinite")
+    assert table.result_row(replace(RESULT, value=12345.6))[5] == "12346"
+
+
+def test_subject_row():
+    assert table.subject_row(SUBJECT) == (
+        "gptq4", "4", "4.210", "3.0", "packed", "dialogues (900 tokens)", "12.3", "this run",
+    )  # fmt: skip
+
+
+def test_report_json_is_strict_json(run):
+    run.add(Payload(invalid_result("rtn2", "mmlu", "knowledge", "NaN logits")))
+    text = dumps(run.as_json({"seed": 1}))
+    assert "NaN" not in text.replace("NaN logits", "")
+    report = json.loads(text)
+    assert report["counts"] == {"pass": 1, "regressed": 0, "inconclusive": 0, "invalid": 1}
+    assert report["results"][1]["value"] is None
+    assert report["unscored"] == [{"task": "mmlu", "method": "gptq4", "reason": "no answer", "items": 3}]
+
+
+def test_notes_are_kept_once(run):
+    run.add(Payload(RESULT, SUBJECT, {}, ("a note", "another")))
+    assert run.notes == ["a note", "another"]
+    assert run.model["id"] == "bundled"
+
+
+def test_markdown_is_complete_and_names_stay_in_their_cell(run):
+    run.model = {"id": "evil|`name`<script>", "digest": {"whole": "x"}, "dtype": "bfloat16", "device": "cpu"}
+    run.notes = ["<img src=x onerror=alert(1)> [link](http://x) | cell"]
+    text = markdown.render(run, {"versions": {"torch": "2.13.0"}, "command": "pytest `evals`"})
+    assert "| gptq4 | mmlu | acc | 240 |" in text
+    assert "<script>" not in text.split("\n")[2].replace("`evil|'name'<script>`", "")
+    assert "<img" not in text
+    assert "\\[link\\]" in text
+    assert "torch 2.13.0" in text
+    for line in text.split("\n"):
+        if line.startswith("| gptq4 | mmlu"):
+            assert line.count("|") == len(table.HEADER) + 1
+
+
+def test_order_is_method_then_dimension_then_task():
+    results = [replace(RESULT, method=method, task=task) for task in ("b", "a") for method in ("m2", "m1")]
+    assert [(each.method, each.task) for each in table.ordered(results)] == [
+        ("m2", "a"), ("m2", "b"), ("m1", "a"), ("m1", "b"),
+    ]  # fmt: skip
+
+
+def test_environment_outside_a_checkout(tmp_path):
+    facts = environment(tmp_path, ["evals", "-k", "a b"], 7)
+    assert (facts["commit"], facts["dirty"], facts["seed"]) == ("", None, 7)
+    assert facts["command"] == "pytest evals -k 'a b'"
+    assert facts["versions"]["pytest"]
