@@ -29,7 +29,7 @@ def code_length(function):
 def test_files_are_readable(path):
     tree = tree_of(path)
     assert len(path.read_text(encoding="utf-8").split("\n")) <= 601
-    assert ast.get_docstring(tree), "every module says what it is for"
+    assert path.is_relative_to(ROOT / "tests") or ast.get_docstring(tree), "every module says what it is for"
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except in line {node.lineno}"
