@@ -8,13 +8,15 @@ cache". Modules are only ever called, never looked into: bitsandbytes and dequan
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from quantgate.errors import ModelError
+from quantgate.scoring import attention
 from quantgate.scoring.cache import PrefixCache
 
 _LENGTH_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -38,6 +40,7 @@ class CausalModel:
                 f"model {self.name!r}", "has no output embeddings", expected="a causal language model", hint=""
             )
         self._check_layers()
+        self.own_attention = attention.available(model, self.device)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
         self._plain_head: bool | None = None
 
@@ -70,7 +73,7 @@ class CausalModel:
         """
         alibi = getattr(self.config, "alibi", False) or self.name in ("bloom", "mpt")
         chunked = getattr(self.config, "attention_chunk_size", None) is not None
-        maskable = getattr(self.config, "_attn_implementation", None) in _MASKABLE
+        maskable = getattr(self.config, "_attn_implementation", None) in (*_MASKABLE, attention.NAME)
         return (
             "position_ids" in self._parameters
             and maskable
@@ -100,10 +103,9 @@ class CausalModel:
             positions: int64 [B, L], position of each token in its sequence.
             prefix: columns before the rows' own tokens; column ``c`` of them is position ``c``.
         """
-        window = getattr(self.config, "sliding_window", None)
-        kinds = self._layer_types()
+        window, kinds = self._window, self._layer_types()
         full = self._as_mask(allowed)
-        if window is None or (kinds and "sliding_attention" not in kinds):
+        if window is None:
             return dict.fromkeys(kinds, full) if kinds else full
         before = torch.arange(prefix, device=positions.device).expand(len(positions), prefix)
         keys = torch.cat([before, positions], dim=1)
@@ -115,7 +117,7 @@ class CausalModel:
 
     def _as_mask(self, allowed: Tensor) -> Tensor:
         mask = allowed[:, None]
-        if self.config._attn_implementation == "sdpa":
+        if self.config._attn_implementation in ("sdpa", attention.NAME):
             return mask
         dtype = self.model.dtype
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
@@ -147,13 +149,17 @@ class CausalModel:
             given["position_ids"] = positions
         handle = self.head.register_forward_pre_hook(take)
         try:
-            logits = self.model(input_ids=tokens, **given).logits
+            with attention.sharing(cache if isinstance(cache, PrefixCache) and self._is_shared(cache) else None):
+                logits = self.model(input_ids=tokens, **given).logits
         finally:
             handle.remove()
         if self._plain_head is None:
             direct = self.head(taken[0][:1, :1])
             self._plain_head = torch.allclose(direct.float(), logits.float(), rtol=0, atol=0, equal_nan=True)
         return taken[0]
+
+    def _is_shared(self, cache: PrefixCache) -> bool:
+        return bool(cache.spans) and self.shares_prefixes
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [n, vocabulary] (the model's dtype) of hidden states [n, hidden]."""
@@ -176,4 +182,24 @@ class CausalModel:
 
     def prefix_cache(self, prefixes: Sequence[Any]) -> PrefixCache:
         """A cache for rows that continue ``prefixes`` (a Prefix or None each)."""
-        return PrefixCache(prefixes, self.n_layers)
+        return PrefixCache(prefixes, self.n_layers, shared=self.shares_prefixes)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether the attention function reads prefixes in place (it has no windows) instead of copying them."""
+        return self.own_attention and self.branching and self._window is None
+
+    @property
+    def _window(self) -> int | None:
+        window = getattr(self.config, "sliding_window", None)
+        kinds = self._layer_types()
+        return None if window is None or (kinds and "sliding_attention" not in kinds) else int(window)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within a block the model attends through :mod:`quantgate.scoring.attention` where it can."""
+        if not self.own_attention:
+            yield
+            return
+        with attention.replaced(self.model):
+            yield

@@ -27,12 +27,13 @@ class Prefix:
 class _PrefixLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """One layer: every row's prefix, left-aligned and zero-filled up to ``width``, then the row's own tokens.
 
-    The zeros are never attended to (the mask hides them), but must not be NaN: 0 x NaN is NaN.
+    The zeros are never attended to (the mask hides them), but must not be NaN: 0 x NaN is NaN. With ``width`` 0 only
+    the own tokens are held: then the attention function looks the prefixes up itself.
     """
 
-    def __init__(self, rows: Sequence[tuple[Tensor, Tensor] | None], width: int) -> None:
+    def __init__(self, spans: Sequence[tuple[int, int, tuple[Tensor, Tensor]]], width: int) -> None:
         super().__init__()
-        self.rows, self.width = rows, width
+        self.spans, self.width = spans, width
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -42,19 +43,13 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
         return self.keys, self.values
 
     def _joined(self, states: Tensor, which: int) -> Tensor:
+        if not self.width:
+            return states
         batch, heads, length, size = states.shape
-        joined = states.new_empty(batch, heads, self.width + length, size)
+        joined = states.new_zeros(batch, heads, self.width + length, size)
         joined[:, :, self.width :] = states
-        start = 0
-        while start < batch:  # neighbouring rows mostly share their prefix: one broadcast copy for all of them
-            row, stop = self.rows[start], start + 1
-            while stop < batch and self.rows[stop] is row:
-                stop += 1
-            known = 0 if row is None else row[which].shape[2]
-            if row is not None:
-                joined[start:stop, :, :known] = row[which]
-            joined[start:stop, :, known : self.width] = 0
-            start = stop
+        for start, stop, prefix in self.spans:  # one broadcast copy for all rows of a trunk
+            joined[start:stop, :, : prefix[which].shape[2]] = prefix[which]
         return joined
 
     def get_seq_length(self) -> int:
@@ -67,23 +62,41 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
 
 
 class PrefixCache(Cache):  # type: ignore[misc]
-    """Cache of one forward pass over B rows, row ``i`` continuing ``prefixes[i]`` (None: starts at 0)."""
+    """Cache of one forward pass over B rows, row ``i`` continuing ``prefixes[i]`` (None: starts at 0).
 
-    def __init__(self, prefixes: Sequence[Prefix | None], n_layers: int) -> None:
-        self.width = max((prefix.length for prefix in prefixes if prefix is not None), default=0)
-        columns = [
-            [None if prefix is None else prefix.layers[layer] for prefix in prefixes] for layer in range(n_layers)
-        ]
-        super().__init__(layers=[_PrefixLayer(column, self.width) for column in columns])
+    Attributes:
+        spans: neighbouring rows with the same prefix, as (first row, one past the last, prefix).
+        width: columns of prefix in every row; 0 where the attention function reads the prefixes from ``spans``.
+    """
 
-    def prefix_of(self, row: int, slots: Tensor, before: int) -> Prefix:
-        """Keep one row: its prefix of ``before`` tokens and the row's tokens at ``slots`` (int64 [n]), copied."""
-        take = torch.cat([torch.arange(before, device=slots.device), slots + self.width])
-        layers = tuple(
-            (layer.keys[row : row + 1].index_select(2, take), layer.values[row : row + 1].index_select(2, take))
-            for layer in self.layers
+    def __init__(self, prefixes: Sequence[Prefix | None], n_layers: int, *, shared: bool) -> None:
+        self.prefixes = prefixes
+        self.spans: list[tuple[int, int, Prefix]] = []
+        for row, prefix in enumerate(prefixes):
+            if prefix is None:
+                continue
+            if self.spans and self.spans[-1][1] == row and self.spans[-1][2] is prefix:
+                self.spans[-1] = (self.spans[-1][0], row + 1, prefix)
+            else:
+                self.spans.append((row, row + 1, prefix))
+        self.width = 0 if shared else max((prefix.length for _, _, prefix in self.spans), default=0)
+        super().__init__(
+            layers=[
+                _PrefixLayer([(start, stop, prefix.layers[at]) for start, stop, prefix in self.spans], self.width)
+                for at in range(n_layers)
+            ]
         )
-        return Prefix(layers, len(take))
+
+    def prefix_of(self, row: int, slots: Tensor) -> Prefix:
+        """Keep one row: its prefix and the row's own tokens at ``slots`` (int64 [n]), copied."""
+        before = self.prefixes[row]
+        layers = []
+        for at, layer in enumerate(self.layers):
+            own = [states[row : row + 1].index_select(2, slots + self.width) for states in (layer.keys, layer.values)]
+            if before is not None:
+                own = [torch.cat([old, new], dim=2) for old, new in zip(before.layers[at], own, strict=True)]
+            layers.append((own[0], own[1]))
+        return Prefix(tuple(layers), len(slots) + (0 if before is None else before.length))
 
 
 class GrowingCache(Cache):  # type: ignore[misc]
@@ -96,11 +109,6 @@ class GrowingCache(Cache):  # type: ignore[misc]
             for layer in range(len(prefixes[0].layers))
         ]
         super().__init__(layers=layers)
-
-    def select(self, rows: Tensor, drop: int) -> None:
-        """Keep only ``rows`` (int64), and forget the first ``drop`` columns, which are padding in all of them."""
-        for layer in self.layers:
-            layer.select(rows, drop)
 
     def prefix_of(self, row: int, length: int) -> Prefix:
         """The last ``length`` tokens of one row, as views."""
@@ -145,12 +153,6 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.key_store = torch.cat([self.key_store, self.key_store.new_zeros(batch, heads, extra, size)], dim=2)
         size = self.value_store.shape[3]
         self.value_store = torch.cat([self.value_store, self.value_store.new_zeros(batch, heads, extra, size)], dim=2)
-
-    def select(self, rows: Tensor, drop: int) -> None:
-        """Keep ``rows`` and all columns from ``drop`` on."""
-        self.key_store = self.key_store[rows, :, drop:]
-        self.value_store = self.value_store[rows, :, drop:]
-        self.length -= drop
 
     def get_seq_length(self) -> int:
         """Columns in use, padding included."""

@@ -19,6 +19,7 @@ from quantgate.progress import Progress
 from quantgate.scoring.adapter import CausalModel
 from quantgate.scoring.fidelity import TopKReader, TopKWriter
 from quantgate.scoring.generation import GenerationRun
+from quantgate.scoring.memory import kept_heap
 from quantgate.scoring.plan import Limits
 from quantgate.scoring.requests import Generate, Likelihood, Request, Rolling, Sink
 from quantgate.scoring.scored import ScoredRun
@@ -119,10 +120,11 @@ class TorchEngine:
         stats = RunStats()
         scored = {index: request for index, request in enumerate(requests) if isinstance(request, Likelihood | Rolling)}
         prompts = {index: request for index, request in enumerate(requests) if isinstance(request, Generate)}
-        if scored:
-            self._score(ScoredRun(self.model, scored, self.limits, sink, topk=topk, against=against), stats)
-        if prompts:
-            self._generate(GenerationRun(self.model, self.tokenizer, prompts, self.limits, sink), stats)
+        with kept_heap(), self.model.running():
+            if scored:
+                self._score(ScoredRun(self.model, scored, self.limits, sink, topk=topk, against=against), stats)
+            if prompts:
+                self._generate(GenerationRun(self.model, self.tokenizer, prompts, self.limits, sink), stats)
         stats.seconds = time.perf_counter() - started
         return stats
 

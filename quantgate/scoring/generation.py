@@ -120,7 +120,7 @@ class GenerationRun:
     def _prefix(self, row: Row, number: int, slot: int, cache: PrefixCache) -> Prefix:
         path = [at for at in range(slot + 1) if row.last[at] >= slot]
         slots = torch.tensor(path, device=self.model.device)
-        return cache.prefix_of(number, slots, self.plan.lengths[row.trunk])
+        return cache.prefix_of(number, slots)
 
     def _compose(
         self, running: Sequence[_Running], cache: GrowingCache | None

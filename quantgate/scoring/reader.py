@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,11 +56,10 @@ class PlanReader:
         width = max(len(row.ids) for row in batch.rows)
         tree = self.plan.tree
         tokens = _padded([[tree.tokens[at] for at in row.ids] for row in batch.rows], width).to(device)
-        prefix = cache.width if cache is not None else 0
-        aligned = all(self.plan.lengths[row.trunk] == prefix for row in batch.rows)
-        if aligned and all(row.is_chain for row in batch.rows):
+        if self._is_plain(batch, prefixes):
             hidden = self.model.hidden(tokens, cache=cache)
         else:
+            prefix = cache.width if cache is not None else 0
             positions = _padded([[tree.depth[at] for at in row.ids] for row in batch.rows], width).to(device)
             allowed = self._allowed(batch, width, prefix).to(device)
             mask = self.model.masks(allowed, positions, prefix)
@@ -69,8 +68,19 @@ class PlanReader:
             self._keep(batch, cache)
         return Reading(batch, hidden, cache)
 
+    def _is_plain(self, batch: Batch, prefixes: Sequence[Prefix | None]) -> bool:
+        """Whether the model's own causal masks and positions are right: chains that start at the same position."""
+        if not all(row.is_chain for row in batch.rows):
+            return False
+        if not any(prefixes):
+            return True
+        return not self.model.branching and len({self.plan.lengths[row.trunk] for row in batch.rows}) == 1
+
     def _allowed(self, batch: Batch, width: int, prefix: int) -> Tensor:
-        """bool [B, width, prefix + width]: each token sees its trunk, its ancestors in the row, and itself."""
+        """bool [B, width, prefix + width]: each token sees its trunk, its ancestors in the row, and itself.
+
+        ``prefix`` is 0 where the attention function sees to the trunks.
+        """
         slots = torch.arange(width)
         last = torch.tensor([[*row.last, *range(len(row.last), width)] for row in batch.rows])
         own = (slots[None, None, :] <= slots[None, :, None]) & (slots[None, :, None] <= last[:, None, :])
@@ -82,7 +92,7 @@ class PlanReader:
         for index, row in enumerate(batch.rows):
             if row.keep != ROOT:
                 slots = torch.arange(len(row.ids), device=self.model.device)
-                self.trunks[row.keep] = cache.prefix_of(index, slots, self.plan.lengths[row.trunk])
+                self.trunks[row.keep] = cache.prefix_of(index, slots)
 
 
 def _padded(rows: list[list[int]], width: int) -> Tensor:
