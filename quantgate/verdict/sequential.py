@@ -170,10 +170,11 @@ def _capital_without_replacement(harm: Floats, n_total: int, margin: float, sign
 
     What is left of them must then have the mean (n_total·margin - sum so far) / (items left), which the bet is on.
     """
-    before = np.concatenate([[0.0], np.cumsum(harm)[:-1]])
-    left = (n_total * margin - before) / (n_total - np.arange(harm.size))
-    if (sign * left > 1).any():  # no values in -1..1 could still make up that mean: the claim is certain
+    seen = np.arange(min(harm.size + 1, n_total))
+    needed = (n_total * margin - np.concatenate([[0.0], np.cumsum(harm)])[: seen.size]) / (n_total - seen)
+    if (sign * needed > 1).any():  # no values in -1..1 could still make up that mean: the claim is certain
         return math.inf
+    left = needed[: harm.size]
     stakes = np.minimum(_STAKES[:, None] / max(1 - sign * margin, 1e-9), 0.98 / np.maximum(1 - sign * left, 1e-9))
     logs = np.log1p(stakes * (sign * (left - harm))).sum(axis=1)
     return float(special.logsumexp(logs) - math.log(_STAKES.size))

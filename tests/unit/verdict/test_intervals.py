@@ -86,6 +86,14 @@ def test_long_right_tail_lengthens_the_upper_arm_only() -> None:
     assert mirrored == pytest.approx((above, below))
 
 
+def test_interval_of_a_skewed_sample_is_longer_on_the_side_of_its_tail() -> None:
+    sample = np.array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 2.0])
+    found = intervals.spread(sample, np.arange(8))
+    low, high = intervals.mean_interval(sample, found, 2.0, 0.0)
+    assert low == pytest.approx(sample.mean() - 2.0 * found.se)
+    assert high > sample.mean() + 2.5 * found.se
+
+
 def test_skewness_correction_undoes_halls_transformation() -> None:
     sample, q = np.array([0.0, 0.1, 0.4, 0.2, 1.1, 0.3]), 1.5
     n = sample.size
@@ -103,6 +111,12 @@ def test_cluster_variance_of_a_hand_worked_sample() -> None:
     assert found.df == 9
     assert found.se == pytest.approx(math.sqrt(np.var(values, ddof=1) / 10))
     assert found.design_effect == pytest.approx(19 / 9)
+
+
+def test_unequal_groups_leave_fewer_degrees_of_freedom() -> None:
+    sizes = [30, *[5] * 20]
+    found = intervals.spread(np.tile([0.0, 1.0], 65), np.repeat(np.arange(21), sizes))
+    assert found.df == pytest.approx(130**2 / (30**2 + 20 * 25) - 1)
 
 
 def test_groups_only_ever_widen() -> None:

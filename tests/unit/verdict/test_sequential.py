@@ -66,6 +66,16 @@ def test_without_replacement_the_last_items_make_it_certain() -> None:
     assert SequentialTest(0.06, 0.95, 200, population="beyond").look(seen) == "inconclusive"
 
 
+def test_without_replacement_what_cannot_happen_any_more_is_certain() -> None:
+    """After three gains out of four items the mean harm cannot reach 0, long before a bet has won."""
+    gains = -np.ones(3)
+    assert SequentialTest(0.0, 0.95, 4, higher_is_better=False, population="benchmark").look(gains) == "pass"
+    assert (
+        SequentialTest(0.0, 0.95, 4, higher_is_better=False, population="benchmark").look(gains[:2]) == "inconclusive"
+    )
+    assert SequentialTest(0.0, 0.95, 4, population="benchmark").look(gains) == "regressed"
+
+
 def test_interval_holds_the_mean_and_agrees_with_the_look() -> None:
     sample = draws(np.random.default_rng(3), 1500, 0.05, 0.03)
     wide = SequentialTest(0.5, 0.95, 5000)
