@@ -5,7 +5,7 @@
 Truth: the subject's accuracy differs from the reference's by 0, -margin or -2 margins, and a given share of the items
 turns one way or the other. The decision rules are the library's own (`tango_interval`, `spread`, `SequentialTest`,
 `log_capital`); only the loops over runs are vectorised. `--only check` runs whole `compare` + `judge` calls on the same
-draws and demands the same verdicts. Fixed seeds; about four minutes on one core.
+draws and demands the same verdicts. Fixed seeds; about six minutes on one core.
 """
 
 from __future__ import annotations
