@@ -14,6 +14,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from quantgate.tasks.base import ItemOutcome
+from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
 from quantgate.verdict.paired import Comparison
 from quantgate.verdict.policy import Floor, Rule
@@ -157,6 +159,17 @@ def _decide(comparison: Comparison, rule: Rule, margin: float) -> Judgement:
 
 
 _WORST_FIRST: tuple[Verdict, ...] = ("invalid", "regressed", "inconclusive", "pass")
+
+
+def judge_companions(
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], rule: Rule
+) -> dict[str, Judgement]:
+    """The judgement of every companion number that ``rule`` gives a margin, by name."""
+    found = {}
+    for name, margin in rule.companions.items():
+        own = replace(rule, metric=COMPANIONS[name].metric, margin=margin, floor=None, companions={})
+        found[name] = judge(compare_companion(reference, subject, name, rule.confidence), own)
+    return found
 
 
 def with_companions(main: Judgement, companions: Mapping[str, Judgement]) -> Judgement:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
-from quantgate.verdict.judge import Judgement, build_result, judge, with_companions
+from quantgate.verdict.judge import Judgement, build_result, judge, judge_companions, with_companions
 from quantgate.verdict.paired import compare, zero_reference
-from quantgate.verdict.policy import Floor
+from quantgate.verdict.policy import Floor, Margin
 from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones
 
 LOSSES = list(np.linspace(2.0, 3.0, 16))
@@ -200,6 +200,22 @@ def test_worst_companion_leads() -> None:
     assert (combined.verdict, combined.reason) == ("regressed", "prob_right: prob_right fell")
     assert (combined.margin, combined.p_pass) == (0.02, 0.001)
     assert with_companions(main, {}) == main
+
+
+def test_companions_are_judged_by_their_own_margins() -> None:
+    masses = np.linspace(0.3, 0.9, 40)
+    before = [replace(each, companions={"prob_right": m}) for each, m in zip(outcomes([1] * 40), masses, strict=True)]
+    after = [replace(each, companions={"prob_right": each.companions["prob_right"] - 0.05}) for each in before]
+    shaken = [
+        replace(o, companions={"prob_right": o.companions["prob_right"] + (-1) ** i * 0.01})
+        for i, o in enumerate(after)
+    ]
+    found = judge_companions(before, shaken, rule(0.02, companions={"prob_right": Margin("absolute", 0.01)}))
+    assert found["prob_right"].verdict == "regressed"
+    assert "prob_right fell from 0.6 to 0.55" in found["prob_right"].reason
+    wide = judge_companions(before, shaken, rule(0.02, companions={"prob_right": Margin("absolute", 0.1)}))
+    assert wide["prob_right"].verdict == "pass"
+    assert judge_companions(before, shaken, rule(0.02)) == {}
 
 
 def test_record_holds_comparison_and_judgement() -> None:
