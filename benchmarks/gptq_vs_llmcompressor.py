@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="16-bit checkpoint directory")
     parser.add_argument("--peer-python", type=Path, help="python with llmcompressor; without it only our side runs")
+    parser.add_argument(
+        "--threads", type=int, help="OMP threads of both sides; 1 gives steady figures on a busy machine"
+    )
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -37,6 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tokens = Path(scratch) / "tokens.json"
         tokens.write_text(json.dumps(draw_tokens(args.model)), encoding="utf-8")
+        if args.threads:
+            os.environ["OMP_NUM_THREADS"] = str(args.threads)
         ours = start(sys.executable, args.model, tokens, "ours")
         report("quantgate", ours)
         if args.peer_python:
@@ -58,13 +64,16 @@ def start(python: str, model: Path, tokens: Path, side: str) -> dict:
 def report(name: str, result: dict) -> None:
     print(
         f"{name:15s} perplexity {result['perplexity']:8.4f} (16 bit: {result['reference']:.4f})   "
-        f"load+quantize+save {result['seconds']:6.1f} s, quantize alone {result['quantize_seconds']:6.1f} s"
+        f"load+quantize+save {result['seconds']:6.1f} s, quantize alone {result['quantize_seconds']:6.1f} s, "
+        f"processor {result['processor_seconds']:6.1f} s",
+        flush=True,
     )
 
 
 def draw_tokens(model: Path) -> dict:
     """Calibration segments and held-out segments from disjoint halves of CPython's own documentation topics."""
     from pydoc_data.topics import topics
+
     from transformers import AutoTokenizer
 
     sys.path.insert(0, str(ROOT))
@@ -85,7 +94,9 @@ def perplexity(model, held_out: list) -> float:
         for at in range(0, len(held_out), 4):
             ids = torch.tensor(held_out[at : at + 4])
             logits = model(input_ids=ids).logits[:, :-1].float()
-            total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
+            total += float(
+                torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+            )
     return math.exp(total / (len(held_out) * (LENGTH - 1)))
 
 
@@ -112,11 +123,12 @@ def run_ours(model: Path, tokens: dict) -> dict:
     method = Method("gptq-bench-w4", "gptq", settings, 4, True, "packed", 1, "benchmark", "benchmark")
     calibration = Calibration("topics", "docs", tuple(map(tuple, tokens["calibration"])), (), 0)
     with tempfile.TemporaryDirectory() as target:
-        start_time = time.perf_counter()
+        start_time, processor = time.perf_counter(), time.process_time()
         record = quantize_checkpoint(model, method, calibration, Path(target), progress=Silent())
-        seconds = time.perf_counter() - start_time
+        seconds, processor = time.perf_counter() - start_time, time.process_time() - processor
         value = perplexity(load_quantized(Path(target), torch.bfloat16), tokens["held_out"])
-    return {"perplexity": value, "reference": reference, "seconds": seconds, "quantize_seconds": record.seconds}
+    times = {"seconds": seconds, "quantize_seconds": record.seconds, "processor_seconds": processor}
+    return {"perplexity": value, "reference": reference, **times}
 
 
 def run_peer(model: Path, tokens: dict) -> dict:
@@ -133,7 +145,7 @@ def run_peer(model: Path, tokens: dict) -> dict:
     recipe = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"], dampening_frac=0.01)
     start_time = time.perf_counter()
     quantized = load_reference(model)
-    begin = time.perf_counter()
+    begin, processor = time.perf_counter(), time.process_time()
     oneshot(
         model=quantized,
         tokenizer=AutoTokenizer.from_pretrained(model),
@@ -142,14 +154,14 @@ def run_peer(model: Path, tokens: dict) -> dict:
         max_seq_length=LENGTH,
         num_calibration_samples=SAMPLES,
     )
-    alone = time.perf_counter() - begin
-    value_model = quantized
-    value = perplexity(value_model.eval(), tokens["held_out"])
+    alone, processor = time.perf_counter() - begin, time.process_time() - processor
+    value = perplexity(quantized.eval(), tokens["held_out"])
     evaluated = time.perf_counter()
     with tempfile.TemporaryDirectory() as target:
-        value_model.save_pretrained(target, save_compressed=True)
+        quantized.save_pretrained(target, save_compressed=True)
     seconds = (begin - start_time) + alone + (time.perf_counter() - evaluated)
-    return {"perplexity": value, "reference": reference, "seconds": seconds, "quantize_seconds": alone}
+    times = {"seconds": seconds, "quantize_seconds": alone, "processor_seconds": processor}
+    return {"perplexity": value, "reference": reference, **times}
 
 
 if __name__ == "__main__":

@@ -69,12 +69,16 @@ class Float4Weight:
         return int(torch.Size(self.state.shape).numel())
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """``level * absmax`` by bitsandbytes' kernel, directly in ``dtype``."""
+        """``level * absmax`` by bitsandbytes' kernel, directly in ``dtype``.
+
+        The kernel is given the weights as one long row: its CPU version (0.50.2) restarts the blocks at every row, so
+        that it is wrong for matrices whose width is no multiple of the block size. Blocks run over the whole matrix.
+        """
         state = self.state
         values: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
-            self.packed, state.absmax, state.blocksize, state.quant_type, state.shape, dtype
+            self.packed, state.absmax, state.blocksize, state.quant_type, (1, self.n_weights), dtype
         )
-        return values
+        return values.view(state.shape)
 
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` and the parts of the QuantState under ``weight.``."""

@@ -31,6 +31,7 @@ from quantgate.quantize.hessian import Hessian, exact_bf16_products
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
 _SPAN: Final = 32  # columns whose errors are pushed one by one
+_SHARED_COLUMNS: Final = 2048  # size of a factorization from which several threads pay
 _SHARED_WORK: Final = 100_000_000  # multiplications of a product from which several threads pay
 
 
@@ -54,6 +55,21 @@ class GptqSettings:
     block_sequential: bool = True
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run torch's operations on ``count`` threads.
+
+    Inside a span tensors fit the cache: handing a share of a few microseconds to another thread costs more than it
+    saves, tenfold so on a machine whose cores are busy.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def inverse_factor(hessian: Tensor, who: str = "gptq") -> Tensor:
     """The upper triangular ``U`` with ``U^T U = hessian^-1``, float32 ``[n, n]``.
 
@@ -64,13 +80,14 @@ def inverse_factor(hessian: Tensor, who: str = "gptq") -> Tensor:
     """
     if not bool(torch.isfinite(hessian.sum())):  # NaN and infinity survive the sum
         raise MethodError(who, "a Hessian with NaN or infinity", expected="finite calibration activations")
-    for dtype in (torch.float32, torch.float64):
-        lower, info = torch.linalg.cholesky_ex(hessian.to(dtype).flip(0, 1))
-        if int(info) == 0:
-            identity = torch.eye(len(lower), dtype=dtype, device=lower.device)
-            factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
-            if bool(torch.isfinite(factor).all()):
-                return torch.as_tensor(factor, dtype=torch.float32)
+    with _threads(torch.get_num_threads() if len(hessian) >= _SHARED_COLUMNS else 1):
+        for dtype in (torch.float32, torch.float64):
+            lower, info = torch.linalg.cholesky_ex(hessian.to(dtype).flip(0, 1))
+            if int(info) == 0:
+                identity = torch.eye(len(lower), dtype=dtype, device=lower.device)
+                factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+                if bool(torch.isfinite(factor.sum())):
+                    return torch.as_tensor(factor, dtype=torch.float32)
     raise MethodError(
         who,
         "a Hessian that is not positive definite, even in float64",
@@ -108,21 +125,6 @@ def _blocks(rows: int, group_size: int, blocksize: int) -> list[list[tuple[int, 
         return [_cut([block], _SPAN) for block in _cut(groups, blocksize)]
     count = blocksize // size
     return [_cut(groups[at : at + count], _SPAN) for at in range(0, len(groups), count)]
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run torch's operations on ``count`` threads.
-
-    Inside a span tensors fit the cache: handing a share of a few microseconds to another thread costs more than it
-    saves, tenfold so on a machine whose cores are busy.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Loop:

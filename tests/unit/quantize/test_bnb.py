@@ -1,0 +1,104 @@
+import logging
+
+import bitsandbytes as bnb
+import pytest
+import torch
+
+from quantgate.errors import MethodError
+from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings, int8_linear
+from quantgate.quantize.int8 import outlier_columns, quantize_rows
+
+
+def seeded(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+
+def theirs(weight, bias):
+    linear = bnb.nn.Linear8bitLt(
+        weight.shape[1], weight.shape[0], bias=bias is not None, has_fp16_weights=False, threshold=6.0
+    )
+    linear.weight = bnb.nn.Int8Params(weight.clone(), requires_grad=False, has_fp16_weights=False)
+    if bias is not None:
+        linear.bias = torch.nn.Parameter(bias)
+    return linear.to("cpu").eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("rows", [1, 3, 700])  # 700 rows of 400: more than one chunk
+@pytest.mark.parametrize("outliers", [[], [0], [5, 17, 399]])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_int8_forward_has_bitsandbytes_bits(dtype, rows, outliers, with_bias):
+    weight, bias = seeded(24, 400, seed=1) * 0.05, seeded(24, seed=2).to(dtype) if with_bias else None
+    x = seeded(2, rows, 400)
+    x[..., outliers] *= 20
+    x = x.to(dtype)
+    ours = int8_linear(Int8(Int8Settings()).quantize([weight], None)[0].weight, bias, 6.0)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(weight, bias)(x))
+
+
+def test_threshold_limits():
+    """Threshold 0+: everything is an outlier, so activations are exact. Infinite: none is."""
+    weight, x = seeded(24, 400, seed=1) * 0.05, seeded(5, 400)
+    stored = Int8(Int8Settings()).quantize([weight], None)[0].weight
+    exact = x @ stored.dequantize(torch.float32).t()
+    with torch.no_grad():
+        torch.testing.assert_close(int8_linear(stored, None, 1e-9)(x), exact, rtol=1e-4, atol=1e-4)
+        coarse = int8_linear(stored, None, float("inf"))(x)
+    assert 1e-3 < (coarse - exact).abs().max() < 0.1
+
+
+def test_outliers_are_what_makes_the_difference():
+    weight, x = seeded(24, 400, seed=1) * 0.05, seeded(50, 400)
+    x[:, 7] *= 100
+    stored = Int8(Int8Settings()).quantize([weight], None)[0].weight
+    exact = x @ weight.t()
+    with torch.no_grad():
+        split = (int8_linear(stored, None, 6.0)(x) - exact).abs().mean()
+        plain = (int8_linear(stored, None, float("inf"))(x) - exact).abs().mean()
+    assert split < 0.5 * plain
+
+
+def test_outlier_columns_are_those_of_the_batch():
+    x = torch.zeros(4, 6)
+    x[2, 1], x[3, 4], x[0, 5] = 6.0, -7.0, 5.99
+    assert outlier_columns(x, 6.0).tolist() == [1, 4]
+    codes, maxima = quantize_rows(x.half(), torch.tensor([1, 4]), 6.0)
+    assert (codes[:, [1, 4]] == 0).all()
+    assert maxima.tolist() == [pytest.approx(5.99, rel=1e-3), 0, 0, 0]
+
+
+def test_int8_input_is_left_alone():
+    x = seeded(3, 400) * 10
+    before = x.clone()
+    with torch.no_grad():
+        int8_linear(Int8(Int8Settings()).quantize([seeded(24, 400)], None)[0].weight, None, 6.0)(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("columns", [64, 128, 96, 30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_four_bit_values_are_level_times_absmax(kind, columns, dtype):
+    """Widths that are no multiple of the block size included: bitsandbytes' CPU kernel alone gets those wrong."""
+    weight = (seeded(24, columns) * 0.05).to(torch.bfloat16)
+    stored = Float4(Float4Settings(kind)).quantize([weight], None)[0].weight
+    packed, state = bnb.functional.quantize_4bit(weight, blocksize=64, quant_type=kind)
+    assert torch.equal(stored.packed, packed)
+    codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], 1).flatten().long()
+    absmax = state.absmax.repeat_interleave(64)[: len(codes)]
+    assert torch.equal(stored.dequantize(dtype), (state.code[codes] * absmax).view(24, columns).to(dtype))
+    assert (stored.dequantize(torch.float32) - weight).abs().max() < 0.2 * state.absmax.max()
+
+
+@pytest.mark.parametrize("algorithm", [Int8(Int8Settings()), Float4(Float4Settings("nf4"))])
+def test_bad_weights(algorithm):
+    weight = seeded(8, 64)
+    weight[0, 0] = float("nan")
+    with pytest.raises(MethodError, match="not finite"):
+        algorithm.quantize([weight], None)

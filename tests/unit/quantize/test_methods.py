@@ -1,0 +1,67 @@
+import itertools
+import re
+
+import pytest
+
+from quantgate.errors import UsageError
+from quantgate.quantize.base import Method
+from quantgate.quantize.gptq import GptqSettings
+from quantgate.quantize.methods import ALGORITHMS, METHODS, algorithm_of, get_methods
+
+
+def test_the_table():
+    assert set(METHODS) == {
+        *(f"{family}{bits}" for family in ("rtn", "gptq") for bits in (8, 4, 3, 2)),
+        *("int8", "nf4", "fp4"),
+    }
+
+
+def test_no_id_is_part_of_another():
+    for one, other in itertools.permutations(METHODS, 2):
+        assert one not in other, f"-k {one} would select {other} too"
+
+
+def test_ids_are_the_keys_and_rows_are_complete():
+    for name, method in METHODS.items():
+        assert method.id == name
+        assert method.algorithm in ALGORITHMS
+        assert method.summary
+        assert method.source
+        assert algorithm_of(method).settings is method.settings
+
+
+def test_gptq_rows_are_paper_a():
+    assert METHODS["gptq3"].settings == GptqSettings(
+        bits=3,
+        group_size=128,
+        sym=True,
+        desc_act=True,
+        static_groups=False,
+        damp_percent=0.01,
+        true_sequential=True,
+    )
+    assert METHODS["gptq3"].needs_calibration
+
+
+def test_record_recreates_the_method():
+    record = METHODS["gptq4"].as_record()
+    assert record["method"] == "gptq4"
+    assert GptqSettings(**record["settings"]) == METHODS["gptq4"].settings
+
+
+def test_selection_keeps_the_order_and_drops_repeats():
+    assert [method.id for method in get_methods(["rtn4", "int8", "rtn4"])] == ["rtn4", "int8"]
+
+
+@pytest.mark.parametrize(("wrong", "close"), [("gtpq4", "gptq4"), ("rtn-4", "rtn4"), ("GPTQ4", ""), ("zzz", "")])
+def test_unknown_id(wrong, close):
+    with pytest.raises(UsageError, match=f"unknown method '{re.escape(wrong)}'; expected one of rtn8, .*fp4") as error:
+        get_methods(["rtn4", wrong])
+    if close:
+        assert f"did you mean {close}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a[b", "a b", "", "4bit"])
+def test_ids_that_would_break_selection(name):
+    with pytest.raises(ValueError, match="method id"):
+        Method(name, "rtn", GptqSettings(4), 4, False, "packed", 1, "", "")
