@@ -33,7 +33,7 @@ from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.verdict.judge import build_result, judge
 from quantgate.verdict.paired import compare
-from quantgate.verdict.policy import Policy
+from quantgate.verdict.policy import Policy, Rule
 from quantgate.verdict.records import Result
 
 
@@ -180,7 +180,7 @@ class Evaluation:
         reference = self.reference_scored(task)
         subject = self.subject(method)
         scored = self.subject_scored(method, task)
-        rule = self.policy.rule(task.id, task.dimension, task.metric, self.model.id, method.id)
+        rule = self.rule(method, task)
         comparison = compare(reference.outcomes, scored.outcomes, task.metric, rule.confidence)
         judgement = judge(
             comparison,
@@ -204,6 +204,10 @@ class Evaluation:
             data_digest=digest_items(self.asked(task).items),
             data_source=self.data.name,
         )
+
+    def rule(self, method: Method, task: Task) -> Rule:
+        """What the policy says about ``method`` on ``task``."""
+        return self.policy.rule(task.id, task.dimension, task.metric, self.model.id, method.id)
 
     def subject_record(self, subject: Subject) -> dict[str, Any]:
         """What the report says about a subject."""

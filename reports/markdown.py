@@ -19,6 +19,7 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
         f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}. "
         f"Verdicts: {counts or 'none'}.",
+        "\n".join(f"- {_plain(decision.sentence)}" for decision in run.decisions()),
         "## Comparison with the 16-bit reference",
         _table(HEADER, [result_row(result) for result in ordered(run.results)]),
         "## Why",

@@ -10,17 +10,21 @@ from typing import Any
 import pytest
 
 from quantgate.tasks.base import Task
+from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import Result
 
 
 @dataclass(frozen=True)
 class Payload:
-    """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far."""
+    """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far;
+    ``correction``: how the policy corrects for many cases.
+    """
 
     result: Result
     subject: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    correction: Correction = "holm"
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict; travels on the test report."""
@@ -29,13 +33,15 @@ class Payload:
             "subject": dict(self.subject),
             "model": dict(self.model),
             "notes": list(self.notes),
+            "correction": self.correction,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Payload:
         """Inverse of :meth:`as_json`."""
         notes = tuple(content["notes"])
-        return cls(Result(**content["result"]), content["subject"], content["model"], notes)
+        result = Result(**content["result"])
+        return cls(result, content["subject"], content["model"], notes, content["correction"])
 
 
 PAYLOAD = pytest.StashKey[Payload]()

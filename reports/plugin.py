@@ -25,6 +25,7 @@ _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
     "reason", "items_worse", "items_better", "flips", "data_digest",
 )  # fmt: skip
+_MARKUP: Final = {"pass": "green", "regressed": "red", "inconclusive": "yellow", "invalid": "red"}
 _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}
 
 
@@ -132,16 +133,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"{result.method} on {result.task}: {result.verdict}: {result.reason}")
     for note in run.notes:
         terminalreporter.line(f"note: {note}")
-    terminalreporter.line(_closing(run))
+    for decision in run.decisions():
+        terminalreporter.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
     terminalreporter.line(f"report: {_shown(report_directory(config), config.rootpath)}")
-
-
-def _closing(run: Run) -> str:
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in run.counts().items() if count)
-    worst = [result for result in run.results if result.verdict in ("regressed", "invalid")]
-    methods = sorted({result.method for result in worst})
-    judged = f"not shown to be safe: {', '.join(methods)}" if methods else "no case regressed"
-    return f"{counts}; {judged}"
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
+from quantgate.verdict.family import MethodDecision, decide
+from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import VERDICTS, Result
 from reports.payload import Payload
 
@@ -21,6 +24,7 @@ class Run:
         self.subjects: dict[str, Mapping[str, Any]] = {}
         self.model: Mapping[str, Any] = {}
         self.notes: list[str] = []
+        self.correction: Correction = "holm"
 
     def add(self, payload: Payload) -> None:
         """Take in one case."""
@@ -28,11 +32,16 @@ class Run:
         if payload.subject:
             self.subjects[payload.result.method] = payload.subject
         self.model = payload.model or self.model
+        self.correction = payload.correction
         self.notes += [note for note in payload.notes if note not in self.notes]
 
     def counts(self) -> dict[str, int]:
         """Number of cases per verdict."""
         return {verdict: sum(result.verdict == verdict for result in self.results) for verdict in VERDICTS}
+
+    def decisions(self) -> list[MethodDecision]:
+        """One sentence per method over all its cases."""
+        return decide(self.results, self.correction)
 
     def as_json(self, environment: Mapping[str, Any]) -> dict[str, Any]:
         """The content of report.json."""
@@ -42,6 +51,7 @@ class Run:
             "environment": dict(environment),
             "counts": self.counts(),
             "subjects": [dict(subject) for subject in self.subjects.values()],
+            "decisions": [asdict(decision) for decision in self.decisions()],
             "results": [result.as_json() for result in self.results],
             "unscored": [
                 {"task": result.task, "method": result.method, "reason": reason, "items": count}

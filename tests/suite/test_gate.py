@@ -10,7 +10,9 @@ def test_a_harmless_subject_passes(gate):
     result = gate.run("--tasks", "perplexity,kld")
     assert result.ret == 0
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*rtn8*perplexity_ptb*ppl*pass*", "*2 pass; no case regressed*"])
+    result.stdout.fnmatch_lines(
+        ["*rtn8*perplexity_ptb*ppl*pass*", "rtn8 may replace the reference: it passes all 2 cases*"]
+    )
     assert gate.verdicts() == {"rtn8-perplexity_ptb": "pass", "rtn8-kld_ptb": "pass"}
 
 
@@ -19,7 +21,23 @@ def test_a_harmful_subject_is_red_and_named(gate, policy):
     result = gate.run("--methods", "rtn2", "--tasks", "kld")
     assert result.ret == 1
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["rtn2 on kld_ptb: regressed:*", "*not shown to be safe: rtn2*"])
+    result.stdout.fnmatch_lines(
+        ["rtn2 on kld_ptb: regressed:*", "rtn2 must not replace the reference: 1 of 1 cases (kld_ptb) regressed*"]
+    )
+
+
+def test_a_waived_verdict_stays_in_the_record_and_leaves_the_case_green(gate, policy):
+    waiver = 'min_items = 4\nallow = ["regressed"]\nbecause = "known and accepted until the next release"'
+    policy.write_text(policy.read_text().replace("0.05", "0.000001").replace("min_items = 4", waiver))
+    assert gate.run("--methods", "rtn2", "--tasks", "kld").ret == 0
+    assert gate.verdicts() == {"rtn2-kld_ptb": "regressed"}
+
+
+def test_a_misspelt_policy_section_is_wrong_usage(gate, policy):
+    policy.write_text(policy.read_text() + "[tasks.mmul]\nmargin = { absolute = 0.5 }\n")
+    result = gate.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*nothing called 'mmul' among the tasks*did you mean*"])
 
 
 def test_inconclusive_is_its_own_outcome_and_red_when_strict(gate):
