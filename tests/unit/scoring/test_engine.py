@@ -7,12 +7,12 @@ import random
 
 import pytest
 import torch
-from tests.unit.scoring.tiny import CONFIGS, VOCABULARY, Letters, collect, plain_logprobs, tiny_model
 
 from quantgate.errors import DataError
 from quantgate.progress import Silent
 from quantgate.scoring.engine import TorchEngine
 from quantgate.scoring.requests import Generate, Likelihood, Rolling
+from tests.unit.scoring.tiny import CONFIGS, VOCABULARY, Letters, collect, plain_logprobs, tiny_model
 
 
 def engine_of(model, **kwargs):

@@ -1,0 +1,115 @@
+"""The engine's prefill as a share of what this machine's bf16 matmul reaches, both measured in the same run.
+
+Command:
+    python benchmarks/prefill_rate.py --model DIR [--threads 2] [--questions 50]
+
+Operations counted: linear layers and output head at the positions where they are needed, and attention (scores and
+weighted values over causal pairs) of the *unique* tokens; nothing else, so norms, activations, padding, masks, repeated
+tokens and Python count against the engine. The matmul rate is the best of three square sizes, and is measured before
+and after. "plain" is transformers' own forward pass over one batch of 8 x 256 tokens, for comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from quantgate.progress import Silent
+from quantgate.scoring.engine import TorchEngine
+from quantgate.scoring.requests import Likelihood, Rolling
+
+
+class NoTokenizer:
+    eos_token_id = None
+
+
+def matmul_rate() -> float:
+    """Best rate of a bf16 matmul, operations per second."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        left, right = (torch.randn(size, size, dtype=torch.bfloat16) for _ in range(2))
+        for _ in range(4):
+            started = time.perf_counter()
+            left @ right
+            best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def operations(model, tokens: int, attended: int, scored: int) -> float:
+    """Linear, attention and head operations of a Llama-like model."""
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    linear = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    )
+    attention = 4 * config.num_hidden_layers * config.num_attention_heads * size
+    head = 2 * config.hidden_size * config.vocab_size
+    return 2.0 * linear * tokens + attention * attended + head * scored
+
+
+def workloads(questions: int, vocabulary: int) -> dict[str, list]:
+    draw = random.Random(0)
+
+    def tokens(n):
+        return tuple(draw.randrange(10, vocabulary) for _ in range(n))
+
+    few_shot = []
+    for _ in range(4):
+        preamble = tokens(400)
+        for _ in range(questions):
+            context = preamble + tokens(draw.randrange(50, 130))
+            few_shot += [Likelihood(context, (option,)) for option in range(10, 14)]
+    zero_shot = [Likelihood(tokens(draw.randrange(60, 128)), (10,)) for _ in range(4 * questions)]
+    return {
+        "5-shot, 4 subjects": few_shot,
+        "0-shot, short": zero_shot,
+        "segments of 512": [Rolling(tokens(512)) for _ in range(questions // 3)],
+    }
+
+
+@torch.no_grad()
+def plain_rate(model) -> float:
+    tokens = torch.randint(10, 1000, (8, 256))
+    best = 0.0
+    for _ in range(4):
+        started = time.perf_counter()
+        model(input_ids=tokens, logits_to_keep=1, use_cache=False)
+        done = operations(model, tokens.numel(), 8 * 256 * 257 // 2, 8)
+        best = max(best, done / (time.perf_counter() - started))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--questions", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--batch-tokens", type=int, default=None)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    engine = TorchEngine(model, NoTokenizer(), progress=Silent(), batch_tokens=args.batch_tokens)
+    before = matmul_rate()
+    print(f"{args.threads} threads; matmul {before / 1e12:.3f} T/s")
+    rates = {"plain 8 x 256": (plain_rate(model), "")}
+    for name, requests in workloads(args.questions, model.config.vocab_size).items():
+        runs = [engine.run(requests, lambda index, response: None) for _ in range(args.repeats)]
+        stats = min(runs, key=lambda run: run.seconds)
+        done = operations(model, stats.tokens_unique, stats.attended, stats.positions_scored)
+        text = f"{stats.tokens_unique} unique tokens, {stats.tokens_unique / stats.seconds:.0f} a second"
+        rates[name] = (done / stats.seconds, text)
+    after = matmul_rate()
+    print(f"matmul after {after / 1e12:.3f} T/s")
+    for name, (rate, text) in rates.items():
+        print(f"{name:20s} {rate / 1e12:.3f} T/s = {rate / max(before, after):.0%} of matmul  {text}")
+
+
+if __name__ == "__main__":
+    main()
