@@ -1,7 +1,10 @@
 """GPTQ here against llm-compressor: same model, same calibration tokens, same settings, same held-out perplexity.
 
-4 bit, groups of 64, symmetric, no act-order, 16 x 512 tokens. Each side runs in a process of its own and is timed over
-everything a user waits for: loading, quantizing, saving; the peer's quantization alone is printed too.
+4 bit, groups of 64, symmetric, 16 x 512 tokens; without act-order, or with ``--act-order`` with the peer's kind of it
+(columns by activation, scales fitted to the original weights: our ``static_groups``). The peer's modifier has to be
+told ``actorder=None`` expressly: left alone it turns act-order on, whatever the scheme says. Each side runs in a
+process of its own and is timed over everything a user waits for: loading, quantizing, saving; the peer's quantization
+alone is printed too, and the processor time, which a busy machine distorts less.
 
     python benchmarks/gptq_vs_llmcompressor.py --model DIR --peer-python /tmp/peers/llmc/bin/python
 
@@ -31,29 +34,34 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, help="OMP threads of both sides; 1 gives steady figures on a busy machine"
     )
+    parser.add_argument(
+        "--act-order", action="store_true", help="quantize columns in order of activation on both sides"
+    )
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
         run = {"ours": run_ours, "peer": run_peer}[args.side]
-        print("RESULT " + json.dumps(run(args.model, json.loads(args.tokens.read_text(encoding="utf-8")))))
+        tokens = json.loads(args.tokens.read_text(encoding="utf-8"))
+        print("RESULT " + json.dumps(run(args.model, tokens, args.act_order)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         tokens = Path(scratch) / "tokens.json"
         tokens.write_text(json.dumps(draw_tokens(args.model)), encoding="utf-8")
         if args.threads:
             os.environ["OMP_NUM_THREADS"] = str(args.threads)
-        ours = start(sys.executable, args.model, tokens, "ours")
+        ours = start(sys.executable, args, tokens, "ours")
         report("quantgate", ours)
         if args.peer_python:
-            peer = start(str(args.peer_python), args.model, tokens, "peer")
+            peer = start(str(args.peer_python), args, tokens, "peer")
             report("llm-compressor", peer)
             print(f"perplexity: ours / theirs = {ours['perplexity'] / peer['perplexity']:.4f}")
             print(f"time:       ours / theirs = {ours['seconds'] / peer['seconds']:.3f}")
 
 
-def start(python: str, model: Path, tokens: Path, side: str) -> dict:
-    command = [python, __file__, "--model", str(model), "--tokens", str(tokens), "--side", side]
+def start(python: str, args: argparse.Namespace, tokens: Path, side: str) -> dict:
+    command = [python, __file__, "--model", str(args.model), "--tokens", str(tokens), "--side", side]
+    command += ["--act-order"] if args.act_order else []
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -107,7 +115,7 @@ def load_reference(model: Path):
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
 
 
-def run_ours(model: Path, tokens: dict) -> dict:
+def run_ours(model: Path, tokens: dict, act_order: bool) -> dict:
     import torch
 
     sys.path.insert(0, str(ROOT))
@@ -119,7 +127,7 @@ def run_ours(model: Path, tokens: dict) -> dict:
     from quantgate.quantize.run import quantize_checkpoint
 
     reference = perplexity(load_reference(model), tokens["held_out"])
-    settings = GptqSettings(4, group_size=GROUP, desc_act=False)
+    settings = GptqSettings(4, group_size=GROUP, desc_act=act_order, static_groups=act_order)
     method = Method("gptq-bench-w4", "gptq", settings, 4, True, "packed", 1, "benchmark", "benchmark")
     calibration = Calibration("topics", "docs", tuple(map(tuple, tokens["calibration"])), (), 0)
     with tempfile.TemporaryDirectory() as target:
@@ -131,7 +139,7 @@ def run_ours(model: Path, tokens: dict) -> dict:
     return {"perplexity": value, "reference": reference, **times}
 
 
-def run_peer(model: Path, tokens: dict) -> dict:
+def run_peer(model: Path, tokens: dict, act_order: bool) -> dict:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from datasets import Dataset
     from llmcompressor import oneshot
@@ -140,9 +148,14 @@ def run_peer(model: Path, tokens: dict) -> dict:
 
     reference = perplexity(load_reference(model), tokens["held_out"])
     rows = {"input_ids": tokens["calibration"], "attention_mask": [[1] * LENGTH] * SAMPLES}
-    weights = QuantizationArgs(num_bits=4, symmetric=True, strategy="group", group_size=GROUP, actorder=None)
+    weights = QuantizationArgs(num_bits=4, symmetric=True, strategy="group", group_size=GROUP)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
-    recipe = GPTQModifier(config_groups={"group_0": scheme}, ignore=["lm_head"], dampening_frac=0.01)
+    recipe = GPTQModifier(
+        config_groups={"group_0": scheme},
+        ignore=["lm_head"],
+        dampening_frac=0.01,
+        actorder="static" if act_order else None,
+    )
     start_time = time.perf_counter()
     quantized = load_reference(model)
     begin, processor = time.perf_counter(), time.process_time()

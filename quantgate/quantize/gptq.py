@@ -31,6 +31,7 @@ from quantgate.quantize.hessian import Hessian, exact_bf16_products
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
 _SPAN: Final = 32  # columns whose errors are pushed one by one
+_LEAF: Final = 96  # size below which a triangular matrix is inverted in one call
 _SHARED_COLUMNS: Final = 2048  # size of a factorization from which several threads pay
 _SHARED_WORK: Final = 100_000_000  # multiplications of a product from which several threads pay
 
@@ -70,6 +71,20 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _invert_lower(lower: Tensor) -> Tensor:
+    """Inverse of a lower triangular matrix, by halves: most of the work is matrix products."""
+    size = len(lower)
+    if size <= _LEAF:
+        identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        return torch.as_tensor(torch.linalg.solve_triangular(lower, identity, upper=False))
+    half = size // 2
+    inverse = torch.zeros_like(lower)
+    inverse[:half, :half] = first = _invert_lower(lower[:half, :half])
+    inverse[half:, half:] = second = _invert_lower(lower[half:, half:])
+    inverse[half:, :half] = -(second @ (lower[half:, :half] @ first))
+    return inverse
+
+
 def inverse_factor(hessian: Tensor, who: str = "gptq") -> Tensor:
     """The upper triangular ``U`` with ``U^T U = hessian^-1``, float32 ``[n, n]``.
 
@@ -84,8 +99,7 @@ def inverse_factor(hessian: Tensor, who: str = "gptq") -> Tensor:
         for dtype in (torch.float32, torch.float64):
             lower, info = torch.linalg.cholesky_ex(hessian.to(dtype).flip(0, 1))
             if int(info) == 0:
-                identity = torch.eye(len(lower), dtype=dtype, device=lower.device)
-                factor = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+                factor = _invert_lower(lower).flip(0, 1)
                 if bool(torch.isfinite(factor.sum())):
                     return torch.as_tensor(factor, dtype=torch.float32)
     raise MethodError(

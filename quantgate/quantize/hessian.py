@@ -14,7 +14,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-_PANEL: Final = 512  # columns of one panel of the symmetric product
+_PANEL: Final = 256  # columns of one panel of the symmetric product
+_CHUNK: Final = {
+    "cpu": 512
+}  # tokens at a time: on a CPU what the cache holds (measured: 0.6 of the time of all at once)
+_CHUNK_ELSEWHERE: Final = 16_384
 
 
 @contextmanager
@@ -45,14 +49,15 @@ class Hessian:
 
     def add(self, rows: Tensor) -> None:
         """Add input vectors ``[n, features]`` of any float dtype."""
-        values = rows.to(torch.float32)
-        features = values.shape[1]
+        features = rows.shape[1]
         with exact_bf16_products(rows.dtype == torch.bfloat16):
-            # the product is symmetric: panels of the upper triangle only, mirrored in `matrix`
-            for start in range(0, features, _PANEL):
-                end = min(start + _PANEL, features)
-                self.total[start:end, start:].addmm_(values[:, start:end].t(), values[:, start:])
-        self.count += values.shape[0]
+            for chunk in torch.split(rows, _CHUNK.get(rows.device.type, _CHUNK_ELSEWHERE)):
+                values = chunk.to(torch.float32)
+                # the product is symmetric: panels of the upper triangle only, mirrored in `matrix`
+                for start in range(0, features, _PANEL):
+                    end = min(start + _PANEL, features)
+                    self.total[start:end, start:].addmm_(values[:, start:end].t(), values[:, start:])
+        self.count += rows.shape[0]
 
     def merge(self, other: Hessian) -> None:
         """Add the statistics of another shard of the calibration set."""
