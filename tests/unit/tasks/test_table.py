@@ -26,11 +26,11 @@ def test_ids_are_plain_words():
 
 def test_defaults_follow_the_data(bundled, tmp_path):
     assert ids(select_tasks(None, bundled)) == [
-        "perplexity_prose", "perplexity_code", "kld_prose", "kld_code", "mmlu", "truthfulqa", "gsm8k",
+        "perplexity_prose", "perplexity_code", "kld_prose", "kld_code", "mmlu_cloze", "truthfulqa", "gsm8k",
     ]  # fmt: skip
     (tmp_path / "ptb-text-only__ptb_text_only").mkdir()
     other = DirectorySource(tmp_path, "mine")
-    assert ids(select_tasks(None, other)) == ["perplexity_ptb", "kld_ptb", "mmlu", "truthfulqa", "gsm8k"]
+    assert ids(select_tasks(None, other)) == ["perplexity_ptb", "kld_ptb", "mmlu", "mmlu_cloze", "truthfulqa", "gsm8k"]
 
 
 def test_a_task_named_outright_is_taken_whatever_the_data(bundled):
