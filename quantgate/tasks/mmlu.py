@@ -2,8 +2,8 @@
 
 Two forms, both common in the field:
 
-* ``mmlu`` (letter): prompt and scoring as in Hendrycks et al. 2021 and lm-evaluation-harness: a line naming the subject,
-  the question with lettered options, ``Answer:``; the prediction is the likeliest of `` A``, `` B``, `` C``, `` D``.
+* ``mmlu`` (letter): prompt and scoring as in Hendrycks et al. 2021 and lm-evaluation-harness: a line naming the
+  subject, the question with lettered options, ``Answer:``; the prediction is the likeliest of `` A`` to `` D``.
 * ``mmlu_cloze`` (text): the options are not shown; the prediction is the option whose own text has the smallest mean
   token loss. Small models know facts long before they can bind letters to options: the bundled 135M model is at chance
   (27%) with letters and at 80% with texts on the same items.
