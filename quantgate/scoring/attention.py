@@ -3,8 +3,8 @@
 Registered with transformers as the attention implementation ``quantgate`` and used in place of ``sdpa`` while an engine
 runs. It computes the same sums in another order:
 
-- Query heads that share a key head (grouped-query attention) are laid side by side as queries of that head; transformers
-  would copy the keys for each of them as soon as there is a mask.
+- Query heads that share a key head (grouped-query attention) are laid side by side as queries of that head;
+  transformers would copy the keys for each of them as soon as there is a mask.
 - Rows that continue the same trunk attend to it together, as one long row and without a mask; the result is merged with
   the row's own part by their log-sum-exps (Hydragen, arXiv 2402.05099). Exact up to rounding.
 
@@ -32,8 +32,10 @@ _shared: PrefixCache | None = None  # the cache whose prefixes the running forwa
 
 def available(model: Any, device: torch.device) -> bool:
     """Whether this model's attention can be replaced on this device."""
+    latent = getattr(model.config.get_text_config(), "kv_lora_rank", None)  # keys and values of different size
     return (
         _FLASH is not None
+        and latent is None
         and device.type == "cpu"
         and model.config.get_text_config()._attn_implementation == "sdpa"
         and bool(getattr(model, "_supports_attention_backend", False))

@@ -17,6 +17,7 @@ from typing import Final
 
 from quantgate.scoring.tree import PrefixTree
 
+_PADDING: Final = 0.1  # of a batch's tokens; a batch with more is closed early
 ROOT: Final = -1  # the trunk of length 0 that everything hangs on
 
 
@@ -35,7 +36,7 @@ class Limits:
 
     batch: int = 4096
     context: int = 32768
-    row: int = 256
+    row: int = 128
     item: int = 768
     saving: int = 128
     branching: bool = True
@@ -162,17 +163,18 @@ class Plan:
             yield wave
 
     def _emit(self, trunks: Iterable[_Trunk]) -> None:
-        """Batches of the items of these trunks, the longest rows of each trunk first."""
+        """Batches of the items of these trunks, the longest rows first (equal ones by trunk)."""
         rows: list[Row] = []
         for trunk in trunks:
             bins = _pack(trunk.items, self.limits.row) if self.limits.branching else [[item] for item in trunk.items]
-            packed = [_row(trunk.number, items, self.tree) for items in bins]
-            rows.extend(sorted(packed, key=lambda row: -len(row.ids)))
+            rows.extend(_row(trunk.number, items, self.tree) for items in bins)
+        if self.limits.branching:
+            rows.sort(key=lambda row: -len(row.ids))
         self.batches.extend(self._batches(rows))
 
     def _batches(self, rows: Iterable[Row]) -> Iterator[Batch]:
         batch: list[Row] = []
-        width = prefix = 0
+        width = prefix = padding = 0
         for row in rows:
             new_width = max(width, len(row.ids))
             new_prefix = max(prefix, self.lengths[row.trunk])
@@ -180,9 +182,10 @@ class Plan:
             full = count * new_width > self.limits.batch or count * (new_width + new_prefix) > self.limits.context
             # Without free positions all rows of a batch must start at the same one.
             foreign = not self.limits.branching and batch and batch[0].trunk != row.trunk
-            if batch and (full or foreign):
+            padding += max(0, width - len(row.ids))
+            if batch and (full or foreign or padding > self.limits.batch * _PADDING):
                 yield Batch(tuple(batch))
-                batch, new_width, new_prefix = [], len(row.ids), self.lengths[row.trunk]
+                batch, new_width, new_prefix, padding = [], len(row.ids), self.lengths[row.trunk], 0
             batch.append(row)
             width, prefix = new_width, new_prefix
         if batch:

@@ -18,7 +18,7 @@ from quantgate.scoring.reader import PlanReader, Reading
 from quantgate.scoring.requests import Likelihood, LikelihoodResponse, Rolling, RollingResponse, Sink
 from quantgate.scoring.tree import build_tree
 
-_CHUNK_BYTES: Final = 64 << 20  # float32 logits alive at once
+_CHUNK_BYTES: Final = 16 << 20  # float32 logits alive at once; larger blocks are page-faulted anew each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,49 +129,59 @@ class ScoredRun:
         rows = max(1, _CHUNK_BYTES // (4 * self.model.vocabulary))
         part = hidden[start : start + rows]
         logits = self.model.logits(part).float()
-        logsumexp = logits.logsumexp(-1)
-        top = logits.argmax(-1)
         flat = [(place, want) for place, found in enumerate(wants[start : start + rows]) for want in found]
         places = torch.tensor([place for place, _ in flat], device=logits.device)
         tokens = torch.tensor([want.token for _, want in flat], device=logits.device)
-        values = (logits[places, tokens] - logsumexp[places]).tolist()
-        greedy = (top[places] == tokens).tolist()
-        self._score_rolling(flat, logits, logsumexp, top)
-        for (_, want), value, is_top in zip(flat, values, greedy, strict=True):
+        largest = logits.amax(-1)
+        asked = logits[places, tokens]
+        is_top = asked == largest[places]
+        # Low precision makes ties: among equals only the first token counts as chosen, as in greedy decoding.
+        tied = places[is_top]
+        is_top[is_top.clone()] = logits[tied].argmax(-1) == tokens[is_top]
+        logits -= largest[:, None]
+        fidelity = self._fidelity(flat)
+        top = logits.argmax(-1) if fidelity else largest
+        logsum = (logits.exp() if fidelity else logits.exp_()).sum(-1).log_()
+        if fidelity:
+            logits -= logsum[:, None]
+            self._score_rolling(fidelity, logits, top)
+        values = (asked - largest[places] - logsum[places]).tolist()
+        for (_, want), value, greedy in zip(flat, values, is_top.tolist(), strict=True):
             answer = self.answers[want.index]
             answer.logprob[want.offset] = value
-            answer.greedy[want.offset] = is_top
+            answer.greedy[want.offset] = greedy
             answer.missing -= 1
             if not answer.missing:
                 finished.append(want.index)
         return len(part)
 
-    def _score_rolling(self, flat: Sequence[tuple[int, _Want]], logits: Tensor, logsumexp: Tensor, top: Tensor) -> None:
-        """Keep or compare the whole distribution at the positions of Rolling requests."""
-        if self.topk is None and self.against is None:
-            return
+    def _fidelity(self, flat: Sequence[tuple[int, _Want]]) -> dict[int, list[tuple[int, _Want]]]:
+        """Per Rolling request what was asked about it, where whole distributions are kept or compared."""
         by_request: dict[int, list[tuple[int, _Want]]] = defaultdict(list)
+        if self.topk is None and self.against is None:
+            return by_request
         for place, want in flat:
             if isinstance(self.requests[want.index], Rolling):
                 by_request[want.index].append((place, want))
-        for index, found in by_request.items():
-            places = torch.tensor([place for place, _ in found], device=logits.device)
-            offsets = [want.offset for _, want in found]
-            if self.topk is not None:
-                self._keep(index, offsets, logits[places] - logsumexp[places, None])
-            if self.against is not None:
-                reference = self.against.read(index)[torch.tensor(offsets)].to(logits.device)
-                subject = logits[places[:, None], reference.ids.long()] - logsumexp[places, None]
-                same = (top[places] == reference.top).int().tolist()
-                answer = self.answers[index]
-                for at, kld, equal in zip(offsets, kl_divergence(reference, subject).tolist(), same, strict=True):
-                    answer.kld[at], answer.same_top[at] = kld, equal
+        return by_request
 
-    def _keep(self, index: int, offsets: Sequence[int], logprobs: Tensor) -> None:
-        assert self.topk is not None
-        taken = take_top_k(logprobs, self.topk.k)
-        for at, offset in enumerate(offsets):
-            self.answers[index].top[offset] = taken[slice(at, at + 1)]
+    def _score_rolling(self, by_request: Mapping[int, list[tuple[int, _Want]]], logprobs: Tensor, top: Tensor) -> None:
+        """Keep or compare the whole distributions (float32 [n, vocabulary], argmax [n]) of Rolling requests."""
+        for index, found in by_request.items():
+            places = torch.tensor([place for place, _ in found], device=logprobs.device)
+            offsets = [want.offset for _, want in found]
+            answer = self.answers[index]
+            if self.topk is not None:
+                taken = take_top_k(logprobs[places], self.topk.k)
+                for at, offset in enumerate(offsets):
+                    answer.top[offset] = taken[slice(at, at + 1)]
+            if self.against is not None:
+                reference = self.against.read(index)[torch.tensor(offsets)].to(logprobs.device)
+                subject = logprobs[places[:, None], reference.ids.long()]
+                divergence = kl_divergence(reference, subject).tolist()
+                same = (top[places] == reference.top).int().tolist()
+                for at, kld, equal in zip(offsets, divergence, same, strict=True):
+                    answer.kld[at], answer.same_top[at] = kld, equal
 
     def _finish(self, index: int) -> None:
         answer = self.answers.pop(index)
