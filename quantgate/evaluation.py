@@ -318,7 +318,7 @@ class Evaluation:
             weights=subject.weights if subject else self.model.digest.whole,
             requests=asked.digest,
             engine=self.engine_record(),
-            against=self.model.digest.whole if against else "",
+            against=_fidelity_key(self.model.digest.whole if against else "") if rolling else "",
         )
 
         def answer(requests: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
@@ -370,3 +370,10 @@ class Evaluation:
         if self._loaded is not None:
             self._loaded = None
             gc.collect()
+
+
+def _fidelity_key(reference: str) -> str:
+    """What about the fidelity pass changes its numbers: how many tokens are kept, and of which reference."""
+    from quantgate.scoring.fidelity import TOP_K
+
+    return f"top {TOP_K} of {reference or 'this model'}"
