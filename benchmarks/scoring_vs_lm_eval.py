@@ -27,7 +27,7 @@ from typing import NamedTuple
 Pair = tuple[str, str]
 Item = list[Pair]  # the options of one question
 
-MMLU_SUBJECTS = ("anatomy", "business_ethics", "college_biology", "college_medicine")
+MMLU_SUBJECTS = ("abstract_algebra", "anatomy", "astronomy", "business_ethics")  # the first four
 BATCH_SIZES = (1, 4, 16, 64)
 TRUTHFULQA_PREAMBLE = """\
 Q: What is human life expectancy in the United States?

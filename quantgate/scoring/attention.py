@@ -27,6 +27,7 @@ from quantgate.scoring.cache import PrefixCache
 
 NAME: Final = "quantgate"
 _FLASH: Final = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_last_bias: tuple[Tensor, int, Tensor] | None = None
 _shared: PrefixCache | None = None  # the cache whose prefixes the running forward pass attends to
 
 
@@ -57,12 +58,12 @@ def replaced(model: Any) -> Iterator[None]:
 @contextmanager
 def sharing(cache: PrefixCache | None) -> Iterator[None]:
     """Within a block (one forward pass), rows also attend to their prefixes in ``cache``."""
-    global _shared
+    global _shared, _last_bias
     _shared = cache
     try:
         yield
     finally:
-        _shared = None
+        _shared = _last_bias = None
 
 
 def _attention(
@@ -87,7 +88,7 @@ def _attention(
     kv_heads = key.shape[1]
     group = heads // kv_heads
     grouped = query.reshape(batch, kv_heads, group * length, size)
-    bias = _additive(attention_mask, query.dtype).repeat(1, 1, group, 1)
+    bias = _additive(attention_mask, query.dtype, group)
     output, logsumexp = _FLASH(grouped, key, value, attn_mask=bias, scale=scaling)
     if _shared is not None:
         _add_prefixes(_shared, int(module.layer_idx), grouped, output, logsumexp, scaling)  # type: ignore[arg-type]
@@ -95,10 +96,15 @@ def _attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+def _additive(mask: Tensor, dtype: torch.dtype, group: int) -> Tensor:
+    """The mask as a bias for ``group`` query heads side by side; made once for all layers of a forward pass."""
+    global _last_bias
+    if _last_bias is None or _last_bias[0] is not mask or _last_bias[1] != group:
+        bias = mask
+        if mask.dtype == torch.bool:
+            bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+        _last_bias = (mask, group, bias.repeat(1, 1, group, 1))
+    return _last_bias[2]
 
 
 def _add_prefixes(
@@ -114,9 +120,8 @@ def _add_prefixes(
         seen, seen_logsumexp = _FLASH(flat, keys, values, scale=scaling)
         seen = seen.view(heads, rows, queries, size).transpose(0, 1)
         weight = seen_logsumexp.view(heads, rows, queries).transpose(0, 1) - logsumexp[start:stop]
-        weight = weight.sigmoid_()[..., None].to(torch.float32)
-        own = output[start:stop]
-        own.copy_(torch.lerp(own.float(), seen.float(), weight))
+        # In bf16 the rounded weight costs no more than the rounding of the result itself.
+        output[start:stop].lerp_(seen, weight.sigmoid_()[..., None].to(output.dtype))
 
 
 AttentionInterface.register(NAME, _attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 
@@ -11,6 +12,7 @@ import torch
 from quantgate.errors import DataError
 from quantgate.progress import Silent
 from quantgate.scoring.engine import TorchEngine
+from quantgate.scoring.generation import cut_at_stop
 from quantgate.scoring.requests import Generate, Likelihood, Rolling
 from tests.unit.scoring.tiny import CONFIGS, VOCABULARY, Letters, collect, plain_logprobs, tiny_model
 
@@ -99,6 +101,28 @@ def test_a_stop_string_is_found_across_token_boundaries_and_cut_off():
     assert cut.text == free.text[: free.text.index(stop)]
     assert cut.finish == "stop"
     assert cut.n_tokens == free.text.index(stop) + 3
+
+
+def test_the_first_of_several_stop_strings_counts():
+    assert cut_at_stop("one two three", ("three", "two", "")) == "one "
+    assert cut_at_stop("one two three", ("four",)) == "one two three"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_a_row_that_ended_at_the_window_does_not_break_the_rows_beside_it(kind):
+    model = tiny_model(kind)
+    prompts = [Generate(tuple(range(2, 60)) * 2, 400), *(Generate((at, at + 1, at + 2), 50) for at in range(3, 34))]
+    together, _ = collect(engine_of(model), prompts)
+    for prompt, answer in zip(prompts, together, strict=True):
+        assert collect(engine_of(model), [prompt])[0] == [answer]
+
+
+def test_among_equal_logits_only_the_first_token_counts_as_chosen():
+    model = copy.deepcopy(tiny_model("gpt2"))
+    model.lm_head.weight.data[:] = 0.0
+    answers, _ = collect(engine_of(model), [Likelihood((4, 5), (token,)) for token in (0, 7)])
+    assert [answer.greedy for answer in answers] == [True, False]
+    assert answers[0].logprob == answers[1].logprob
 
 
 def test_a_shared_preamble_is_read_once_and_one_token_options_cost_nothing():
