@@ -163,7 +163,7 @@ class Plan:
             yield wave
 
     def _emit(self, trunks: Iterable[_Trunk]) -> None:
-        """Batches of the items of these trunks, the longest rows first (equal ones by trunk)."""
+        """Batches of the items of these trunks, the longest rows first."""
         rows: list[Row] = []
         for trunk in trunks:
             bins = _pack(trunk.items, self.limits.row) if self.limits.branching else [[item] for item in trunk.items]
@@ -184,12 +184,17 @@ class Plan:
             foreign = not self.limits.branching and batch and batch[0].trunk != row.trunk
             padding += max(0, width - len(row.ids))
             if batch and (full or foreign or padding > self.limits.batch * _PADDING):
-                yield Batch(tuple(batch))
+                yield _by_trunk(batch)
                 batch, new_width, new_prefix, padding = [], len(row.ids), self.lengths[row.trunk], 0
             batch.append(row)
             width, prefix = new_width, new_prefix
         if batch:
-            yield Batch(tuple(batch))
+            yield _by_trunk(batch)
+
+
+def _by_trunk(rows: Sequence[Row]) -> Batch:
+    """Rows of one trunk side by side: they attend to it together."""
+    return Batch(tuple(sorted(rows, key=lambda row: row.trunk)))
 
 
 def _row(trunk: int, items: Sequence[_Item], tree: PrefixTree, keep: int = ROOT) -> Row:

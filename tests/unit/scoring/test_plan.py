@@ -74,9 +74,16 @@ def test_batches_stay_within_the_limits_and_read_everything(batch, branching):
 
 
 def test_padding_is_a_small_share():
-    plan = plan_of([*benchmark(), tuple(range(700)), tuple(range(1000, 1650))])
+    short = [tuple(range(at, at + 100)) for at in range(2000, 2020)]
+    plan = plan_of([*short, tuple(range(700)), tuple(range(1000, 1650))])
     padded = sum(max(len(row.ids) for row in batch.rows) * len(batch.rows) for batch in plan.batches)
     assert padded < 1.15 * plan.tokens_read
+
+
+def test_rows_of_one_trunk_lie_side_by_side():
+    for batch in plan_of(benchmark(subjects=4)).batches:
+        trunks = [row.trunk for row in batch.rows]
+        assert trunks == sorted(trunks)
 
 
 def test_doubling_the_shots_adds_the_preamble_only():
