@@ -10,7 +10,7 @@ evals: .venv/.ready
 	@.venv/bin/python -m pytest evals $(ARGS)
 
 test: .venv/.ready
-	@.venv/bin/python -m pytest tests $(ARGS)
+	@.venv/bin/python -m pytest tests -n auto $(ARGS)
 
 lint: .venv/.ready
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
