@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the items, for a quick look")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--float32-items", type=int, default=40, help="0 leaves the comparison of values out")
+    parser.add_argument("--values-only", action="store_true", help="only compare the values in float32")
     parser.add_argument("--engine-only", action="store_true", help="only time the engine")
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="bfloat16", help=argparse.SUPPRESS)
@@ -295,7 +296,8 @@ def main() -> None:
             cost, _, stats = ours.score(items)
             print(f"{name:15s} {cost} s  {stats}")
         return
-    compare_speed(args, tasks)
+    if not args.values_only:
+        compare_speed(args, tasks)
     if args.float32_items:
         compare_values(args, tasks)
 
