@@ -57,7 +57,17 @@ class TopK:
 def take_top_k(logprobs: Tensor, k: int = TOP_K) -> TopK:
     """Reduce float32 log-probabilities [n, vocabulary] to their ``k`` largest (all of a smaller vocabulary)."""
     values, ids = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
-    return TopK(values, ids.int(), log_tail(values), logprobs.argmax(-1).int())
+    return TopK(values, ids.int(), log_tail(values), first_argmax(logprobs).int())
+
+
+def first_argmax(values: Tensor) -> Tensor:
+    """Index of the first largest value in each row: float32 [n, m] -> int64 [n].
+
+    On the CPU by numpy, which is ten times faster than torch over a vocabulary and also takes the first of equals.
+    """
+    if values.device.type != "cpu":
+        return values.argmax(-1)
+    return torch.from_numpy(values.numpy().argmax(-1))
 
 
 def log_tail(logprobs: Tensor) -> Tensor:

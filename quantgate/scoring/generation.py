@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quantgate.scoring.adapter import CausalModel
 from quantgate.scoring.cache import GrowingCache, Prefix, PrefixCache
+from quantgate.scoring.fidelity import first_argmax
 from quantgate.scoring.plan import Limits, Plan, Row
 from quantgate.scoring.reader import PlanReader, Reading
 from quantgate.scoring.requests import Generate, GenerateResponse, Sink
@@ -109,7 +110,7 @@ class GenerationRun:
         assert reading.cache is not None
         rows = torch.tensor([number for number, _, _ in found], device=self.model.device)
         slots = torch.tensor([slot for _, slot, _ in found], device=self.model.device)
-        first = self.model.logits(reading.hidden[rows, slots]).argmax(-1).tolist()
+        first = first_argmax(self.model.logits(reading.hidden[rows, slots]).float()).tolist()
         for (number, slot, index), token in zip(found, first, strict=True):
             one = _Running(index, self.caps[index], len(self.requests[index].prompt))
             self._append(one, token)
@@ -156,7 +157,7 @@ class GenerationRun:
         if self.model.max_length is not None:
             positions = positions.clamp(max=self.model.max_length - 1)  # rows that ended may run past the window
         hidden = self.model.hidden(tokens, positions=positions, mask=mask, cache=cache)
-        best = self.model.logits(hidden[:, -1]).argmax(-1).tolist()
+        best = first_argmax(self.model.logits(hidden[:, -1]).float()).tolist()
         for one, token in zip(running, best, strict=True):
             one.length += 1
             if one.finish is None:

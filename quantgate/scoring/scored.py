@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantgate.errors import DataError
 from quantgate.scoring.adapter import CausalModel
-from quantgate.scoring.fidelity import TopK, TopKReader, TopKWriter, kl_divergence, take_top_k
+from quantgate.scoring.fidelity import TopK, TopKReader, TopKWriter, first_argmax, kl_divergence, take_top_k
 from quantgate.scoring.plan import Limits, Plan
 from quantgate.scoring.reader import PlanReader, Reading
 from quantgate.scoring.requests import Likelihood, LikelihoodResponse, Rolling, RollingResponse, Sink
@@ -137,10 +137,10 @@ class ScoredRun:
         is_top = asked == largest[places]
         # Low precision makes ties: among equals only the first token counts as chosen, as in greedy decoding.
         tied = places[is_top]
-        is_top[is_top.clone()] = logits[tied].argmax(-1) == tokens[is_top]
+        is_top[is_top.clone()] = first_argmax(logits[tied]) == tokens[is_top]
         logits -= largest[:, None]
         fidelity = self._fidelity(flat)
-        top = logits.argmax(-1) if fidelity else largest
+        top = first_argmax(logits) if fidelity else largest
         logsum = (logits.exp() if fidelity else logits.exp_()).sum(-1).log_()
         if fidelity:
             logits -= logsum[:, None]
