@@ -6,7 +6,7 @@ Two comparisons, printed as figures:
   shows its weights; they are compared with ours bit by bit (in float32 and fp16);
 * logits: both models on the same tokens.
 
-    python benchmarks/auto_gptq_oracle.py --checkpoint DIR --peer-python /tmp/peers/agptq/bin/python
+    python benchmarks/auto_gptq_oracle.py --checkpoint DIR --peer-python peers/agptq/bin/python
 
 The peer wants a virtual environment of its own: ``pip install torch==2.13.0 transformers==4.40.2 peft==0.10.0``, then
 ``BUILD_CUDA_EXT=0 pip install --no-build-isolation auto-gptq==0.7.1``.

@@ -6,7 +6,7 @@ told ``actorder=None`` expressly: left alone it turns act-order on, whatever the
 process of its own and is timed over everything a user waits for: loading, quantizing, saving; the peer's quantization
 alone is printed too, and the processor time, which a busy machine distorts less.
 
-    python benchmarks/gptq_vs_llmcompressor.py --model DIR --peer-python /tmp/peers/llmc/bin/python
+    python benchmarks/gptq_vs_llmcompressor.py --model DIR --peer-python peers/llmc/bin/python
 
 The peer wants a virtual environment of its own: ``pip install torch==2.13.0 llmcompressor==0.14.0.1``.
 """
