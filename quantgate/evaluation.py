@@ -26,11 +26,12 @@ from quantgate.store import baselines
 from quantgate.store.keys import ResponsesKey
 from quantgate.store.store import Store
 from quantgate.subjects import Subject, make_subject
-from quantgate.tasks.base import Item, ItemOutcome, Selection, Task, companion_means, digest_items
+from quantgate.tasks.base import Item, ItemOutcome, Selection, Task, digest_items
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
+from quantgate.verdict.companions import companion_means
 from quantgate.verdict.judge import build_result, judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Policy, Rule

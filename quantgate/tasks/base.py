@@ -136,15 +136,6 @@ def only(responses: Sequence[Response], kind: type[Kind]) -> Kind:
     return response
 
 
-def companion_means(outcomes: Sequence[ItemOutcome]) -> dict[str, float]:
-    """Mean of every companion number over the items that have it."""
-    values: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        for name, value in outcome.companions.items():
-            values.setdefault(name, []).append(value)
-    return {name: math.fsum(each) / len(each) for name, each in values.items()}
-
-
 def digest_items(items: Sequence[Item]) -> str:
     """sha256 over ids, rows and few-shot examples: which data a result speaks about."""
     digest = hashlib.sha256()
