@@ -40,13 +40,14 @@ from quantgate.verdict.records import Result
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose."""
+    """What the user chose. ``shared``: other workers use this machine and this store at the same time."""
 
     model: str = "bundled"
     revision: str | None = None
     dtype: str = "bfloat16"
     device: str = "cpu"
     offline: bool = False
+    shared: bool = False
     selection: Selection = field(default_factory=Selection)
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
 
@@ -163,6 +164,7 @@ class Evaluation:
                 lambda: self.calibration,
                 self.store,
                 device=self.options.device,
+                shared=self.options.shared,
                 progress=self.progress,
             )
         return self._subjects[method.id]
@@ -326,12 +328,13 @@ class Evaluation:
             from quantgate.scoring.fidelity import TopKReader, TopKWriter
 
             engine = self._engine(subject, f"{name} on {task.id}")
-            stats = engine.run(
-                requests,
-                lambda index, response: sink(start + index, response),
-                topk=TopKWriter(extra, start=start) if rolling and subject is None else None,
-                against=TopKReader(against, start=start) if against else None,
-            )
+            with self.store.computing(self.options.shared):
+                stats = engine.run(
+                    requests,
+                    lambda index, response: sink(start + index, response),
+                    topk=TopKWriter(extra, start=start) if rolling and subject is None else None,
+                    against=TopKReader(against, start=start) if against else None,
+                )
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
 
         return answers.ask(self.store, key, asked.requests, answer, self.progress, f"{name} on {task.id}")

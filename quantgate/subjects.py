@@ -53,6 +53,7 @@ def make_subject(
     store: Store,
     *,
     device: str,
+    shared: bool,
     progress: Progress,
 ) -> Subject:
     """The model quantized by ``method``: from the store, or quantized now.
@@ -63,6 +64,7 @@ def make_subject(
         calibrate: gives the calibration set; called only when the method needs one.
         store: keeps the checkpoint.
         device: where to quantize.
+        shared: other workers use this machine too: take turns.
         progress: told about long steps.
 
     Raises:
@@ -82,7 +84,8 @@ def make_subject(
     what = f"{method.id} of {model.id}"
 
     def build(target: Path) -> None:
-        quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
+        with store.computing(shared):
+            quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
 
     entry = store.fetch(key, build, what=what)
     record = read_record(entry.path)

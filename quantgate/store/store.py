@@ -127,6 +127,20 @@ class Store:
         finally:
             lock.release()
 
+    @contextmanager
+    def computing(self, shared: bool) -> Iterator[None]:
+        """Hold the machine for a heavy step, if several workers share it.
+
+        Workers take turns with all cores instead of each computing with a part of them: that is as fast, and a result
+        does not depend on the number of workers (sums of floats depend on the number of threads). Always the
+        innermost lock: nobody asks for another one while holding it.
+        """
+        if not shared:
+            yield
+            return
+        with FileLock(self.root / "locks" / "computing.lock"):
+            yield
+
     def _is_sound(self, final: Path, key: Key, what: str) -> bool:
         problem = check_entry(final, key)
         if not problem:

@@ -1,0 +1,61 @@
+"""Calibration sets: drawn without replacement, seeded, from train text only."""
+
+import pytest
+
+from quantgate.errors import DataError, UsageError
+from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
+from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.prompts import Prompts
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    return Prompts(tokenizer, 512, "tiny")
+
+
+@pytest.fixture
+def data(tmp_path, write_jsonl):
+    dialogues = [
+        {"messages": [{"role": "user", "content": f"Question {n}"}, {"role": "assistant", "content": f"Answer {n}"}]}
+        for n in range(20)
+    ]
+    write_jsonl(tmp_path, "quantgate/dialogues", "default", "train", dialogues)
+    write_jsonl(tmp_path, "ptb-text-only/ptb_text_only", "penn_treebank", "train", [{"sentence": "train " * 40}])
+    write_jsonl(tmp_path, "ptb-text-only/ptb_text_only", "penn_treebank", "test", [{"sentence": "test " * 40}])
+    return DirectorySource(tmp_path)
+
+
+def build(data, prompts, **choice):
+    return build_calibration(CalibrationChoice(**choice), data, data, prompts)
+
+
+def test_dialogues_are_whole_distinct_and_reproducible(data, prompts):
+    calibration = build(data, prompts, n_samples=12)
+    assert len(set(calibration.samples)) == 12
+    assert all(prompts.decode(sample).endswith("<|im_end|>\n") for sample in calibration.samples)
+    assert calibration.digest == build(data, prompts, n_samples=12).digest
+    assert calibration.digest != build(data, prompts, n_samples=12, seed=7).digest
+    record = calibration.as_record()
+    assert (record["name"], record["domain"], record["n_samples"]) == ("dialogues", "chat", 12)
+    assert record["n_tokens"] == sum(len(sample) for sample in calibration.samples)
+
+
+def test_too_few_dialogues(data, prompts):
+    with pytest.raises(DataError, match=r"20 texts; expected at least 21; add text or ask for fewer"):
+        build(data, prompts, n_samples=21)
+
+
+def test_corpora_give_segments_of_train_text(data, prompts):
+    calibration = build(data, prompts, name="ptb", n_samples=5, length=50)
+    assert {len(sample) for sample in calibration.samples} == {50}
+    assert not any("test" in text for text in calibration.texts)
+
+
+def test_too_short_a_corpus(data, prompts):
+    with pytest.raises(DataError, match="240 tokens of text; expected more than one segment of 512"):
+        build(data, prompts, name="ptb", length=512)
+
+
+def test_unknown_set(data, prompts):
+    with pytest.raises(UsageError, match="unknown set 'pile'; expected dialogues or wikitext2 or ptb or c4"):
+        build(data, prompts, name="pile")
