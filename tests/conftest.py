@@ -11,6 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["pytester"]
 
+def pytest_configure(config):
+    """In our own tests a warning is an error; a user's run must not turn red because a library warns about a model."""
+    for line in ("error", "ignore::DeprecationWarning", "ignore::FutureWarning"):
+        config.addinivalue_line("filterwarnings", line)
+
+
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
