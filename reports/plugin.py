@@ -100,6 +100,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     facts = environment(config.rootpath, config.invocation_params.args, config.option.seed)
     target = report_directory(config)
+    for leftover in target.glob(".report.*.part"):
+        leftover.unlink(missing_ok=True)
+        run.notes.append("rebuilding the report: an earlier run was interrupted while writing it")
     try:
         write_atomically(target / "report.json", dumps(run.as_json(facts)))
         write_atomically(target / "report.md", render(run, facts))

@@ -39,8 +39,8 @@ def untouched(gate, tmp_path):
         ("quantize:3", "rebuilding gptq4 of .*: an earlier run was interrupted while building it"),
         ("score:2", "resuming reference on perplexity_ptb: 2 of 8 answers were kept"),
         ("score:11", "resuming gptq4 on perplexity_ptb: 3 of 8 answers were kept"),
-        ("report:0", ""),
-        ("report:1", ""),
+        ("report:0", "rebuilding the report: an earlier run was interrupted while writing it"),
+        ("report:1", "rebuilding the report"),
     ],
 )
 def test_killed_then_right(gate, untouched, kill, said):
