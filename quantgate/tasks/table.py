@@ -48,7 +48,7 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
     """The tasks called ``names`` (groups expanded), or the default ones that ``data`` has.
 
     Raises:
-        UsageError: an unknown name; suggests the closest.
+        UsageError: an unknown name (suggests the closest), or a group that ``data`` has nothing for.
     """
     chosen: dict[str, Task] = {}
     for name in names or DEFAULT:
@@ -59,7 +59,15 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
             raise UsageError("--tasks", f"unknown task {name!r}", hint=hint)
         members = [TASKS[member] for member in GROUPS[name]] if name in GROUPS else [TASKS[name]]
         open_question = names is None or name in GROUPS
-        chosen |= {task.id: task for task in members if not open_question or _suits(task, data)}
+        suited = {task.id: task for task in members if not open_question or _suits(task, data)}
+        if names is not None and not suited:
+            raise UsageError(
+                "--tasks",
+                f"data {data.name} has text for none of {name!r}",
+                expected=" or ".join(GROUPS[name]),
+                hint="choose another --data, or name one of them",
+            )
+        chosen |= suited
     return list(chosen.values())
 
 

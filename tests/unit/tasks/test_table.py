@@ -37,6 +37,11 @@ def test_a_task_named_outright_is_taken_whatever_the_data(bundled):
     assert ids(select_tasks(["perplexity_c4", "mmlu", "mmlu"], bundled)) == ["perplexity_c4", "mmlu"]
 
 
+def test_a_group_without_text_is_not_dropped_silently(tmp_path):
+    with pytest.raises(UsageError, match="data mine has text for none of 'perplexity'; expected perplexity_prose or"):
+        select_tasks(["perplexity"], DirectorySource(tmp_path, "mine"))
+
+
 def test_unknown_names_are_refused_with_a_suggestion(bundled):
     with pytest.raises(UsageError, match="unknown task 'mmul'; did you mean 'mmlu'"):
         select_tasks(["mmul"], bundled)
