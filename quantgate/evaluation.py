@@ -156,8 +156,7 @@ class Evaluation:
     def subject(self, method: Method) -> Subject:
         """The model quantized by ``method``, from the store or made now."""
         if method.id not in self._subjects:
-            if not self._in_store(method):
-                self._unload()  # quantizing loads the 16-bit weights itself: never two models in memory
+            self._unload()  # quantizing loads the 16-bit weights itself: never two models in memory
             self._subjects[method.id] = make_subject(
                 self.model,
                 method,
@@ -168,9 +167,6 @@ class Evaluation:
                 progress=self.progress,
             )
         return self._subjects[method.id]
-
-    def _in_store(self, method: Method) -> bool:
-        return False if self._loaded is None else self._loaded[0] == method.id
 
     # --- the record -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["pytester"]
 
+
 def pytest_configure(config):
     """In our own tests a warning is an error; a user's run must not turn red because a library warns about a model."""
     for line in ("error", "ignore::DeprecationWarning", "ignore::FutureWarning"):
