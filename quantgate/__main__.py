@@ -1,0 +1,5 @@
+"""``python -m quantgate``."""
+
+from quantgate.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,76 @@
+"""The command line: ``quantgate COMMAND ...``, or ``python -m quantgate COMMAND ...``.
+
+A new command is a module with ``add_arguments`` and ``run`` and a row in `COMMANDS`. Exit codes are those of the suite:
+0 done, 1 failed, 4 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from quantgate import export
+from quantgate.errors import QuantgateError, UsageError
+from quantgate.progress import Progress
+
+_WRONG_USAGE: Final = 4
+
+
+@dataclass(frozen=True)
+class Command:
+    """``add_arguments`` declares the command's arguments, ``run`` does it and returns the exit code."""
+
+    name: str
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Progress], int]
+
+
+COMMANDS: Final = (
+    Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
+)
+
+
+class StderrProgress:
+    """Steps as one line that overwrites itself on a terminal; notes as lines. Nothing goes to stdout."""
+
+    def step(self, what: str, done: float, total: float) -> None:
+        """Show ``done`` of ``total``; silent where stderr is no terminal."""
+        if sys.stderr.isatty():
+            end = "\n" if done >= total else ""
+            print(f"\r{what}: {done / max(total, 1):4.0%}", end=end, file=sys.stderr, flush=True)
+
+    def note(self, message: str) -> None:
+        """Say something at once."""
+        print(f"quantgate: {message}", file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(_WRONG_USAGE, f"{self.prog}: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with one sub-parser a command; ``command`` of its result is the row."""
+    parser = _Parser(prog="quantgate", description="May this quantized model replace its 16-bit original?")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        own = commands.add_parser(command.name, help=command.summary, description=command.summary)
+        command.add_arguments(own)
+        own.set_defaults(command=command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its errors are one line on stderr, without a traceback."""
+    args = build_parser().parse_args(arguments)
+    try:
+        code: int = args.command.run(args, StderrProgress())
+    except QuantgateError as error:
+        print(f"quantgate {args.command.name}: {error}", file=sys.stderr)
+        return _WRONG_USAGE if isinstance(error, UsageError) else 1
+    return code

@@ -1,0 +1,92 @@
+"""``quantgate export METHOD DIR``: a directory with the quantized model that other runtimes load.
+
+What is exported is the subject that the suite judges: it comes from the same store, under the same key, and is made
+there if the suite has not made it yet. Who can load it is said before anything is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from quantgate.errors import UsageError
+from quantgate.models.loading import load_tokenizer
+from quantgate.models.source import ModelFiles, read_json, resolve_model
+from quantgate.progress import Progress
+from quantgate.quantize.base import Method
+from quantgate.quantize.calibration import Calibration
+from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
+from quantgate.quantize.methods import get_methods
+from quantgate.store.store import Store, default_root
+from quantgate.subjects import Subject, make_subject
+from quantgate.tasks.data import open_data
+from quantgate.tasks.prompts import Prompts
+
+BUNDLED_DATA: Final = Path(__file__).resolve().parent.parent / "evals" / "data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments; names and defaults are those of the suite's options."""
+    choice = CalibrationChoice()
+    add = parser.add_argument
+    add("method", metavar="METHOD", help="a row of the method table, for example gptq4")
+    add("directory", metavar="DIR", type=Path, help="where to write; must not exist, or be empty")
+    add("--model", default="bundled", metavar="ID|DIR", help="16-bit original: 'bundled', a directory or a hub id")
+    add("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    add("--device", default="cpu", metavar="NAME", help="torch device to quantize on")
+    add("--data", default="bundled", metavar="NAME|DIR", help="where calibration corpora come from")
+    add("--calibration", default=choice.name, choices=NAMES, help="calibration set")
+    add("--calibration-samples", type=int, default=choice.n_samples, metavar="N", help="number of samples")
+    add("--calibration-length", type=int, default=choice.length, metavar="N", help="tokens of a corpus sample")
+    add("--seed", type=int, default=choice.seed, metavar="N", help="seed of the calibration draw")
+    add("--store", type=Path, metavar="DIR", help="cache of quantized models")
+    add("--offline", action="store_true", help="never ask the hub")
+
+
+def run(args: argparse.Namespace, progress: Progress) -> int:
+    """Quantize, or take what the store has, and copy it to the directory.
+
+    Raises:
+        UsageError: an unknown method, or a directory that holds something.
+        QuantgateError: see `make_subject`.
+    """
+    (method,) = get_methods([args.method])
+    _refuse_occupied(args.directory)
+    store = Store(args.store or default_root(), progress)
+    model = resolve_model(args.model, args.revision, store, offline=args.offline)
+    subject = _subject(args, model, method, store, progress)
+    _copy(subject.path, args.directory)
+    record = subject.record
+    print(f"{args.directory}: {method.id}, {record.bits_effective:.3f} bits a weight, {record.bytes_on_disk} bytes")
+    return 0
+
+
+def _subject(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store, progress: Progress) -> Subject:
+    def calibrate() -> Calibration:
+        config = read_json(model.path / "config.json", f"model {model.id!r}")
+        limit = int(config.get("max_position_embeddings") or 2048)
+        prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
+        choice = CalibrationChoice(args.calibration, args.calibration_samples, args.calibration_length, args.seed)
+        data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
+        return build_calibration(choice, data, open_data("bundled", BUNDLED_DATA, offline=True), prompts)
+
+    return make_subject(model, method, calibrate, store, device=args.device, shared=False, progress=progress)
+
+
+def _refuse_occupied(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError("DIR", f"{directory} holds something", expected="a directory that is empty or not there yet")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """All files but the store's own note; the directory appears as a whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        work = Path(scratch) / "export"
+        shutil.copytree(source, work, ignore=shutil.ignore_patterns("entry.json"))
+        if target.exists():
+            target.rmdir()
+        work.rename(target)

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+from quantgate import cli
+from quantgate.errors import DataError, UsageError
+
+
+def command(run):
+    return cli.Command("greet", "say something", lambda parser: parser.add_argument("name"), run)
+
+
+def test_a_command_is_a_row(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "COMMANDS", (command(lambda args, progress: print(f"hello {args.name}") or 7),))
+    assert cli.main(["greet", "reader"]) == 7
+    assert capsys.readouterr().out == "hello reader\n"
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UsageError, 4), (DataError, 1)])
+def test_errors_are_one_line_and_a_code(kind, code, monkeypatch, capsys):
+    def fail(args, progress):
+        raise kind("the file", "empty", expected="rows")
+
+    monkeypatch.setattr(cli, "COMMANDS", (command(fail),))
+    assert cli.main(["greet", "reader"]) == code
+    assert capsys.readouterr().err == "quantgate greet: the file: empty; expected rows\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing"], ["export"], ["export", "gptq4", "a", "--no-such"]])
+def test_wrong_usage_is_4(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 4
+    assert "usage: quantgate" in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    shown = subprocess.run([sys.executable, "-m", "quantgate", "--help"], capture_output=True, text=True, check=True)
+    assert "export" in shown.stdout
