@@ -11,7 +11,6 @@ Two forms, both common in the field:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, Final, Literal
 from quantgate.errors import DataError
 from quantgate.scoring.requests import LikelihoodResponse, Request, Response
 from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection
+from quantgate.tasks.choices import score_options
 from quantgate.tasks.data import DataSource, Fields
 from quantgate.tasks.items import limited
 from quantgate.tasks.prompts import Prompts
@@ -96,17 +96,3 @@ def _check_row(row: Mapping[str, Any], where: str) -> None:
         raise DataError(
             where, f"{len(row['choices'])} choices, answer {row['answer']}", expected="4 choices, answer 0-3"
         )
-
-
-def score_options(item: Item, logprobs: Sequence[float], right: int, names: Sequence[str]) -> ItemOutcome:
-    """Outcome of a multiple-choice item: 1 when ``right`` is the likeliest; NaN likelihoods make it unscored.
-
-    The companion ``prob_right`` is the probability of the right option among the options: it moves before the argmax
-    does, so it needs fewer items to show a loss.
-    """
-    if not all(math.isfinite(value) for value in logprobs):
-        return ItemOutcome(item.id, item.group, None, unscored="the model gave a likelihood that is not finite")
-    best = max(range(len(logprobs)), key=lambda index: logprobs[index])
-    total = math.fsum(math.exp(value - logprobs[best]) for value in logprobs)
-    prob_right = math.exp(logprobs[right] - logprobs[best]) / total
-    return ItemOutcome(item.id, item.group, float(best == right), names[best], {"prob_right": prob_right})

@@ -13,9 +13,9 @@ from typing import ClassVar, Final
 from quantgate.errors import DataError
 from quantgate.scoring.requests import LikelihoodResponse, Request, Response
 from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection
+from quantgate.tasks.choices import score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import limited
-from quantgate.tasks.mmlu import score_options
 from quantgate.tasks.prompts import Prompts, user
 
 _FIELDS: Final[Fields] = {"question": str, "mc1_targets": dict}
