@@ -48,7 +48,7 @@ def read(path: Path) -> Baseline | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
-        outcomes = tuple(ItemOutcome(**each) for each in content["outcomes"])
+        outcomes = tuple(ItemOutcome(**each | {"facts": tuple(each.get("facts", ()))}) for each in content["outcomes"])
         return Baseline(dict(content["provenance"]), outcomes)
     except FileNotFoundError:
         return None

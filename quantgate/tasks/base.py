@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from quantgate.scoring.requests import Request, Response
 
@@ -42,7 +45,8 @@ class ItemOutcome:
 
     ``score``: the item's contribution to the metric (0/1 for accuracy, mean loss for perplexity, ...).
     ``answer``: what the model chose, for flips. ``companions``: further numbers such as the probability mass on the
-    right option.
+    right option. ``facts``: the item's additive counts for a metric of a whole corpus (n-gram matches for BLEU); the
+    same number of them for every scored item, empty for all other metrics.
     """
 
     item_id: str
@@ -51,6 +55,7 @@ class ItemOutcome:
     answer: str = ""
     companions: Mapping[str, float] = field(default_factory=dict)
     unscored: str = ""
+    facts: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.score is None) != bool(self.unscored):
@@ -62,22 +67,39 @@ class Metric:
     """How item scores become one number, and how two such numbers are compared.
 
     ``kind``: ``binary`` (scores 0/1), ``mean`` (any real score), ``exp_mean`` (value = exp(mean score): perplexity;
-    differences are taken on the mean and shown as value differences).
+    differences are taken on the mean and shown as value differences), ``corpus`` (value = ``aggregate`` of the summed
+    facts: BLEU; an item's score then only tells which items moved).
     """
 
     name: str
     higher_is_better: bool
-    kind: Literal["binary", "mean", "exp_mean"]
+    kind: Literal["binary", "mean", "exp_mean", "corpus"]
     unit: str = ""
+    aggregate: Callable[[npt.NDArray[np.float64]], float] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "corpus") != (self.aggregate is not None):
+            raise ValueError(f"metric {self.name}: an aggregate belongs to the kind 'corpus', and to no other")
+
+    def of(self, outcomes: Sequence[ItemOutcome]) -> float:
+        """The metric over scored items, of whatever kind; NaN when there are none."""
+        if self.aggregate is None:
+            return self.value([outcome.score for outcome in outcomes if outcome.score is not None])
+        return self.aggregate(facts_of(outcomes).sum(axis=0)) if outcomes else math.nan
 
     def value(self, scores: Sequence[float]) -> float:
-        """The metric over ``scores``; NaN when there are none."""
-        if not scores:
+        """The metric over ``scores``; NaN when there are none, and for a corpus metric, which scores do not tell."""
+        if not scores or self.kind == "corpus":
             return math.nan
         mean = math.fsum(scores) / len(scores)
         if self.kind != "exp_mean":
             return mean
         return math.exp(mean) if mean < 700 else math.inf  # exp overflows a float64 above 709
+
+
+def facts_of(outcomes: Sequence[ItemOutcome]) -> npt.NDArray[np.float64]:
+    """Facts of scored items, float64 [items, facts]. Raises ValueError when they are not equally many for all."""
+    return np.array([outcome.facts for outcome in outcomes], dtype=np.float64)
 
 
 ACCURACY = Metric("acc", True, "binary")

@@ -7,6 +7,7 @@ Which interval:
 - ``binary`` scores: Tango's score interval; with groups that count, on counts divided by the design effect and with
   Student's t on the effective number of groups less one.
 - ``mean`` scores: paired t interval; with groups that count, on the CR2 cluster-robust variance.
+- ``corpus`` metrics (BLEU, bias scores): paired bootstrap of the summed facts, over groups that count or over items.
 - ``exp_mean`` scores (perplexity): as ``mean`` on the paired loss differences, then
   ``reference · (exp(loss difference) - 1)``. The reference's value on these items is known, not estimated.
 
@@ -25,8 +26,9 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import ItemOutcome, Metric
+from quantgate.tasks.base import ItemOutcome, Metric, facts_of
 from quantgate.verdict import intervals
+from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import mcnemar_worse
 from quantgate.verdict.intervals import Codes, Floats, Spread
 
@@ -96,6 +98,8 @@ def compare(
     undefined = _undefined(before, after, plain)
     if undefined:
         return replace(plain, undefined=undefined)
+    if metric.kind == "corpus":
+        return _with_corpus_interval(plain, pairs, codes)
     return _with_interval(plain, before, after, codes)
 
 
@@ -207,7 +211,7 @@ def _counted(
 ) -> Comparison:
     """What can be said by counting: the values, who moved, and no interval yet."""
     fell, rose = int(np.sum(after < before)), int(np.sum(after > before))
-    value, start = metric.value(after.tolist()), metric.value(before.tolist())
+    start, value = (metric.of([pair[side] for pair in pairs]) for side in (0, 1))
     return Comparison(
         metric=metric,
         confidence=confidence,
@@ -235,11 +239,14 @@ def _undefined(before: Floats, after: Floats, plain: Comparison) -> str:
             return f"scores of the {side} other than 0 and 1 for the 0/1 metric {plain.metric.name}"
     for side, value in (("reference", plain.reference), ("subject", plain.value)):
         if not math.isfinite(value):
-            return f"{plain.metric.name} of the {side} is too large for a number"
+            what = "is too large for a number" if plain.metric.kind == "exp_mean" else "is no finite number"
+            return f"{plain.metric.name} of the {side} {what}"
     if plain.metric.kind == "binary":
         return ""
     if plain.n_items < 2:
         return "one item has no spread: an interval needs at least two"
+    if plain.metric.kind == "corpus":
+        return ""  # what varies there are the facts, not the scores
     if not np.ptp(np.concatenate([before, after])):
         return (
             f"every score of the reference and of the subject is {before[0] + 0.0:g}: nothing differs, nothing varies"
@@ -268,6 +275,19 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
         p_worse=_p_worse(plain, float(differences.mean()), found),
         statement=_statement(plain, found, codes),
     )
+
+
+def _with_corpus_interval(plain: Comparison, pairs: Sequence[Pair], codes: Codes) -> Comparison:
+    """As ``_with_interval`` for a value that is no mean: a paired bootstrap over groups, or over items."""
+    assert plain.metric.aggregate is not None
+    before, after = (facts_of([pair[side] for pair in pairs]) for side in (0, 1))
+    if np.ptp(np.concatenate([before, after]), axis=0).max() == 0:
+        return replace(plain, undefined="every item has the same facts on both sides: nothing differs, nothing varies")
+    found = corpus_interval(before, after, plain.metric.aggregate, codes, plain.confidence)
+    if not math.isfinite(found.high - found.low):
+        return replace(plain, undefined=f"{plain.metric.name} has no finite value on some resamples of the items")
+    comparison = replace(plain, ci_low=found.low, ci_high=found.high, shift=plain.delta, spread=found.spread)
+    return replace(comparison, p_worse=_p_worse(plain, plain.delta, found.spread), statement=found.statement)
 
 
 def _ratio_to_value(reference: float, loss_difference: float) -> float:
