@@ -14,6 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from quantgate.errors import MethodError
+from quantgate.quantize.base import Statistics
+
 _PANEL: Final = 256  # columns of one panel of the symmetric product
 _CHUNK: Final = {
     "cpu": 512
@@ -70,3 +73,16 @@ class Hessian:
         full = upper + upper.t()
         full.diagonal().mul_(0.5)
         return full.mul_(2.0 / max(self.count, 1))
+
+
+def hessian_of(statistics: Statistics | None, who: str) -> Tensor:
+    """The Hessian that was collected. Raises MethodError when there is none, or it saw no token."""
+    if not isinstance(statistics, Hessian) or statistics.count == 0:
+        raise MethodError(who, "no calibration statistics", expected="at least one calibration token")
+    return statistics.matrix()
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> Tensor:
+    """``w H w^T`` of every output row: what losses are relative to. Only for the report: three digits are plenty."""
+    with exact_bf16_products(True):
+        return (weight @ hessian).mul_(weight).sum(1)

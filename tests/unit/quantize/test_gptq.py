@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from quantgate.errors import MethodError
-from quantgate.quantize.gptq import Gptq, GptqSettings, gptq, inverse_factor
+from quantgate.quantize.columns import inverse_factor
+from quantgate.quantize.gptq import Gptq, GptqSettings, gptq
 from quantgate.quantize.hessian import Hessian
 from quantgate.quantize.rtn import RtnSettings, rtn
 
