@@ -1,0 +1,75 @@
+"""Correlations: published cells replayed, intervals against simulation, and what has no correlation."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from quantgate.efficiency.proxy import correlate, proxies
+from tests.unit.efficiency.paper_a import PERPLEXITY, PUBLISHED_R, SCORES, result
+
+
+@pytest.mark.parametrize("task", PUBLISHED_R)
+def test_replay_of_the_published_correlations(task):
+    found = correlate(PERPLEXITY, SCORES[task], "pearson")
+    assert found.n == 12
+    assert found.value == pytest.approx(PUBLISHED_R[task], abs=0.02)
+    assert found.low < PUBLISHED_R[task] < found.high
+    assert math.copysign(1, correlate(PERPLEXITY, SCORES[task], "spearman").value) == math.copysign(1, found.value)
+
+
+def test_pearson_by_its_formula_and_scipys_interval():
+    x, y = np.array([1.0, 2, 4, 7, 8]), np.array([2.0, 1, 5, 6, 9])
+    found = correlate(x, y, "pearson", 0.9)
+    a, b = x - x.mean(), y - y.mean()
+    assert found.value == pytest.approx((a @ b) / math.sqrt((a @ a) * (b @ b)))
+    interval = stats.pearsonr(x, y).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_spearman_sees_order_only_and_its_interval_covers():
+    assert correlate([1, 2, 3, 4, 5], [1, 8, 27, 64, 1000], "spearman").value == pytest.approx(1)
+    draw, hits, true = np.random.default_rng(1), 0, 6 / math.pi * math.asin(0.6 / 2)
+    for _ in range(300):
+        x = draw.normal(size=30)
+        found = correlate(x, 0.6 * x + 0.8 * draw.normal(size=30), "spearman")
+        hits += found.low <= true <= found.high
+    assert 0.91 <= hits / 300 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "why"),
+    [
+        ([1, 2, 3], [1, 2, 3], "3 subjects"),
+        ([1, 2, 3, math.nan], [1, 2, 3, 4], "3 subjects"),
+        ([1, 2, 3, 4], [5, 5, 5, 5], "never varies"),
+        ([1, 2, 3, 4, math.inf], [5, 5, 5, 5, 1], "never varies"),
+    ],
+)
+def test_undefined_is_said_and_is_no_number(x, y, why):
+    found = correlate(x, y, "pearson")
+    assert math.isnan(found.value)
+    assert why in found.undefined
+
+
+def test_perfect_correlation_has_no_width():
+    found = correlate([1, 2, 3, 4], [-2, -4, -6, -8], "pearson")
+    assert (found.value, found.low, found.high) == pytest.approx((-1, -1, -1))
+
+
+def test_a_run_gives_every_proxy_with_every_benchmark_over_shared_subjects():
+    methods = {"a": (11.0, 0.5), "b": (12.0, 0.4), "c": (15.0, 0.3), "d": (30.0, 0.1)}
+    results = []
+    for name, (ppl, score) in methods.items():
+        results.append(result(name, "perplexity_prose", ppl, "ppl", reference=10.0))
+        results.append(result(name, "kld_prose", ppl / 10, "kld_mean", reference=0.0))
+        results.append(result(name, "mmlu", score, reference=0.6))
+    results.append(result("a", "rare", 1.0))
+    found = {(each.proxy, each.task): each for each in proxies(results)}
+    assert set(found) == {(p, t) for p in ("perplexity_prose", "kld_prose") for t in ("mmlu", "rare")}
+    both = found["perplexity_prose", "mmlu"]
+    assert both.pearson.n == 5  # four methods and the reference
+    assert both.pearson.value == pytest.approx(np.corrcoef([10, 11, 12, 15, 30], [0.6, 0.5, 0.4, 0.3, 0.1])[0, 1])
+    assert both.spearman.value == pytest.approx(-1)
+    assert found["kld_prose", "rare"].pearson.undefined
