@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import bnb, uniform
+from quantgate.quantize import bnb, formats, layout, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
 
 RECORD_NAME: Final = "quantgate.json"
@@ -228,5 +228,6 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
 _Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
 _LAYOUTS: Final[dict[str, tuple[re.Pattern[str], _Reader]]] = {
     "gptq": (re.compile(r"(?P<layer>.+)\.(?P<key>qweight|qzeros|scales|g_idx)"), uniform.from_tensors),
+    layout.QUANT_METHOD: (re.compile(r"(?P<layer>.+)\.(?P<key>quantized\.\w+)"), formats.from_tensors),
     "bitsandbytes": (re.compile(r"(?P<layer>.+?)\.(?P<key>SCB|weight_format|weight\..+)"), bnb.from_tensors),
 }

@@ -115,14 +115,20 @@ class Processing:
         # a dead input is coupled to no other, so any positive diagonal leaves the others as they are
         damped.diagonal().add_(damp_percent * mean).add_(mean * self.dead[self.order])
         self.factor = inverse_factor(damped, who)
+        self.who = who
 
     def columns(self, weight: Tensor) -> Tensor:
         """``weight`` (``[out, in]``, any float dtype) in processing order, dead columns zeroed: float32 ``[in, out]``.
 
         Always a new tensor: the loop works in it.
+
+        Raises:
+            MethodError: weights that are not finite.
         """
-        columns = weight.to(torch.float32).t().masked_fill(self.dead.unsqueeze(1), 0.0)
-        return columns[self.order].contiguous()
+        columns = weight.to(torch.float32).t()
+        if not bool(torch.isfinite(columns.sum())):
+            raise MethodError(self.who, "weights that are not finite", expected="finite weights")
+        return columns.masked_fill(self.dead.unsqueeze(1), 0.0)[self.order].contiguous()
 
 
 def _cut(runs: Sequence[tuple[int, int]], width: int) -> list[tuple[int, int]]:
@@ -158,6 +164,7 @@ class ColumnLoop:
         self.group_of = group_index(len(columns), group_size).to(columns.device)
         self.errors = torch.empty_like(columns)
         self.pivots: list[float] = factor.diagonal().reciprocal().tolist()
+        self._group = -1
         self._blocks = _blocks(len(columns), group_size, blocksize)
 
     def enter(self, group: int, column: int) -> None:
@@ -192,11 +199,10 @@ class ColumnLoop:
             self.columns[target:stop].addmm_(coefficients.t(), self.errors[start:end], alpha=-1)
 
     def _span(self, start: int, end: int, groups: list[int]) -> None:
-        group = -1
         for column in range(start, end):
-            if groups[column] != group:
-                group = groups[column]
-                self.enter(group, column)
+            if groups[column] != self._group:
+                self._group = groups[column]
+                self.enter(self._group, column)
             error = self.errors[column]
             self.round(column, self.columns[column], error)
             error.mul_(self.pivots[column])

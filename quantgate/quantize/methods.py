@@ -11,10 +11,12 @@ from quantgate.quantize.base import Algorithm, Method
 from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
+from quantgate.quantize.spqr import Spqr, SpqrSettings
 
 ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "rtn": Rtn,
     "gptq": Gptq,
+    "spqr": Spqr,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
 }
@@ -48,6 +50,27 @@ def _gptq(bits: int) -> Method:
     )
 
 
+def _spqr(name: str, bits: int, what: str = "", **changes: Any) -> Method:
+    settings = SpqrSettings(bits, **changes)
+    return Method(
+        id=name,
+        algorithm="spqr",
+        settings=settings,
+        bits=bits,
+        needs_calibration=True,
+        storage="packed",
+        code_version=1,
+        summary=f"SpQR, {bits} bit, groups of {settings.group_size}, 3-bit statistics, {what or '16-bit outliers'}",
+        source="Dettmers et al. 2023 (arXiv 2306.03078); settings of quant_eval (paper A)",
+    )
+
+
+_SPQR: Final = (
+    *(_spqr(f"spqr{bits}", bits) for bits in (8, 4, 3, 2)),
+    _spqr("spqr-dense-w2", 2, "no outliers", relative_threshold=None),
+    _spqr("spqr-g128-w2", 2, group_size=128),
+)
+
 _INT8: Final = Method(
     id="int8",
     algorithm="llm_int8",
@@ -76,7 +99,14 @@ def _float4(quant_type: Literal["nf4", "fp4"]) -> Method:
     )
 
 
-_ROWS: Final = (*map(_rtn, (8, 4, 3, 2)), *map(_gptq, (8, 4, 3, 2)), _INT8, _float4("nf4"), _float4("fp4"))
+_ROWS: Final = (
+    *map(_rtn, (8, 4, 3, 2)),
+    *map(_gptq, (8, 4, 3, 2)),
+    _INT8,
+    _float4("nf4"),
+    _float4("fp4"),
+    *_SPQR,
+)
 METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
 
 

@@ -13,7 +13,7 @@ are written as version 1, which everything reads, and asymmetric weights as vers
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import torch
@@ -104,6 +104,16 @@ def unpack_rows(packed: Tensor, bits: int, rows: int) -> Tensor:
             field = (field & (2**low - 1)) | (stream[:, word + 1] << low)
         codes[:, value] = (field & mask).to(torch.uint8)
     return codes.view(blocks * values, columns)[:rows]
+
+
+def pack_stream(codes: Tensor, bits: int) -> Tensor:
+    """Pack ``codes`` of any shape, last dimension fastest, into one bit stream: int32 ``[words]``."""
+    return pack_rows(codes.reshape(-1, 1), bits).view(-1)
+
+
+def unpack_stream(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
+    """Invert `pack_stream`: uint8 of ``shape``. Raises ModelError for another number of words."""
+    return unpack_rows(packed.view(-1, 1), bits, math.prod(shape)).view(*shape)
 
 
 def pack_zeros(zeros: Tensor, bits: int, version: CheckpointFormat) -> Tensor:

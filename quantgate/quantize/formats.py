@@ -1,0 +1,32 @@
+"""The formats of the ``quantgate`` layout: which reader a layer's tensors are given to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from quantgate.errors import ModelError
+from quantgate.quantize import spqr
+from quantgate.quantize.base import StoredWeight
+
+Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
+FORMATS: Final[dict[str, Reader]] = {
+    "spqr": spqr.from_tensors,
+}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: str) -> StoredWeight:
+    """Read one layer; ``config`` is the checkpoint's ``quantization_config``.
+
+    Raises:
+        ModelError: an unknown format, a setting or tensor that is missing, or one that does not fit.
+    """
+    name = config.get("format")
+    if name not in FORMATS:
+        raise ModelError(who, f"format {name!r}", expected=f"one of {', '.join(FORMATS)}")
+    try:
+        return FORMATS[name](tensors, config, who)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(who, f"unreadable configuration ({error})", expected=f"the settings of {name}") from error
