@@ -26,7 +26,7 @@ from quantgate.store import baselines
 from quantgate.store.keys import ResponsesKey
 from quantgate.store.store import Store
 from quantgate.subjects import Subject, make_subject
-from quantgate.tasks.base import Item, ItemOutcome, Selection, Task, digest_items
+from quantgate.tasks.base import Item, ItemOutcome, Selection, Summarized, Task, digest_items
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
@@ -188,6 +188,7 @@ class Evaluation:
             identical_weights=subject.is_unquantized,
             chance=getattr(task, "chance", None),
         )
+        summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
         return build_result(
             task=task.id,
             dimension=task.dimension,
@@ -195,7 +196,7 @@ class Evaluation:
             method=method.id,
             comparison=comparison,
             judgement=judgement,
-            companions=companion_means(scored.outcomes),
+            companions={**companion_means(scored.outcomes), **summary},
             seconds=scored.seconds,
             tokens=scored.tokens,
             from_cache=scored.origin == "store",

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,7 @@ def facts_of(outcomes: Sequence[ItemOutcome]) -> npt.NDArray[np.float64]:
 
 
 ACCURACY = Metric("acc", True, "binary")
+ACC_NORM = Metric("acc_norm", True, "binary")
 EXACT_MATCH = Metric("exact_match", True, "binary")
 PERPLEXITY = Metric("ppl", False, "exp_mean")
 KLD_MEAN = Metric("kld_mean", False, "mean", "nats")
@@ -148,6 +149,14 @@ class Task(Protocol):
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """The outcome of ``item`` given the responses to its requests, in order."""
+
+
+@runtime_checkable
+class Summarized(Protocol):
+    """A task whose record holds further numbers over all items, such as averages over groups; no verdict uses them."""
+
+    def summary(self, outcomes: Sequence[ItemOutcome]) -> Mapping[str, float]:
+        """Name -> value over the scored ones of ``outcomes``."""
 
 
 def only(responses: Sequence[Response], kind: type[Kind]) -> Kind:

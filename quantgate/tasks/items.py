@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+from quantgate.errors import DataError
 from quantgate.tasks.base import Item
 from quantgate.tasks.data import DataSource, Fields, Row
 
@@ -31,6 +32,21 @@ def limited(items: list[Item], limit: int | None, seed: int) -> list[Item]:
             if queue and len(chosen) < limit:
                 chosen.append(queue.pop())
     return [items[index] for index in sorted(chosen)]
+
+
+def first_shots(
+    data: DataSource, dataset: str, config: str, split: str, fields: Fields, wanted: int
+) -> tuple[Row, ...]:
+    """The first ``wanted`` rows of a split that is never scored. Raises DataError when it has fewer."""
+    rows = data.rows(dataset, config, split, fields) if wanted else []
+    if len(rows) < wanted:
+        raise DataError(
+            f"{dataset}/{config}/{split} in {data.name}",
+            f"{len(rows)} rows",
+            expected=f"at least {wanted} for {wanted}-shot prompts",
+            hint="lower --num-fewshot",
+        )
+    return tuple(rows[:wanted])
 
 
 def rows_of_configs(

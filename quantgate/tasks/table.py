@@ -10,8 +10,10 @@ from quantgate.errors import UsageError
 from quantgate.tasks.base import Task
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
+from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
 from quantgate.tasks.gsm8k import Gsm8k
-from quantgate.tasks.mmlu import Mmlu
+from quantgate.tasks.lambada import Lambada
+from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.truthfulqa import TruthfulQa
 
@@ -21,13 +23,41 @@ _ROLLING: Final[list[Task]] = [
     for name in CORPORA
 ]
 
+_EXAMS: Final[list[Task]] = [
+    ExamLikelihood("mmlu", MMLU),
+    ExamLikelihood("mmlu_cloze", MMLU, "text"),
+    ExamChat("mmlu_generate", MMLU),
+    ExamLikelihood("ceval", CEVAL),
+    ExamChat("ceval_generate", CEVAL),
+    ExamLikelihood("cmmlu", CMMLU),
+]
+
+_ZERO_SHOT: Final[list[Task]] = [
+    MultipleChoice("hellaswag", "hellaswag"),
+    MultipleChoice("hellaswag_norm", "hellaswag", "characters"),
+    MultipleChoice("piqa", "piqa"),
+    MultipleChoice("piqa_norm", "piqa", "characters"),
+    MultipleChoice("arc_easy", "arc_easy"),
+    MultipleChoice("arc_easy_norm", "arc_easy", "characters"),
+    MultipleChoice("arc_challenge", "arc_challenge"),
+    MultipleChoice("arc_challenge_norm", "arc_challenge", "characters"),
+    MultipleChoice("boolq", "boolq"),
+    MultipleChoice("winogrande", "winogrande"),
+    MultipleChoice("openbookqa", "openbookqa"),
+    MultipleChoice("openbookqa_norm", "openbookqa", "characters"),
+    Lambada(),
+    Lambada("lambada_perplexity", "ppl"),
+]
+
 TASKS: Final[dict[str, Task]] = {
     task.id: task
     for task in (
         *_ROLLING,
-        Mmlu(),
-        Mmlu("mmlu_cloze", "text"),
+        *_EXAMS,
+        *_ZERO_SHOT,
         TruthfulQa(),
+        TruthfulQa("truthfulqa_mc1", "mc1"),
+        TruthfulQa("truthfulqa_mc2", "mc2"),
         Gsm8k(),
         Gsm8k("gsm8k_any_number", "any_number"),
         Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
@@ -37,11 +67,13 @@ TASKS: Final[dict[str, Task]] = {
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
     "kld": tuple(f"kld_{name}" for name in CORPORA),
+    "zero_shot": tuple(task.id for task in _ZERO_SHOT),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
 
-DEFAULT: Final = ("perplexity", "kld", "mmlu", "mmlu_cloze", "truthfulqa", "gsm8k")
-_BUNDLED_LEAVES_OUT: Final = ("mmlu",)  # the bundled model is at chance with letters: nothing could be shown
+DEFAULT: Final = ("perplexity", "kld", "mmlu", "mmlu_cloze", "ceval", "cmmlu", "truthfulqa", "gsm8k")
+# the bundled model is at chance with letters and in Chinese: nothing could be shown
+_BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu")
 
 
 def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:

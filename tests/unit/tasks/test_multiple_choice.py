@@ -1,21 +1,55 @@
-"""MMLU and TruthfulQA: prompts literal, predictions by likelihood, few-shot rows from dev only."""
+"""The zero-shot standards: literal prompts, both metrics by hand, broken rows, and no test row among the examples."""
 
 import math
 
 import pytest
 
 from quantgate.errors import DataError
-from quantgate.scoring.requests import LikelihoodResponse
+from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
-from quantgate.tasks.mmlu import Mmlu
+from quantgate.tasks.multiple_choice import BENCHMARKS, MultipleChoice
 from quantgate.tasks.prompts import Prompts
-from quantgate.tasks.truthfulqa import TruthfulQa
+from quantgate.tasks.table import TASKS
+
+# one row of each kind; {m} marks which row a text comes from
+ROWS = {
+    "hellaswag": {
+        "activity_label": "Baking {m}",
+        "ctx_a": "A man opens an oven.",
+        "ctx_b": "the man",
+        "endings": ["sings [laughs] loudly.", "takes out a cake.", "leaves.", "[title] sleeps."],
+        "label": "1",
+        "source_id": "video{m}",
+    },
+    "piqa": {"goal": "Cool {m} soup", "sol1": "Wait.", "sol2": "Boil it.", "label": 0},
+    "arc_easy": {
+        "question": "What is {m} ice?",
+        "choices": {"text": ["Steam", "Frozen water", "Sand"], "label": ["1", "2", "3"]},
+        "answerKey": "2",
+    },
+    "boolq": {"question": "is {m} the sea salty", "passage": "The sea {m} holds salt.", "answer": True},
+    "winogrande": {
+        "sentence": "The cup {m} did not fit the box because the _ was too big.",
+        "option1": "cup",
+        "option2": "box",
+        "answer": "1",
+    },
+    "openbookqa": {
+        "question_stem": "A {m} cat is",
+        "choices": {"text": ["a plant", "an animal", "a stone", "a gas"], "label": list("ABCD")},
+        "answerKey": "B ",
+    },
+}
+ROWS["arc_challenge"] = ROWS["arc_easy"]
 
 
-def row(number, subject="sea_life", answer=1):
-    choices = [f"{letter}{number}" for letter in "wxyz"]
-    return {"question": f"Question {number}? ", "subject": subject, "choices": choices, "answer": answer}
+def marked(value, mark):
+    if isinstance(value, str):
+        return value.replace("{m}", mark)
+    if isinstance(value, dict):
+        return {key: marked(each, mark) for key, each in value.items()}
+    return [marked(each, mark) for each in value] if isinstance(value, list) else value
 
 
 @pytest.fixture
@@ -25,99 +59,174 @@ def prompts(tokenizer):
 
 @pytest.fixture
 def data(tmp_path, write_jsonl):
-    write_jsonl(tmp_path, "cais/mmlu", "sea_life", "test", [row(1), row(2, answer=3)])
-    write_jsonl(tmp_path, "cais/mmlu", "sea_life", "dev", [row(index) for index in range(10, 15)])
-    targets = {"choices": ["True.", "False."], "labels": [1, 0]}
-    questions = [{"question": "Is it?", "mc1_targets": targets, "mc2_targets": targets}]
-    write_jsonl(tmp_path, "truthfulqa/truthful_qa", "multiple_choice", "validation", questions)
+    for name, where in BENCHMARKS.items():
+        for split, mark in ((where.split, "TEST"), ("train", "SHOT")):
+            rows = [marked(ROWS[name], f"{mark}{number}") for number in range(3)]
+            write_jsonl(tmp_path, where.dataset, where.config, split, rows)
+    for split, mark in (("test", "TEST"), ("train", "SHOT")):
+        rows = [{"text": f"It was {mark}{number} and the sea was\n calm"} for number in range(3)]
+        write_jsonl(tmp_path, "EleutherAI/lambada_openai", "default", split, rows)
     return DirectorySource(tmp_path)
 
 
-def answers(*logprobs, n_tokens=1):
-    return [LikelihoodResponse(value, n_tokens, False) for value in logprobs]
+def pairs(task, data, prompts, number=0):
+    item = task.items(data, Selection(), prompts)[number]
+    return [(prompts.decode(each.context), prompts.decode(each.continuation)) for each in task.requests(item, prompts)]
 
 
-def test_mmlu_prompt_is_literal(data, prompts):
-    item = Mmlu().items(data, Selection(num_fewshot=1), prompts)[0]
-    requests = Mmlu().requests(item, prompts)
-    assert prompts.decode(requests[0].context) == (
-        "The following are multiple choice questions (with answers) about sea life.\n\n"
-        "Question 10?\nA. w10\nB. x10\nC. y10\nD. z10\nAnswer: B\n\n"
-        "Question 1?\nA. w1\nB. x1\nC. y1\nD. z1\nAnswer:"
-    )
-    assert [prompts.decode(request.continuation) for request in requests] == [" A", " B", " C", " D"]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "hellaswag",
+            [
+                ("Baking TEST0: A man opens an oven. The man", " sings loudly."),
+                ("Baking TEST0: A man opens an oven. The man", " takes out a cake."),
+                ("Baking TEST0: A man opens an oven. The man", " leaves."),
+                ("Baking TEST0: A man opens an oven. The man", "  sleeps."),
+            ],
+        ),
+        (
+            "piqa",
+            [("Question: Cool TEST0 soup\nAnswer:", " Wait."), ("Question: Cool TEST0 soup\nAnswer:", " Boil it.")],
+        ),
+        (
+            "arc_easy",
+            [("Question: What is TEST0 ice?\nAnswer:", f" {text}") for text in ("Steam", "Frozen water", "Sand")],
+        ),
+        (
+            "boolq",
+            [
+                ("The sea TEST0 holds salt.\nQuestion: is TEST0 the sea salty?\nAnswer:", " no"),
+                ("The sea TEST0 holds salt.\nQuestion: is TEST0 the sea salty?\nAnswer:", " yes"),
+            ],
+        ),
+        (
+            "winogrande",
+            [
+                ("The cup TEST0 did not fit the box because the cup", " was too big."),
+                ("The cup TEST0 did not fit the box because the box", " was too big."),
+            ],
+        ),
+        ("openbookqa", [("A TEST0 cat is", f" {text}") for text in ("a plant", "an animal", "a stone", "a gas")]),
+        ("lambada", [("It was TEST0 and the sea was\n", " calm")]),
+    ],
+)
+def test_prompts_are_literal(data, prompts, name, expected):
+    assert pairs(TASKS[name], data, prompts) == expected
 
 
-def test_mmlu_cloze_prompt_is_literal(data, prompts):
-    task = Mmlu("mmlu_cloze", "text")
-    item = task.items(data, Selection(num_fewshot=1), prompts)[0]
-    requests = task.requests(item, prompts)
-    assert prompts.decode(requests[0].context) == (
-        "The following are multiple choice questions (with answers) about sea life.\n\n"
-        "Question: Question 10?\nAnswer: x10\n\nQuestion: Question 1?\nAnswer:"
-    )
-    assert [prompts.decode(request.continuation) for request in requests] == [" w1", " x1", " y1", " z1"]
+def test_markup_goes_as_in_lm_eval():
+    row = {**ROWS["hellaswag"], "ctx_a": "[header] How to bake [title] Mix.", "ctx_b": "", "activity_label": "Food"}
+    question = BENCHMARKS["hellaswag"].read(row)
+    # a title becomes a full stop, marks go, and double blanks become single ones from left to right
+    assert question.contexts[0] == "Food: How to bake. Mix."
 
 
-def test_mmlu_cloze_compares_mean_token_likelihoods(data, prompts):
-    task = Mmlu("mmlu_cloze", "text")
-    item = task.items(data, Selection(num_fewshot=1), prompts)[0]
-    responses = [LikelihoodResponse(total, count, False) for total, count in ((-3, 1), (-8, 4), (-9, 3), (-6, 2))]
-    assert task.score(item, responses).score == 1.0
+def likelihoods(*values):
+    return [LikelihoodResponse(value, 2, False) for value in values]
 
 
-def test_mmlu_shots_come_from_dev_only(data, prompts):
-    for item in Mmlu().items(data, Selection(), prompts):
-        assert [shot["question"] for shot in item.shots] == [f"Question {index}? " for index in range(10, 15)]
+def test_acc_sums_and_acc_norm_divides_by_characters(data, prompts):
+    plain, normed = TASKS["piqa"], TASKS["piqa_norm"]
+    item = plain.items(data, Selection(), prompts)[0]
+    # "Wait." has 5 characters, "Boil it." 8: -6/5 < -8/8 although -6 > -8
+    answers = likelihoods(-6.0, -8.0)
+    assert (plain.score(item, answers).score, normed.score(item, answers).score) == (1.0, 0.0)
+    assert (plain.metric.name, normed.metric.name) == ("acc", "acc_norm")
 
 
-def test_mmlu_without_enough_dev_rows(data, prompts):
-    with pytest.raises(DataError, match=r"5 rows; expected at least 6 for 6-shot prompts; lower --num-fewshot"):
-        Mmlu().items(data, Selection(num_fewshot=6), prompts)
+def test_variants_ask_the_same(data, prompts):
+    for name in ("hellaswag", "piqa", "arc_easy", "arc_challenge", "openbookqa"):
+        assert pairs(TASKS[name], data, prompts) == pairs(TASKS[f"{name}_norm"], data, prompts)
 
 
-def test_mmlu_score(data, prompts):
-    item = Mmlu().items(data, Selection(), prompts)[0]
-    outcome = Mmlu().score(item, answers(-2.0, -1.0, -3.0, -4.0))
-    assert (outcome.score, outcome.answer, outcome.group) == (1.0, "B", "sea_life")
-    weights = [math.exp(-value) for value in (2, 1, 3, 4)]
-    assert outcome.companions["prob_right"] == pytest.approx(weights[1] / sum(weights))
-    assert Mmlu().score(item, answers(-1.0, -2.0, -3.0, -4.0)).score == 0.0
+def test_right_answers_come_from_the_labels(data, prompts):
+    right = {"hellaswag": 1, "piqa": 0, "arc_easy": 1, "arc_challenge": 1, "boolq": 1, "winogrande": 0, "openbookqa": 1}
+    for name, index in right.items():
+        item = TASKS[name].items(data, Selection(), prompts)[0]
+        values = [-5.0] * len(TASKS[name].requests(item, prompts))
+        values[index] = -4.0
+        outcome = TASKS[name].score(item, likelihoods(*values))
+        assert (outcome.score, outcome.answer) == (1.0, str(index)), name
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_not_finite_likelihoods_are_unscored(data, prompts, bad):
-    item = Mmlu().items(data, Selection(), prompts)[0]
-    outcome = Mmlu().score(item, answers(-2.0, bad, -3.0, -4.0))
-    assert outcome.score is None
-    assert "not finite" in outcome.unscored
+def test_items_of_one_source_are_one_group(tmp_path, write_jsonl, prompts):
+    rows = [marked(ROWS["hellaswag"], mark) for mark in ("1", "1", "2")]
+    write_jsonl(tmp_path, "Rowan/hellaswag", "default", "validation", rows)
+    groups = [item.group for item in TASKS["hellaswag"].items(DirectorySource(tmp_path), Selection(), prompts)]
+    assert groups[0] == groups[1] != groups[2]
 
 
-def test_mmlu_refuses_an_answer_outside_the_options(data, tmp_path, write_jsonl, prompts):
-    write_jsonl(tmp_path, "cais/mmlu", "sea_life", "test", [row(1), row(2, answer=4)])
-    with pytest.raises(DataError, match="row 1: 4 choices, answer 4; expected 4 choices, answer 0-3"):
-        Mmlu().items(data, Selection(), prompts)
+@pytest.mark.parametrize("name", [*BENCHMARKS, "lambada"])
+def test_examples_come_from_train_and_hold_no_test_row(data, prompts, name):
+    task = TASKS[name]
+    for number, item in enumerate(task.items(data, Selection(num_fewshot=2), prompts)):
+        assert item.shots == task.items(data, Selection(num_fewshot=2), prompts)[0].shots
+        for request in task.requests(item, prompts):
+            text = prompts.decode(request.context)
+            assert ["SHOT0" in text, "SHOT1" in text, "SHOT2" in text] == [True, True, False]
+            assert [f"TEST{other}" in text for other in range(3)] == [other == number for other in range(3)]
 
 
-def test_truthfulqa_scores_the_answer_text_only(data, prompts):
-    item = TruthfulQa().items(data, Selection(), prompts)[0]
-    request = TruthfulQa().requests(item, prompts)[0]
-    assert prompts.decode(request.context) == "<|im_start|>user\nIs it?<|im_end|>\n<|im_start|>assistant\n"
-    assert prompts.decode(request.continuation) == "True."
+def test_an_example_shows_its_right_answer(data, prompts):
+    item = TASKS["winogrande"].items(data, Selection(num_fewshot=1), prompts)[0]
+    context = prompts.decode(TASKS["winogrande"].requests(item, prompts)[1].context)
+    assert context.split("\n\n")[0] == "The cup SHOT0 did not fit the box because the cup was too big."
 
 
-def test_truthfulqa_uses_the_mean_loss(data, prompts):
-    item = TruthfulQa().items(data, Selection(), prompts)[0]
-    long_but_likely = LikelihoodResponse(-10.0, 20, False)
-    short_but_unlikely = LikelihoodResponse(-4.0, 2, False)
-    assert TruthfulQa().score(item, [long_but_likely, short_but_unlikely]).score == 1.0
+def test_too_few_examples(data, prompts):
+    with pytest.raises(DataError, match=r"ybisk/piqa/plain_text/train in .*: 3 rows; expected at least 4 for 4-shot"):
+        TASKS["piqa"].items(data, Selection(num_fewshot=4), prompts)
 
 
-def test_limit_spreads_over_groups(tmp_path, write_jsonl, prompts):
-    for subject in ("a", "b", "c"):
-        write_jsonl(tmp_path, "cais/mmlu", subject, "test", [row(index, subject) for index in range(20)])
-    items = Mmlu().items(DirectorySource(tmp_path), Selection(limit=7, num_fewshot=0), prompts)
-    groups = [item.group for item in items]
-    assert len(items) == 7
-    assert {group: groups.count(group) >= 2 for group in "abc"} == {"a": True, "b": True, "c": True}
-    assert items == Mmlu().items(DirectorySource(tmp_path), Selection(limit=7, num_fewshot=0), prompts)
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("hellaswag", {"label": "4"}, "row 1: 4 options, of which number 4 is right"),
+        ("hellaswag", {"label": ""}, "row 1: invalid literal"),
+        ("hellaswag", {"endings": "none"}, "line 2: field 'endings' is a str"),
+        ("piqa", {"label": -1}, "row 1: 2 options, of which number -1 is right"),
+        ("piqa", {"label": "0"}, "line 2: field 'label' is a str; expected a int"),
+        ("arc_easy", {"answerKey": "B"}, "row 1: answerKey 'B' with 3 texts and the labels"),
+        ("arc_easy", {"choices": {}}, "row 1: answerKey '2' with 0 texts"),
+        ("boolq", {"answer": 1}, "line 2: field 'answer' is a int; expected a bool"),
+        ("winogrande", {"sentence": "no blank"}, "row 1: answer '1' to a sentence with no blank"),
+        ("winogrande", {"answer": ""}, "row 1: answer '' to a sentence with a blank"),
+        ("openbookqa", {"answerKey": "E"}, "row 1: answerKey 'E'"),
+    ],
+)
+def test_broken_rows_are_named(tmp_path, write_jsonl, prompts, name, change, message):
+    where = BENCHMARKS[name]
+    write_jsonl(tmp_path, where.dataset, where.config, where.split, [ROWS[name], {**ROWS[name], **change}])
+    with pytest.raises(DataError) as caught:
+        TASKS[name].items(DirectorySource(tmp_path), Selection(), prompts)
+    assert message in str(caught.value)
+    assert where.split in str(caught.value)
+
+
+def test_lambada_measures(data, prompts):
+    item = TASKS["lambada"].items(data, Selection(), prompts)[0]
+    answer = [LikelihoodResponse(-1.5, 3, True)]
+    assert TASKS["lambada"].score(item, answer).score == 1.0
+    outcome = TASKS["lambada_perplexity"].score(item, answer)
+    assert (outcome.score, outcome.companions) == (1.5, {"nll": 0.5})
+    assert TASKS["lambada_perplexity"].metric.value([1.0, 2.0]) == pytest.approx(math.exp(1.5))
+    assert TASKS["lambada"].score(item, [LikelihoodResponse(math.nan, 3, False)]).unscored
+
+
+@pytest.mark.parametrize("text", ["word", "ends with a blank ", " word", ""])
+def test_lambada_refuses_texts_without_a_last_word(tmp_path, write_jsonl, prompts, text):
+    write_jsonl(tmp_path, "EleutherAI/lambada_openai", "default", "test", [{"text": "a b"}, {"text": text}])
+    with pytest.raises(DataError, match="row 1: text without a last word"):
+        TASKS["lambada"].items(DirectorySource(tmp_path), Selection(), prompts)
+
+
+def test_other_answers_than_likelihoods_are_refused(data, prompts):
+    item = TASKS["piqa"].items(data, Selection(), prompts)[0]
+    with pytest.raises(TypeError, match="got a GenerateResponse"):
+        TASKS["piqa"].score(item, [GenerateResponse("", 0, "eos")] * 2)
+
+
+def test_every_row_of_the_table_is_a_task():
+    assert {task.benchmark for task in TASKS.values() if isinstance(task, MultipleChoice)} == BENCHMARKS.keys()
