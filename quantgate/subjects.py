@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from quantgate.models.source import ModelFiles, read_json
 from quantgate.progress import Progress
@@ -16,7 +16,11 @@ from quantgate.quantize.calibration import Calibration
 from quantgate.store.keys import AuditKey, SubjectKey
 from quantgate.store.store import Store
 
-AUDIT_VERSION: Final = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUDIT_VERSION: Final = 2
+_ROUNDING: Final = 2.0**-6  # relative: two roundings to bf16 and two medians of ratios that were rounded so
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,11 @@ def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecor
 
 
 def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord) -> list[str]:
-    """Names of quantized modules whose dequantized weights equal the 16-bit ones bit for bit, or are missing."""
+    """Names of quantized modules that are missing, or whose dequantized weights equal the 16-bit ones bit for bit.
+
+    After a transformation (AWQ, SmoothQuant) weights that are the 16-bit ones times a scale per row and per column do
+    not count as quantized either.
+    """
     import torch
 
     from quantgate.quantize.checkpoint import read_layers, stored_tensors
@@ -119,9 +127,21 @@ def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord
     original = dict(stored_tensors(reference))
     config = read_json(subject / "config.json", str(record.method["method"]))["quantization_config"]
     _, layers = read_layers(subject, config)
+    same = equal_up_to_scales if record.folds else torch.equal
     return [
         name
         for name in record.quantized_modules
         if name not in layers
-        or torch.equal(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16))
+        or same(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16))
     ]
+
+
+def equal_up_to_scales(one: Tensor, other: Tensor) -> bool:
+    """Whether ``other`` is ``one`` (both ``[out, in]``) times a factor per row and column, up to 16-bit rounding."""
+    one, other = one.float(), other.float()
+    if not bool(((one == 0) == (other == 0)).all()):
+        return False
+    ratio = (other / one).nan_to_num(1.0)
+    ratio = ratio / ratio.median(0, keepdim=True).values
+    ratio = ratio / ratio.median(1, keepdim=True).values
+    return bool((ratio - 1).abs().max() <= _ROUNDING)

@@ -28,6 +28,7 @@ class Method:
     ``algorithm``: key of the function that does it. ``code_version``: counts up when the same settings yield other
     weights. ``storage``: ``packed`` (integers on disk) or ``fake`` (16-bit weights that only simulate).
     ``bits``: nominal bits of a weight; ``activation_bits``: 16 unless activations are quantized too.
+    ``transformation``: settings of what is folded into the 16-bit model before it is rounded (AWQ, SmoothQuant).
     """
 
     id: str
@@ -40,6 +41,7 @@ class Method:
     summary: str
     source: str
     activation_bits: int = 16
+    transformation: Settings | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", self.id):
@@ -47,12 +49,16 @@ class Method:
 
     def as_record(self) -> dict[str, Any]:
         """Name and arguments that recreate the method; goes into cache keys and reports."""
-        return {
+        record = {
             "method": self.id,
             "algorithm": self.algorithm,
             "settings": asdict(self.settings),
             "code_version": self.code_version,
         }
+        if self.transformation is not None:
+            name = type(self.transformation).__name__.removesuffix("Settings").lower()
+            record["transformation"] = {"name": name, **asdict(self.transformation)}
+        return record
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class QuantizationRecord:
     stored tensors. ``bytes_on_disk``: size of all files of the checkpoint. ``quantized_modules``: names of the linear
     layers that were replaced. ``losses``: per module, the relative squared output or weight error the algorithm saw.
     ``execution``: what computes once the checkpoint is loaded: ``dequantized`` (weights unpacked to the compute dtype,
-    16-bit matmuls) or ``int8`` (integer matmuls, activations quantized too).
+    16-bit matmuls) or ``int8`` (integer matmuls, activations quantized too). ``folds``: first layer of every stage
+    whose input was scaled before rounding, and the module that carries the inverse scale.
     """
 
     method: Mapping[str, Any]
@@ -76,6 +83,7 @@ class QuantizationRecord:
     quantized_modules: tuple[str, ...]
     losses: Mapping[str, float] = field(default_factory=dict)
     execution: str = "dequantized"
+    folds: Mapping[str, str] = field(default_factory=dict)
 
 
 class Statistics(Protocol):
@@ -122,6 +130,9 @@ class Algorithm(Protocol):
 
     The layers of one stage read the same input; they share their statistics and are quantized in one call.
     """
+
+    # Algorithms may have an attribute ``needs`` (a frozenset of `statistics.Need`) instead of statistics of their own:
+    # then they are given an `InputStatistics` that they share with the other methods of a sweep.
 
     @property
     def order(self) -> Order:

@@ -72,9 +72,16 @@ def stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def write(
-    source: Path, target: Path, quantized: Mapping[str, StoredWeight], config: Mapping[str, Any], dtype: torch.dtype
+    source: Path,
+    target: Path,
+    quantized: Mapping[str, StoredWeight],
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    changed: Mapping[str, Tensor] | None = None,
 ) -> int:
     """Write weights, configuration and tokenizer of ``source`` with its ``quantized`` layers into ``target``.
+
+    ``changed`` holds tensors that replace those of ``source`` although they stay 16 bit (norms with a scale folded in).
 
     Returns:
         Bytes of the tensors that represent the quantized layers (biases, which stay 16 bit, are not counted).
@@ -94,6 +101,7 @@ def write(
         raise ModelError(str(source), f"no tensor {min(waiting)}", expected="names as in the model's modules")
     source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     _untie(state, source_config)
+    state |= {name: tensor.to(dtype).cpu() for name, tensor in (changed or {}).items()}
     packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}
     _save(state | packed, target)
     _write_configs(source_config, config, dtype, target)

@@ -1,22 +1,21 @@
 """Layer by layer through the model: collect what an algorithm needs of a stage's input, quantize the stage, go on.
 
-Calibration activations exist once: the hidden states at one block boundary, for all samples, plus what one block needs
-while it runs. Samples are batched by length and padded on the right; attention is causal, so padding cannot reach real
-tokens and no mask is needed, and statistics see the real tokens only.
+Several methods can go through together (`run_jobs`). The model is loaded and the calibration text embedded once; the
+methods that look at the 16-bit model's activations share them and their statistics, one forward for all. Methods that
+look at the activations of what they have quantized so far (`Order`) each have a stream of activations of their own:
+there nothing can be shared without changing their results.
 
-When all samples form one batch, a block is run once: as its forward reaches a stage, the stage is quantized in flight
-and the forward goes on with the quantized weights. With several batches each stage is reached by running every batch up
-to it, and no further; then the block is run once more for its outputs.
+When all samples of such a stream form one batch, a block is run once: as its forward reaches a stage, the stage is
+quantized in flight and the forward goes on with the quantized weights. With several batches each stage is reached by
+running every batch up to it, and no further; then the block is run once more for its outputs.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -24,239 +23,309 @@ from torch.utils.hooks import RemovableHandle
 
 from quantgate.errors import MethodError
 from quantgate.progress import Progress
-from quantgate.quantize.base import Algorithm, LayerResult, Statistics
+from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
+from quantgate.quantize.batches import Batch, Stop, batches_of, capture, run_block
 from quantgate.quantize.calibration import Calibration
+from quantgate.quantize.fold import Fold, Transformation, apply, find_folds, restored
 from quantgate.quantize.layers import Block, Stage, decoder_blocks, hooks, observe_stages, replace_weight
-
-BATCH_TOKENS: Final = 32_768  # of one batch, padding included: bounds the memory of one block's temporaries
-_CACHE_ARGUMENTS: Final = ("past_key_values", "past_key_value", "use_cache", "cache_position")
-_REPLAY_COST: Final = 2.2  # forwards of a block that running it stage by stage amounts to (measured on Llama shapes)
+from quantgate.quantize.statistics import InputStatistics, Need
 
 Results = dict[str, LayerResult]
 
 
-class _Stop(Exception):
-    """Not an error: raised by a hook, it ends a forward that has shown what was wanted."""
-
-
 @dataclass
-class Batch:
-    """Hidden states ``[samples, length, width]`` at the present boundary; ``keep`` marks the real tokens (or None)."""
+class Job:
+    """One method on its way through the model.
 
-    hidden: Tensor
-    keep: Tensor | None
-    arguments: list[dict[str, Any]]  # keyword arguments of every block: masks, position embeddings
-
-    def rows(self, x: Tensor) -> Tensor:
-        """The input vectors of the real tokens, ``[n, features]``."""
-        flat = x.reshape(-1, x.shape[-1])  # some blocks flatten the samples themselves
-        return flat if self.keep is None else flat[self.keep.view(-1)]
-
-
-def plan_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> list[list[int]]:
-    """Indices of the samples of each batch, longest first.
-
-    One batch if it stays within ``budget`` padded tokens and its padding costs less than running stage by stage would;
-    otherwise batches of similar length.
+    ``algorithm``: by layer name; None leaves the layer in 16 bit. ``transformation``: what is folded into each block
+    before it is quantized. ``results``: the quantized layers. ``changed``: other parameters that a fold has changed, in
+    the model's dtype. ``folds``: first layer of every scaled stage -> module that carries the inverse scale.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    padded = lengths[order[0]] * len(lengths)
-    if padded <= budget and padded <= _REPLAY_COST * sum(lengths):
-        return [order]
-    batches: list[list[int]] = []
-    for index in order:
-        longest = lengths[batches[-1][0]] if batches else 0
-        if batches and longest * (len(batches[-1]) + 1) <= budget and lengths[index] * 4 >= longest * 3:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+
+    who: str
+    algorithm: Callable[[str], Algorithm | None]
+    transformation: Transformation | None = None
+    results: Results = field(default_factory=dict)
+    changed: dict[str, Tensor] = field(default_factory=dict)
+    folds: dict[str, str] = field(default_factory=dict)
+    masters: dict[str, Tensor] = field(default_factory=dict)
+
+    def algorithms(self, names: Iterable[str]) -> list[Algorithm]:
+        """The different algorithms among the layers ``names``."""
+        found = (self.algorithm(name) for name in names)
+        return list({id(each): each for each in found if each is not None}.values())
 
 
-def _pad(samples: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    longest = max(len(sample) for sample in samples)
-    ids = torch.zeros(len(samples), longest, dtype=torch.int64)
-    keep = torch.zeros(len(samples), longest, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample)] = torch.tensor(sample)
-        keep[row, : len(sample)] = True
-    return ids.to(device), None if bool(keep.all()) else keep.to(device)
+class StageStatistics:
+    """The statistics of one stage's input for all algorithms that read it.
 
-
-class _StandIn:
-    """Takes the place of every block's forward: keeps the arguments, hands the hidden states on, stops at the last."""
-
-    def __init__(self, blocks: Sequence[Block], tuples: bool) -> None:
-        self.parameters = list(inspect.signature(blocks[0].module.forward).parameters)
-        self.count, self.tuples = len(blocks), tuples
-        self.hidden: Tensor | None = None
-        self.arguments: list[dict[str, Any]] = []
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        named = dict(zip(self.parameters, args, strict=False)) | kwargs
-        hidden = named.pop(self.parameters[0])
-        self.hidden = hidden if self.hidden is None else self.hidden
-        self.arguments.append({name: value for name, value in named.items() if name not in _CACHE_ARGUMENTS})
-        if len(self.arguments) == self.count:
-            raise _Stop
-        return (hidden,) if self.tuples else hidden
-
-
-def capture(model: nn.Module, blocks: Sequence[Block], ids: Tensor, keep: Tensor | None) -> Batch:
-    """Run everything before the first block once; keep its hidden states and the arguments of every block.
-
-    The blocks are stood in for by functions that hand their input on, so that arguments that differ between blocks
-    (sliding windows, local rotary embeddings) are seen without computing any block.
+    Algorithms that say what they ``need`` share one object; any other keeps what it makes itself.
     """
-    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else model  # type: ignore[operator]
-    stand_in = _StandIn(blocks, _returns_tuple(decoder, blocks[0], ids[:1, :1]))
-    before = [vars(block.module).get("forward") for block in blocks]  # set on the instance by other libraries' hooks
-    try:
-        for block in blocks:
-            vars(block.module)["forward"] = stand_in
-        with suppress(_Stop):
-            decoder(input_ids=ids, use_cache=False)
-    finally:
-        for block, original in zip(blocks, before, strict=True):
-            if original is None:
-                del vars(block.module)["forward"]
-            else:
-                vars(block.module)["forward"] = original
-    if stand_in.hidden is None:
-        raise MethodError(type(model).__name__, "a forward that called no decoder block", expected="all blocks in turn")
-    return Batch(stand_in.hidden, keep, stand_in.arguments)
 
+    def __init__(
+        self, algorithms: Sequence[Algorithm], needs: frozenset[Need], features: int, device: torch.device
+    ) -> None:
+        declared = [frozenset(each.needs) for each in algorithms if hasattr(each, "needs")]
+        needs = needs.union(*declared)
+        self.shared = InputStatistics(features, device, needs) if needs else None
+        self.own = {id(each): each.statistics(features, device) for each in algorithms if not hasattr(each, "needs")}
 
-def _returns_tuple(decoder: Any, block: Block, ids: Tensor) -> bool:
-    """Whether a block hands back a tuple (older architectures) or the hidden states themselves."""
-    seen: list[bool] = []
+    def add(self, rows: Tensor) -> None:
+        """Take in input vectors ``[n, features]``."""
+        for each in (self.shared, *self.own.values()):
+            if each is not None:
+                each.add(rows)
 
-    def look(_: nn.Module, __: Any, output: Any) -> None:
-        seen.append(isinstance(output, tuple))
-        raise _Stop
+    def of(self, algorithm: Algorithm) -> Statistics | None:
+        """What ``algorithm`` is given."""
+        if hasattr(algorithm, "needs"):
+            return self.shared if algorithm.needs else None
+        return self.own[id(algorithm)]
 
-    with hooks([block.module.register_forward_hook(look)]), suppress(_Stop):
-        decoder(input_ids=ids, use_cache=False)
-    return seen[0]
-
-
-def run_block(block: Block, batch: Batch, index: int) -> Tensor:
-    """The block's output for a batch of its inputs; ``index`` is the block's place in the model."""
-    output: Any = block.module(batch.hidden, **batch.arguments[index])
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden
+    def divided(self, scale: Tensor) -> StageStatistics:
+        """The statistics of the input divided by ``scale`` (float32 ``[features]``); only shared ones can be."""
+        found = StageStatistics([], frozenset(), 0, scale.device)
+        found.shared = self.shared.divided(scale) if self.shared else None
+        return found
 
 
 class Sweep:
     """One pass over the blocks of ``model`` with one algorithm; the model's linear weights are replaced on the way."""
 
-    def __init__(self, model: nn.Module, algorithm: Algorithm, who: str, progress: Progress) -> None:
-        self.model, self.algorithm, self.who, self.progress = model, algorithm, who, progress
-        self.blocks = decoder_blocks(model, who)
-        self.device = next(model.parameters()).device
+    def __init__(
+        self,
+        model: nn.Module,
+        algorithm: Algorithm,
+        who: str,
+        progress: Progress,
+        transformation: Transformation | None = None,
+    ) -> None:
+        decoder_blocks(model, who)  # a model that cannot be quantized is refused here
+        self.model, self.progress = model, progress
+        self.job = Job(who, lambda _: algorithm, transformation)
 
-    @torch.no_grad()
     def run(self, calibration: Calibration | None) -> Results:
-        """Quantize every block; results by layer name, in the model's order.
+        """Quantize every block; results by layer name, in the model's order. Raises as `run_jobs`."""
+        run_jobs(self.model, [self.job], calibration, self.progress)
+        return self.job.results
 
-        Raises:
-            MethodError: the algorithm cannot be applied; names the layers.
-        """
-        batches = self._batches(calibration) if calibration is not None else []
-        probe = capture(self.model, self.blocks, torch.zeros(1, 2, dtype=torch.int64, device=self.device), None)
-        results: Results = {}
-        for index, block in enumerate(self.blocks):
-            self.progress.step(f"{self.who}: quantizing blocks", index, len(self.blocks))
-            if batches:
-                stages = observe_stages(block, partial(run_block, block, probe, index), self.who)
-                results |= self._calibrated(block, index, stages, batches)
-            else:
-                for name, linear in block.linears.items():
-                    results |= self._quantize(Stage({name: linear}), None)
-        self.progress.step(f"{self.who}: quantizing blocks", len(self.blocks), len(self.blocks))
-        return {name: results[name] for block in self.blocks for name in block.linears}
 
-    def _batches(self, calibration: Calibration) -> list[Batch]:
-        samples = [sample for sample in calibration.samples if sample]
-        if not samples:
-            raise MethodError(self.who, f"calibration set {calibration.name!r} without tokens", expected="text")
-        plan = plan_batches([len(sample) for sample in samples])
-        padded = [_pad([samples[index] for index in batch], self.device) for batch in plan]
-        return [capture(self.model, self.blocks, ids, keep) for ids, keep in padded]
+@torch.no_grad()
+def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | None, progress: Progress) -> None:
+    """Quantize every block of ``model`` by every job; each job's results are in the model's order.
 
-    def _quantize(self, stage: Stage, statistics: Statistics | None) -> Results:
-        weights = [linear.weight for linear in stage.linears.values()]
-        try:
-            found = self.algorithm.quantize(weights, statistics)
-        except MethodError as error:
-            who = f"{self.who}: {', '.join(stage.names)}"
-            raise MethodError(who, error.found, expected=error.expected, hint=error.hint) from error
-        for linear, result in zip(stage.linears.values(), found, strict=True):
-            replace_weight(linear, result.weight.dequantize(linear.weight.dtype))
-        return dict(zip(stage.names, found, strict=True))
+    With one job the model's weights are replaced on the way; with several they are what they were.
 
-    def _calibrated(self, block: Block, index: int, stages: Sequence[Stage], batches: Sequence[Batch]) -> Results:
-        """Quantize one block and move the batches to its output boundary."""
-        order, last = self.algorithm.order, index + 1 == len(self.blocks)
-        untouched = [] if order.block_sequential or last else [run_block(block, batch, index) for batch in batches]
-        if order.true_sequential and len(batches) == 1:
-            results, outputs = self._in_flight(block, index, stages, batches[0])
+    Raises:
+        MethodError: an algorithm cannot be applied; names the layers.
+    """
+    who = ", ".join(job.who for job in jobs)
+    blocks = decoder_blocks(model, who)
+    walks = _walks(model, blocks, jobs, calibration)
+    device = next(model.parameters()).device
+    probe = capture(model, blocks, torch.zeros(1, 2, dtype=torch.int64, device=device), None)
+    noise = torch.randn(probe.hidden.shape, generator=torch.Generator().manual_seed(0))
+    probe.hidden = noise.to(probe.hidden)  # two different tokens without a zero: folds are read off them
+    for index, block in enumerate(blocks):
+        progress.step(f"{who}: quantizing blocks", index, len(blocks))
+        run = partial(run_block, block, probe, index)
+        stages = observe_stages(block, run, who) if calibration else [Stage({n: x}) for n, x in block.linears.items()]
+        folds = find_folds(block, stages, run) if any(job.transformation for job in jobs) else []
+        for walk in walks:
+            walk.step(_Place(block, index, stages, folds, index + 1 == len(blocks)))
+    progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
+    for job in jobs:
+        job.results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the model the walks are: a block, its stages, its fold points."""
+
+    block: Block
+    index: int
+    stages: list[Stage]
+    folds: list[Fold]
+    last: bool
+
+
+def _walks(
+    model: nn.Module, blocks: Sequence[Block], jobs: Sequence[Job], calibration: Calibration | None
+) -> list[_Walk]:
+    """How the jobs go: those without order or data together, every other one alone with its own activations."""
+    names = [name for block in blocks for name in block.linears]
+    alone: list[tuple[Job, Order]] = []
+    together: list[Job] = []
+    for job in jobs:
+        orders = [algorithm.order for algorithm in job.algorithms(names) if _takes_data(algorithm)]
+        order = Order(any(each.true_sequential for each in orders), any(each.block_sequential for each in orders))
+        if calibration and (order.true_sequential or order.block_sequential):
+            alone.append((job, order))
         else:
-            results, outputs = self._staged(block, index, stages, batches), []
-        if not last:
-            for batch, hidden in zip(
-                batches, untouched or outputs or [run_block(block, batch, index) for batch in batches], strict=True
-            ):
-                batch.hidden = hidden
-        return results
+            together.append(job)
+    keep = len(jobs) > 1
+    batches = batches_of(model, blocks, calibration, jobs[0].who) if calibration else []
+    curious = any(job.transformation or any(map(_takes_data, job.algorithms(names))) for job in together)
+    walks = [_Walk(together, Order(False, False), batches if curious else [], keep)] if together else []
+    return walks + [_Walk([job], order, [replace(each) for each in batches], keep) for job, order in alone]
 
-    def _in_flight(
-        self, block: Block, index: int, stages: Sequence[Stage], batch: Batch
-    ) -> tuple[Results, list[Tensor]]:
+
+def _takes_data(algorithm: Algorithm) -> bool:
+    if hasattr(algorithm, "needs"):
+        return bool(algorithm.needs)
+    return algorithm.statistics(1, torch.device("cpu")) is not None
+
+
+class _Walk:
+    """Jobs that see the same activations, ``batches``, on their way through the blocks.
+
+    ``order`` is theirs; with ``keep`` the model's parameters are restored after each of them.
+    """
+
+    def __init__(self, jobs: Sequence[Job], order: Order, batches: list[Batch], keep: bool) -> None:
+        self.jobs, self.order, self.batches, self.keep = jobs, order, batches, keep
+
+    def step(self, place: _Place) -> None:
+        """Quantize one block and move the batches to its output boundary."""
+        outputs: list[Tensor] = []
+        statistics: dict[tuple[str, ...], StageStatistics] = {}
+        if self.batches and (not self.order.true_sequential or self.jobs[0].transformation):
+            outputs, statistics = self._collect(place, place.stages, outputs=self._passes_float(place))
+        elif self._passes_float(place):
+            outputs = self._outputs(place)
+        for job in self.jobs:
+            with restored(list(place.block.module.modules()) if self.keep else []):
+                quantized = self._quantize_block(job, place, statistics)
+                if self.order.block_sequential and self.batches and not place.last:
+                    outputs = quantized or self._outputs(place)
+        for batch, hidden in zip(self.batches, outputs, strict=False):
+            batch.hidden = hidden
+
+    def _passes_float(self, place: _Place) -> bool:
+        return bool(self.batches) and not self.order.block_sequential and not place.last
+
+    def _outputs(self, place: _Place) -> list[Tensor]:
+        return [run_block(place.block, batch, place.index) for batch in self.batches]
+
+    def _quantize_block(
+        self, job: Job, place: _Place, statistics: dict[tuple[str, ...], StageStatistics]
+    ) -> list[Tensor]:
+        """Quantize a block for one job; the quantized block's outputs if they were computed on the way."""
+        job.masters.clear()
+        if job.transformation:
+            statistics = _transform(job, place, statistics)
+        if not self.order.true_sequential:
+            for stage in place.stages:
+                _quantize(job, stage, statistics.get(stage.names))
+            return []
+        if len(self.batches) == 1:
+            return self._in_flight(job, place)
+        for stage in place.stages:
+            _, found = self._collect(place, [stage], outputs=False)
+            _quantize(job, stage, found[stage.names])
+        return []
+
+    def _in_flight(self, job: Job, place: _Place) -> list[Tensor]:
         """One forward; each stage is quantized when the forward reaches it. The last block's outputs are not needed."""
-        results: Results = {}
-        end = stages[-1] if index + 1 == len(self.blocks) else None
+        batch = self.batches[0]
 
         def reach(stage: Stage, x: Tensor) -> None:
-            statistics = self._statistics(stage)
+            statistics = self._empty(stage)
             statistics.add(batch.rows(x))
-            results.update(self._quantize(stage, statistics))
-            if stage is end:
-                raise _Stop
+            _quantize(job, stage, statistics)
+            if place.last and stage is place.stages[-1]:
+                raise Stop
 
-        with hooks([_on_input(stage, reach) for stage in stages]):
+        with hooks([_on_input(stage, reach) for stage in place.stages]):
             try:
-                return results, [run_block(block, batch, index)]
-            except _Stop:
-                return results, []
+                return [run_block(place.block, batch, place.index)]
+            except Stop:
+                return []
 
-    def _staged(self, block: Block, index: int, stages: Sequence[Stage], batches: Sequence[Batch]) -> Results:
-        """Stage by stage (or all stages at once without true_sequential), every batch run up to the stage."""
-        rounds = [[stage] for stage in stages] if self.algorithm.order.true_sequential else [list(stages)]
-        results: Results = {}
-        for together in rounds:
-            for stage, statistics in zip(together, self._collect(block, index, together, batches), strict=True):
-                results |= self._quantize(stage, statistics)
-        return results
-
-    def _collect(self, block: Block, index: int, stages: Sequence[Stage], batches: Sequence[Batch]) -> list[Statistics]:
-        collected = {stage.names: self._statistics(stage) for stage in stages}
-        for batch in batches:
+    def _collect(
+        self, place: _Place, stages: Sequence[Stage], *, outputs: bool
+    ) -> tuple[list[Tensor], dict[tuple[str, ...], StageStatistics]]:
+        """One forward of every batch for the statistics of ``stages``; with ``outputs`` up to the block's end."""
+        collected = {stage.names: self._empty(stage) for stage in stages}
+        found: list[Tensor] = []
+        for batch in self.batches:
 
             def reach(stage: Stage, x: Tensor, batch: Batch = batch) -> None:
                 collected[stage.names].add(batch.rows(x))
-                if stage is stages[-1]:
-                    raise _Stop
+                if stage is stages[-1] and not outputs:
+                    raise Stop
 
-            with hooks([_on_input(stage, reach) for stage in stages]), suppress(_Stop):
-                run_block(block, batch, index)
-        return list(collected.values())
+            with hooks([_on_input(stage, reach) for stage in stages]), suppress(Stop):
+                found.append(run_block(place.block, batch, place.index))
+        return found, collected
 
-    def _statistics(self, stage: Stage) -> Statistics:
-        statistics = self.algorithm.statistics(stage.first.in_features, self.device)
-        if statistics is None:
-            raise MethodError(self.who, "calibration for an algorithm that takes none", expected="no calibration set")
-        return statistics
+    def _empty(self, stage: Stage) -> StageStatistics:
+        algorithms = {id(each): each for job in self.jobs for each in job.algorithms(stage.names)}
+        needs: frozenset[Need] = frozenset()
+        for job in self.jobs:
+            needs |= job.transformation.needs if job.transformation else frozenset()
+        return StageStatistics(list(algorithms.values()), needs, stage.first.in_features, stage.first.weight.device)
+
+
+def _transform(
+    job: Job, place: _Place, statistics: Mapping[tuple[str, ...], StageStatistics]
+) -> dict[tuple[str, ...], StageStatistics]:
+    """Scale the stages of a block that can be scaled; gives the statistics of the scaled inputs.
+
+    All scales are found on the block as it was, then folded in.
+
+    Raises:
+        MethodError: no stage of the block can be scaled.
+    """
+    assert job.transformation is not None
+    scales: list[tuple[Fold, Tensor]] = []
+    for fold in place.folds:
+        shared = statistics[fold.stage.names].shared
+        weights = [linear.weight for linear in fold.stage.linears.values()]
+        if shared is not None and job.transformation.covers(fold):
+            scales.append((fold, job.transformation.scale(fold, weights, shared)))
+    if not scales:
+        raise MethodError(
+            f"{job.who}: {place.block.name}",
+            "no norm or linear layer that could carry the inverse of a scale",
+            expected="a norm or a linear layer right before a stage",
+        )
+    found = dict(statistics)
+    scales = [(fold, scale) for fold, scale in scales if not bool((scale == 1).all())]
+    for fold, scale in scales:
+        apply(fold, scale, job.masters)
+        job.folds[fold.stage.names[0]] = fold.source
+        found[fold.stage.names] = statistics[fold.stage.names].divided(scale[fold.channels])
+    _keep_changed(job, place, [fold for fold, _ in scales])
+    return found
+
+
+def _keep_changed(job: Job, place: _Place, folds: Sequence[Fold]) -> None:
+    """Remember the folded parameters that no algorithm of the job will store."""
+    touched: dict[str, nn.Module] = {}
+    for fold in folds:
+        touched |= {fold.source: fold.module, **fold.stage.linears}
+    for name, module in touched.items():
+        quantized = name in place.block.linears and job.algorithm(name) is not None
+        for kind, parameter in module.named_parameters(recurse=False):
+            if not (quantized and kind == "weight"):
+                job.changed[f"{name}.{kind}"] = parameter.detach().clone()
+
+
+def _quantize(job: Job, stage: Stage, statistics: StageStatistics | None) -> None:
+    """Quantize the layers of a stage by their algorithms and put the result into the model."""
+    for algorithm in job.algorithms(stage.names):
+        mine = {name: linear for name, linear in stage.linears.items() if job.algorithm(name) is algorithm}
+        weights = [job.masters.get(name, linear.weight) for name, linear in mine.items()]
+        try:
+            found = algorithm.quantize(weights, statistics.of(algorithm) if statistics else None)
+        except MethodError as error:
+            raise MethodError(
+                f"{job.who}: {', '.join(mine)}", error.found, expected=error.expected, hint=error.hint
+            ) from error
+        for linear, result in zip(mine.values(), found, strict=True):
+            replace_weight(linear, result.weight.dequantize(linear.weight.dtype))
+        job.results.update(zip(mine, found, strict=True))
 
 
 def _on_input(stage: Stage, reach: Callable[[Stage, Tensor], None]) -> RemovableHandle:

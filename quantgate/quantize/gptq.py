@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.columns import ColumnLoop, Processing
 from quantgate.quantize.grids import UniformGrid, fit, fit_groups, to_steps
 from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
+from quantgate.quantize.statistics import Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
 
@@ -108,6 +109,7 @@ class Gptq:
     """GPTQ as the driver sees it: one Hessian a stage, the stage's layers quantized together."""
 
     settings: GptqSettings
+    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
 
     @property
     def order(self) -> Order:

@@ -65,8 +65,15 @@ def fit(values: Tensor, dim: int | tuple[int, ...], grid: UniformGrid) -> tuple[
     Raises:
         MethodError: a value is not finite, or a range needs a scale beyond fp16.
     """
-    low = values.amin(dim, keepdim=True).clamp(max=0.0)
-    high = values.amax(dim, keepdim=True).clamp(min=0.0)
+    return cover(values.amin(dim, keepdim=True), values.amax(dim, keepdim=True), grid)
+
+
+def cover(low: Tensor, high: Tensor, grid: UniformGrid) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the grid that reaches from ``low`` to ``high`` (float32, equal shapes) and holds 0.
+
+    Returns and raises as `fit`, which passes the extremes of its values; a searched range may be narrower.
+    """
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if grid.symmetric:
         high = torch.maximum(high, -low)
         low = -high

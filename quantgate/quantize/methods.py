@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from quantgate.errors import UsageError
+from quantgate.quantize import transformed
+from quantgate.quantize.awq import Awq, AwqSettings, ClippedRtn
 from quantgate.quantize.base import Algorithm, Method
 from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
+from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
 from quantgate.quantize.spqr import Spqr, SpqrSettings
@@ -19,7 +22,9 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "spqr": Spqr,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
+    "clipped_rtn": ClippedRtn,
 }
+TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = {AwqSettings: Awq}
 
 
 def _rtn(bits: int) -> Method:
@@ -106,6 +111,7 @@ _ROWS: Final = (
     _float4("nf4"),
     _float4("fp4"),
     *_SPQR,
+    *transformed.ROWS,
 )
 METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
 
@@ -131,3 +137,8 @@ def get_methods(ids: Sequence[str]) -> list[Method]:
 def algorithm_of(method: Method) -> Algorithm:
     """The algorithm of a row, with the row's settings."""
     return ALGORITHMS[method.algorithm](method.settings)
+
+
+def transformation_of(method: Method) -> Transformation | None:
+    """What is folded into the model before the row's algorithm rounds it."""
+    return TRANSFORMATIONS[type(method.transformation)](method.transformation) if method.transformation else None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.grids import UniformGrid, fit_groups, group_index, quantize
+from quantgate.quantize.statistics import Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
 
@@ -46,6 +47,7 @@ class Rtn:
 
     settings: RtnSettings
     order: ClassVar[Order] = Order()
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def statistics(self, in_features: int, device: torch.device) -> None:
         """Nothing is collected."""

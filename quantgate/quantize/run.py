@@ -14,7 +14,7 @@ from quantgate.quantize import checkpoint
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.driver import Sweep
-from quantgate.quantize.methods import algorithm_of
+from quantgate.quantize.methods import algorithm_of, transformation_of
 
 
 def quantize_checkpoint(
@@ -41,9 +41,12 @@ def quantize_checkpoint(
     start = time.perf_counter()
     model, stored_dtype = _load(model_dir, device)
     algorithm = algorithm_of(method)
-    results = Sweep(model, algorithm, method.id, progress).run(used)
+    sweep = Sweep(model, algorithm, method.id, progress, transformation_of(method))
+    results = sweep.run(used)
     weights = {name: result.weight for name, result in results.items()}
-    packed_bytes = checkpoint.write(model_dir, target, weights, algorithm.checkpoint_config(), stored_dtype)
+    packed_bytes = checkpoint.write(
+        model_dir, target, weights, algorithm.checkpoint_config(), stored_dtype, sweep.job.changed
+    )
     record = QuantizationRecord(
         method=method.as_record(),
         calibration=used.as_record() if used else None,
@@ -55,6 +58,7 @@ def quantize_checkpoint(
         quantized_modules=tuple(weights),
         losses={name: result.loss for name, result in results.items()},
         execution="int8" if method.algorithm == "llm_int8" else "dequantized",
+        folds=sweep.job.folds,
     )
     checkpoint.write_record(record, target)
     return record

@@ -3,9 +3,10 @@ import torch
 
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
-from quantgate.quantize import driver
+from quantgate.quantize import batches
 from quantgate.quantize.base import Order
-from quantgate.quantize.driver import Sweep, plan_batches
+from quantgate.quantize.batches import plan_batches
+from quantgate.quantize.driver import Sweep
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.hessian import Hessian
 from quantgate.quantize.rtn import Rtn, RtnSettings
@@ -34,7 +35,7 @@ class Spy:
 
 def sweep(algorithm, lengths, monkeypatch=None, budget=None, model=None):
     if budget is not None:
-        monkeypatch.setattr(driver.plan_batches, "__defaults__", (budget,))
+        monkeypatch.setattr(batches.plan_batches, "__defaults__", (budget,))
     model = model or tiny_llama()
     results = Sweep(model, algorithm, "test", Silent()).run(random_calibration(lengths))
     return model, results

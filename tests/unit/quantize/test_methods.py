@@ -11,7 +11,7 @@ from quantgate.quantize.methods import ALGORITHMS, METHODS, algorithm_of, get_me
 
 def test_the_table():
     assert set(METHODS) >= {
-        *(f"{family}{bits}" for family in ("rtn", "gptq", "spqr") for bits in (8, 4, 3, 2)),
+        *(f"{family}{bits}" for family in ("rtn", "gptq", "spqr", "awq") for bits in (8, 4, 3, 2)),
         *("int8", "nf4", "fp4"),
         *("spqr-dense-w2", "spqr-g128-w2"),
     }
