@@ -26,7 +26,7 @@ from quantgate.store import baselines
 from quantgate.store.keys import ResponsesKey
 from quantgate.store.store import Store
 from quantgate.subjects import Subject, make_subject
-from quantgate.tasks.base import Item, ItemOutcome, Selection, Summarized, Task, digest_items
+from quantgate.tasks.base import Item, ItemOutcome, Selection, Summarized, Task, digest_items, splits_note
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
@@ -202,7 +202,7 @@ class Evaluation:
             from_cache=scored.origin == "store",
             reference_from=reference.origin,
             data_digest=digest_items(self.asked(task).items),
-            data_source=self.data.name,
+            data_source=self.data.name + splits_note(self.asked(task).items),
         )
 
     def rule(self, method: Method, task: Task) -> Rule:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -174,3 +175,12 @@ def digest_items(items: Sequence[Item]) -> str:
         content = [item.id, item.group, dict(item.row), [dict(shot) for shot in item.shots]]
         digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+
+def splits_note(items: Sequence[Item]) -> str:
+    """`` (generated 8, test 8)`` when the items come from several splits, else an empty string.
+
+    Scores over rows that a data directory made anew must not be read as those of the published ones.
+    """
+    counts = Counter(item.id.split("/")[-2] for item in items if item.id.count("/") == 2)
+    return f" ({', '.join(f'{split} {count}' for split, count in sorted(counts.items()))})" if len(counts) > 1 else ""

@@ -34,8 +34,14 @@ class DataSource(Protocol):
     def configs(self, dataset: str) -> list[str]:
         """Configurations (MMLU: subjects) of ``dataset``, sorted."""
 
+    def splits(self, dataset: str, config: str) -> list[str]:
+        """Splits of a configuration, sorted; empty when there is no such configuration."""
+
     def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
         """All rows of a split. Raises DataError naming file, line and field when something is not as expected."""
+
+    def text(self, dataset: str, name: str) -> str:
+        """A file that lies beside the configurations, such as BBQ's table of metadata. Raises DataError without it."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +73,37 @@ class DirectorySource:
             )
         return found
 
+    def splits(self, dataset: str, config: str) -> list[str]:
+        """Names of the configuration's ``.jsonl`` files."""
+        return sorted(path.stem for path in (self._folder(dataset) / _safe(config)).glob("*.jsonl"))
+
     def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
         """All rows of ``<org>__<name>/<config>/<split>.jsonl``."""
         path = self._folder(dataset) / _safe(config) / f"{_safe(split)}.jsonl"
         who = f"{path.parent.parent.name}/{path.parent.name}/{path.name} in {self.name}"
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except FileNotFoundError as error:
-            raise DataError(who, "no such file", hint="choose other --tasks or another --data") from error
-        except UnicodeDecodeError as error:
-            raise DataError(who, f"byte {error.start} is not UTF-8", expected="UTF-8 text") from error
-        lines = text.split("\n")
+        lines = _read(path, who).split("\n")
         if lines and lines[-1] == "":
             lines.pop()
         if not lines:
             raise DataError(who, "the file is empty", expected="one JSON object a line")
         return [_parse(line, number, who, fields) for number, line in enumerate(lines, start=1)]
 
+    def text(self, dataset: str, name: str) -> str:
+        """The file ``<org>__<name>/<name>``."""
+        path = self._folder(dataset) / _safe(name)
+        return _read(path, f"{path.parent.name}/{path.name} in {self.name}")
+
     def _folder(self, dataset: str) -> Path:
         return self.root / "__".join(_safe(part) for part in dataset.split("/"))
+
+
+def _read(path: Path, who: str) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise DataError(who, "no such file", hint="choose other --tasks or another --data") from error
+    except UnicodeDecodeError as error:
+        raise DataError(who, f"byte {error.start} is not UTF-8", expected="UTF-8 text") from error
 
 
 def _safe(part: str) -> str:
@@ -144,6 +162,14 @@ class HubSource:
         names = _ask_hub(dataset, lambda: get_dataset_config_names(dataset, revision=REVISIONS.get(dataset)))
         return sorted(set(names) - {"all", "auxiliary_train"})
 
+    def splits(self, dataset: str, config: str) -> list[str]:
+        """Splits the hub lists."""
+        from datasets import get_dataset_split_names
+
+        return sorted(
+            _ask_hub(dataset, lambda: get_dataset_split_names(dataset, config, revision=REVISIONS.get(dataset)))
+        )
+
     def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
         """All rows of a split, loaded by ``datasets`` and checked like those of a file."""
         from datasets import DownloadMode, load_dataset
@@ -159,6 +185,14 @@ class HubSource:
         if not rows:
             raise DataError(f"{dataset} ({config}, {split})", "no rows", expected="at least one row")
         return rows
+
+    def text(self, dataset: str, name: str) -> str:
+        """A file of the dataset's repository."""
+        from huggingface_hub import hf_hub_download
+
+        revision = REVISIONS.get(dataset)
+        path = _ask_hub(dataset, lambda: hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
+        return _read(Path(path), f"{dataset}/{name}")
 
 
 REVISIONS: Final[Mapping[str, str]] = {}

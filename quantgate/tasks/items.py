@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from quantgate.errors import DataError
-from quantgate.tasks.base import Item
+from quantgate.tasks.base import Item, Selection
 from quantgate.tasks.data import DataSource, Fields, Row
 
 Kind = TypeVar("Kind")
@@ -55,3 +55,34 @@ def rows_of_configs(
     """(config, row) over all configurations of a dataset that are asked for (all by default)."""
     names = list(configs) if configs is not None else data.configs(dataset)
     return [(config, row) for config in names for row in data.rows(dataset, config, split, fields)]
+
+
+def rows_of_split(
+    data: DataSource,
+    dataset: str,
+    config: str,
+    split: str,
+    fields: Fields,
+    check: Callable[[Row, str], None] | None = None,
+) -> list[tuple[str, Row]]:
+    """(``<split>/<row>``, row) of one split; ``check`` is given each row and its place, to raise DataError."""
+    named = []
+    for number, row in enumerate(data.rows(dataset, config, split, fields)):
+        if check:
+            check(row, f"{dataset}/{config}/{split} in {data.name}, line {number + 1}")
+        named.append((f"{split}/{number}", row))
+    return named
+
+
+def items_of_split(
+    data: DataSource,
+    dataset: str,
+    config: str,
+    split: str,
+    fields: Fields,
+    selection: Selection,
+    check: Callable[[Row, str], None] | None = None,
+) -> list[Item]:
+    """An item per row of one split, each its own group, as many as selected."""
+    named = rows_of_split(data, dataset, config, split, fields, check)
+    return limited([Item(name, name, row) for name, row in named], selection.limit, selection.seed)

@@ -47,6 +47,25 @@ class Prompts:
         """Tokens of a dialogue up to where the assistant's next answer begins."""
         return tuple(self._tokenizer(self._render(messages, True), add_special_tokens=False).input_ids)
 
+    def chat_cut(self, ask: str, document: str, room: int) -> Tokens:
+        """As :meth:`chat` for ``ask`` + ``document``, cut at its end until ``room`` tokens of the context are left.
+
+        Raises ModelError when not even an empty document fits.
+        """
+        limit = self.max_length - room
+        prompt = self.chat([{"role": "user", "content": ask + document}])
+        pieces = self._tokenizer(document, add_special_tokens=False).input_ids if len(prompt) > limit else []
+        while len(prompt) > limit and pieces:
+            pieces = pieces[: -(len(prompt) - limit)]  # a cut may change how its end is cut into tokens: look again
+            prompt = self.chat([{"role": "user", "content": ask + str(self._tokenizer.decode(pieces))}])
+        if len(prompt) > limit:
+            raise ModelError(
+                f"model {self._name!r}",
+                f"its context of {self.max_length} tokens has no room for a prompt and {room} new tokens",
+                hint="choose other --tasks",
+            )
+        return prompt
+
     def chat_pair(self, messages: Sequence[Mapping[str, str]], answer: str) -> Likelihood:
         """A likelihood request for ``answer`` as the assistant's next turn; only the answer's own text is scored."""
         return self._split(self._render(messages, True), answer, special=False)

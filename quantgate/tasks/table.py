@@ -8,13 +8,17 @@ from typing import Final
 
 from quantgate.errors import UsageError
 from quantgate.tasks.base import Task
+from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
+from quantgate.tasks.flores import Flores
 from quantgate.tasks.gsm8k import Gsm8k
 from quantgate.tasks.lambada import Lambada
 from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.rolling import RollingTask
+from quantgate.tasks.snli import Snli, SnliLikelihood
+from quantgate.tasks.summaries import Summaries
 from quantgate.tasks.truthfulqa import TruthfulQa
 
 _ROLLING: Final[list[Task]] = [
@@ -61,6 +65,16 @@ TASKS: Final[dict[str, Task]] = {
         Gsm8k(),
         Gsm8k("gsm8k_any_number", "any_number"),
         Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
+        Flores("flores_en_zh", "eng_Latn", "zho_Hans"),
+        Flores("flores_zh_en", "zho_Hans", "eng_Latn"),
+        Summaries("cnn_dailymail", "abisee/cnn_dailymail", "3.0.0", "article", "highlights"),
+        Summaries("xsum", "EdinburghNLP/xsum", "default", "document", "summary"),
+        Snli(),
+        Snli("snli_strict", "one_label"),
+        SnliLikelihood(),
+        Bbq(),
+        Bbq("bbq_ambiguous", "ambiguous"),
+        Bbq("bbq_disambiguated", "disambiguated"),
     )
 }
 
@@ -68,12 +82,13 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
     "kld": tuple(f"kld_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
+    "bbq_all": ("bbq", "bbq_ambiguous", "bbq_disambiguated"),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
 
-DEFAULT: Final = ("perplexity", "kld", "mmlu", "mmlu_cloze", "ceval", "cmmlu", "truthfulqa", "gsm8k")
-# the bundled model is at chance with letters and in Chinese: nothing could be shown
-_BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu")
+DEFAULT: Final = ("perplexity", "kld", "mmlu", "mmlu_cloze", "ceval", "cmmlu", "truthfulqa", "gsm8k", "bbq_all")
+# the bundled model is at chance with letters, in Chinese, and with answers that say "unknown": nothing could be shown
+_BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu", "bbq")
 
 
 def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:

@@ -30,6 +30,8 @@ class Companion:
 COMPANIONS: Final[Mapping[str, Companion]] = {
     "prob_right": Companion(Metric("prob_right", True, "mean"), "probability mass on the right option"),
     "nll": Companion(Metric("nll", False, "mean", "nats"), "mean loss per token"),
+    "rouge2": Companion(Metric("rouge2", True, "mean"), "F-measure over pairs of words"),
+    "rougeL": Companion(Metric("rougeL", True, "mean"), "F-measure of the longest common subsequence of words"),
     "kld_mean": Companion(Metric("kld_mean", False, "mean", "nats"), "mean KL divergence from the reference", 0.0),
     "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats"), "99th percentile of the KL divergence", 0.0),
     "same_top_p": Companion(Metric("same_top_p", True, "mean"), "share of tokens with the reference's top choice", 1.0),

@@ -1,0 +1,81 @@
+"""Summaries of news, CNN/DailyMail and XSum: one chat turn, scored by ROUGE through rouge-score.
+
+Protocol of paper A (Jin et al.): the literal prompt; F-measures of ROUGE-1, ROUGE-2 and ROUGE-L with rouge-score's
+defaults (no stemmer, ROUGE-L over the whole text). The task's value is the mean ROUGE-1; the others are companions. The
+paper takes the middle of a bootstrap where this takes the mean; they differ in the third digit at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Final
+
+from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
+from quantgate.tasks.base import Item, ItemOutcome, Metric, Selection, only
+from quantgate.tasks.data import DataSource
+from quantgate.tasks.items import items_of_split
+from quantgate.tasks.prompts import Prompts
+
+ROUGES: Final = ("rouge1", "rouge2", "rougeL")
+_ASK: Final = "Please summarize the following document.\n"
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(list(ROUGES), use_stemmer=False)
+
+
+def rouge(summary: str, reference: str) -> dict[str, float]:
+    """F-measures by name, 0 to 1."""
+    return {name: float(found.fmeasure) for name, found in _scorer().score(reference, summary).items()}
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """The tasks ``cnn_dailymail`` and ``xsum``; every document is its own group.
+
+    ``text`` and ``summary`` name the fields of a row.
+    """
+
+    id: str
+    dataset: str
+    config: str
+    text: str
+    summary: str
+    max_new_tokens: int = 256
+    dimension: ClassVar[str] = "knowledge"
+    version: ClassVar[int] = 1
+    metric: ClassVar[Metric] = Metric("rouge1", True, "mean")
+
+    @property
+    def protocol(self) -> str:
+        """How it is asked and scored."""
+        return (
+            f"zero-shot chat, greedy, at most {self.max_new_tokens} new tokens, documents cut to the model's context, "
+            "ROUGE F-measure (rouge-score, no stemmer)"
+        )
+
+    def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
+        """Test rows."""
+        fields = {self.text: str, self.summary: str}
+        return items_of_split(data, self.dataset, self.config, "test", fields, selection)
+
+    def requests(self, item: Item, prompts: Prompts) -> list[Request]:
+        """One greedy summary."""
+        prompt = prompts.chat_cut(_ASK, item.row[self.text], room=self.max_new_tokens)
+        return [Generate(prompt, self.max_new_tokens)]
+
+    def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
+        """ROUGE-1 of the answer."""
+        response = only(responses, GenerateResponse)
+        found = rouge(response.text, item.row[self.summary])
+        companions = {
+            "capped": float(response.finish == "length"),
+            "rouge2": found["rouge2"],
+            "rougeL": found["rougeL"],
+        }
+        return ItemOutcome(item.id, item.group, found["rouge1"], response.text.strip(), companions)
