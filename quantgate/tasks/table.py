@@ -82,11 +82,22 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
     "kld": tuple(f"kld_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
-    "bbq_all": ("bbq", "bbq_ambiguous", "bbq_disambiguated"),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
 
-DEFAULT: Final = ("perplexity", "kld", "mmlu", "mmlu_cloze", "ceval", "cmmlu", "truthfulqa", "gsm8k", "bbq_all")
+DEFAULT: Final = (
+    "perplexity",
+    "kld",
+    "mmlu",
+    "mmlu_cloze",
+    "ceval",
+    "cmmlu",
+    "truthfulqa",
+    "gsm8k",
+    "bbq",
+    "bbq_ambiguous",
+    "bbq_disambiguated",
+)
 # the bundled model is at chance with letters, in Chinese, and with answers that say "unknown": nothing could be shown
 _BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu", "bbq")
 

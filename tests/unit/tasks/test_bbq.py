@@ -11,6 +11,7 @@ from quantgate.tasks.base import Selection, splits_note
 from quantgate.tasks.bbq import CATEGORIES, Bbq, bias_score, read_metadata
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
+from quantgate.verdict.companions import companion_means
 from quantgate.verdict.paired import compare
 
 ROOT = "heegyu/bbq"
@@ -155,6 +156,18 @@ def test_accuracy_counts_all_items_of_the_condition_and_bias_only_those_of_the_l
     picks[1] = 0
     assert value(AMBIGUOUS, data, prompts, lambda row: picks[row["example_id"]]) == pytest.approx(100 * (1 - 1 / 3))
     assert value(Bbq(), data, prompts, lambda row: picks[row["example_id"]]) == pytest.approx(1 / 6)
+
+
+def test_the_record_holds_the_categories_and_both_accuracies(make, prompts):
+    data = make(mixed())
+    items = DISAMBIGUATED.items(data, Selection(), prompts)
+    picks = [biased(item.row) if item.row["category"] == "Age" else 2 for item in items]
+    outcomes = [DISAMBIGUATED.score(item, picked(pick)) for item, pick in zip(items, picks, strict=True)]
+    assert DISAMBIGUATED.summary(outcomes) == {"bias_Age": 100.0, "bias_SES": 0.0}
+    assert DISAMBIGUATED.summary([]) == {}
+    accuracy = [Bbq().score(item, picked(2)) for item in items]
+    assert companion_means(accuracy)["acc_ambiguous"] == 1.0
+    assert companion_means(accuracy)["acc_disambiguated"] == 0.0
 
 
 def test_a_limit_does_not_lose_items_and_a_comparison_has_an_interval(make, prompts):
