@@ -13,6 +13,7 @@ from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
 from quantgate.tasks.flores import Flores
+from quantgate.tasks.followbench import FollowBench
 from quantgate.tasks.gsm8k import Gsm8k
 from quantgate.tasks.lambada import Lambada
 from quantgate.tasks.multiple_choice import MultipleChoice
@@ -75,6 +76,9 @@ TASKS: Final[dict[str, Task]] = {
         Bbq(),
         Bbq("bbq_ambiguous", "ambiguous"),
         Bbq("bbq_disambiguated", "disambiguated"),
+        FollowBench(),
+        FollowBench("followbench_ssr", "ssr"),
+        FollowBench("followbench_csl", "csl"),
     )
 }
 

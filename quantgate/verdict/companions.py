@@ -32,6 +32,8 @@ COMPANIONS: Final[Mapping[str, Companion]] = {
     "nll": Companion(Metric("nll", False, "mean", "nats"), "mean loss per token"),
     "rouge2": Companion(Metric("rouge2", True, "mean"), "F-measure over pairs of words"),
     "rougeL": Companion(Metric("rougeL", True, "mean"), "F-measure of the longest common subsequence of words"),
+    "ssr": Companion(Metric("ssr", True, "mean"), "mean share of constraints met"),
+    "csl": Companion(Metric("csl", True, "mean", "levels"), "levels in a row that meet all their constraints"),
     "kld_mean": Companion(Metric("kld_mean", False, "mean", "nats"), "mean KL divergence from the reference", 0.0),
     "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats"), "99th percentile of the KL divergence", 0.0),
     "same_top_p": Companion(Metric("same_top_p", True, "mean"), "share of tokens with the reference's top choice", 1.0),

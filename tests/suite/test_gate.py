@@ -92,6 +92,7 @@ def test_markers_select_dimensions(gate):
         (("--tasks", "mmul"), "*unknown task 'mmul'; did you mean 'mmlu'*"),
         (("--data", "nowhere"), "*'nowhere' is no directory*"),
         (("--limit", "0"), "*--limit*"),
+        (("--judge", "http://localhost:1/v1"), "*--judge: --judge-model is missing*"),
         (("--dtype", "int4"), "*invalid choice*int4*"),
         (("--policy", "nowhere.toml"), "*nowhere.toml*"),
     ],

@@ -1,0 +1,129 @@
+"""A language model as judge, behind an OpenAI-compatible endpoint, for what no rule can check.
+
+Replies are asked for at temperature 0 and kept on disk by the digest of endpoint, model and prompt: a run that is
+repeated, or that shares answers with another one, asks nothing twice and gets the same verdicts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.errors import UsageError
+from quantgate.store.store import write_atomically
+
+KEY: Final = "QUANTGATE_JUDGE_KEY"
+_MAX_TOKENS: Final = 1024
+_TIMEOUT_S: Final = 120.0
+_ATTEMPTS: Final = 4
+
+
+@dataclass(frozen=True)
+class Judge:
+    """``url``: base of the endpoint, with its ``/v1``; ``model``: its name there; ``cache``: where replies are kept.
+
+    The key, where the endpoint wants one, comes from the environment variable ``QUANTGATE_JUDGE_KEY``.
+    """
+
+    url: str
+    model: str
+    cache: Path
+    pause_s: float = 1.0
+
+    def reply(self, prompt: str) -> str:
+        """The judge's reply to one user turn. Raises UsageError when the endpoint does not answer."""
+        digest = hashlib.sha256(json.dumps([self.url, self.model, _MAX_TOKENS, prompt]).encode()).hexdigest()
+        path = self.cache / f"{digest}.json"
+        if path.is_file():
+            return str(json.loads(path.read_text(encoding="utf-8"))["reply"])
+        reply = self._ask(prompt)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps({"model": self.model, "prompt": prompt, "reply": reply}) + "\n")
+        return reply
+
+    def _ask(self, prompt: str) -> str:
+        import httpx
+
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": _MAX_TOKENS,
+        }
+        key = os.environ.get(KEY)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        problem = ""
+        for attempt in range(_ATTEMPTS):
+            time.sleep(self.pause_s * (2**attempt - 1))
+            try:
+                response = httpx.post(
+                    f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=_TIMEOUT_S
+                )
+                response.raise_for_status()
+                return _content(response.json())
+            except httpx.HTTPStatusError as error:
+                problem = f"status {error.response.status_code}"
+                if error.response.status_code not in (408, 429) and error.response.status_code < 500:
+                    break  # a wrong key or model name does not get better by asking again
+            except (httpx.TransportError, ValueError) as error:
+                problem = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"--judge {self.url}",
+            f"model {self.model!r} gave no reply ({problem})",
+            expected="an OpenAI-compatible endpoint",
+            hint=f"check --judge, --judge-model and {KEY}; replies so far are kept",
+        )
+
+
+def _content(reply: Any) -> str:
+    try:
+        content = reply["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError("no choices[0].message.content in the reply") from error
+    if not isinstance(content, str):
+        raise ValueError(f"choices[0].message.content is a {type(content).__name__}")
+    return content
+
+
+def constraints_prompt(instructions: Sequence[str], answer: str) -> str:
+    """Ask which of the added constraints an answer meets.
+
+    ``instructions``: the seed instruction, then one per level, each with one constraint more than the one before; the
+    answer is to the last.
+    """
+    count = len(instructions) - 1
+    chain = "\n\n".join(
+        f"#Instruction with {level} added constraint{'s' * (level != 1)}#\n{text}"
+        if level
+        else f"#Initial instruction#\n{text}"
+        for level, text in enumerate(instructions)
+    )
+    plural = "s" * (count != 1)
+    return (
+        f"An initial instruction was made stricter step by step, by one constraint at a time, {count} time{plural} in "
+        f"all.\n\n{chain}\n\n#Answer to the instruction with {count} added constraint{plural}#\n{answer}\n\n"
+        "#Your task#\n"
+        f"1) Name the {count} added constraint{plural}, in the order in which they were added.\n"
+        "2) Discuss for each of them whether the answer satisfies it.\n"
+        f"3) As the last line, write nothing but a Python list of {count} element{plural}, each 'YES' or 'NO': whether "
+        "the answer satisfies that constraint."
+    )
+
+
+def parse_verdicts(reply: str, count: int) -> list[bool] | None:
+    """The list on the reply's last line as truth values; None unless it holds exactly ``count`` times YES or NO."""
+    lines = reply.strip("` \t\n").split("\n")  # a code fence around the list ends with a line of backquotes
+    found = re.search(r"\[([^\[\]]*)\]", lines[-1])
+    if found is None:
+        return None
+    words = [word.strip().strip("'\"`").upper() for word in found[1].split(",")]
+    if len(words) != count or not set(words) <= {"YES", "NO"}:
+        return None
+    return [word == "YES" for word in words]
