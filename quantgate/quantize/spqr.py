@@ -4,7 +4,9 @@ The column loop of GPTQ with three changes, as in the authors' code and paper A:
 
 * a weight whose error, weighed by the Hessian, exceeds a threshold stays 16 bit. Before a group's grid is fitted, its
   likely outliers are found by leaving out one weight at a time, and replaced by the mean of the others;
-* grids are asymmetric over the group's own range (which need not contain 0) with a fractional zero point;
+* grids are asymmetric with a fractional zero point. Ranges are stretched to contain 0, which the authors' code does not
+  do: where all outliers but one are taken out of a group, the rest are equal up to rounding, the zero point of such a
+  range is beyond any bound, and quantizing it with its neighbours would ruin theirs;
 * scales and zero points of ``statistic_group`` output rows are quantized to ``statistic_bits``: second-level statistics
   in fp16. Columns are rounded to the grid that comes out of this, so stored and computed weights agree.
 
@@ -97,10 +99,9 @@ def _joined(groups: Sequence[Statistic]) -> Statistic:
 
 
 def _grid(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Scale and fractional zero point of the range ``low .. high`` (float32, any shape)."""
-    single = low == high  # one value only: stretch the range to 0, then both its ends are exact
-    low, high = torch.where(single, low.clamp(max=0), low), torch.where(single, high.clamp(min=0), high)
-    scale = (high - low) / top
+    """Scale and fractional zero point (``0 .. top``) of the range ``low .. high``, float32 of any shape."""
+    low = low.clamp(max=0.0)
+    scale = (high.clamp(min=0.0) - low) / top
     return scale, -low / scale.clamp(min=_TINY)
 
 

@@ -28,7 +28,7 @@ def error_of(stored, weight, x):
 
 
 def refit(values, top):
-    low, high = values.min(), values.max()
+    low, high = values.min().clamp(max=0), values.max().clamp(min=0)
     scale = (high - low) / top
     zero = -low / scale
     return ((values / scale + zero).round().clamp(0, top) - zero) * scale
@@ -44,14 +44,10 @@ def test_leaving_one_out_equals_refitting_for_every_weight(size):
         gain = leave_one_out_gain(members, pivots, 2**bits - 1)
         for column in range(20):
             values, weights = members[:, column].double(), pivots[:, 0].double()
-            full = (
-                ((refit(values, 2**bits - 1) - values) * weights).square().sum() if values.unique().numel() > 1 else 0.0
-            )
+            full = ((refit(values, 2**bits - 1) - values) * weights).square().sum()
             for index in range(size):
                 others = torch.arange(size) != index
-                rest = values[others]
-                alone = rest.unique().numel() == 1  # a single value is represented exactly
-                left = 0.0 if alone else ((refit(rest, 2**bits - 1) - rest) * weights[others]).square().sum()
+                left = ((refit(values[others], 2**bits - 1) - values[others]) * weights[others]).square().sum()
                 assert float(gain[index, column]) == pytest.approx(float(full - left), abs=1e-4)
 
 
@@ -65,6 +61,14 @@ def test_statistics_are_off_by_at_most_half_a_step():
         step = (values[:, part].amax(1) - values[:, part].amin(1)) / 7
         error = (statistic.values() - values)[:, part].abs().amax(1)
         assert (error <= 0.5 * step + 2**-10).all()
+
+
+def test_a_group_of_nearly_equal_weights_has_a_zero_point_within_its_codes():
+    weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(3))
+    weight[4] = 0.5 + 1e-7 * torch.arange(16)
+    stored, _ = quantize(weight, torch.eye(16), SpqrSettings(2, relative_threshold=None))
+    assert (stored.zeros.values() >= 0).all()
+    assert (stored.zeros.values() <= 3.01).all()
 
 
 def test_equal_statistics_stay_as_they_are():
@@ -151,7 +155,7 @@ def textbook_spqr(weight, hessian, settings):
             kept = gain <= tau
             mean = (members * kept).sum(1) / kept.sum(1).clamp(min=1)
             members = torch.where(kept, members, mean[:, None])
-            low, high = members.amin(1), members.amax(1)
+            low, high = members.amin(1).clamp(max=0), members.amax(1).clamp(min=0)
             scale = (high - low) / top
             zero = -low / scale
             s, z = (compress(v.float()[None], settings.statistic_bits, 16).values()[0].double() for v in (scale, zero))
