@@ -14,12 +14,14 @@ from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
 from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
+from quantgate.quantize.slim import Slim, SlimSettings
 from quantgate.quantize.spqr import Spqr, SpqrSettings
 
 ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "rtn": Rtn,
     "gptq": Gptq,
     "spqr": Spqr,
+    "slim": Slim,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
     "clipped_rtn": ClippedRtn,
@@ -76,6 +78,21 @@ _SPQR: Final = (
     _spqr("spqr-g128-w2", 2, group_size=128),
 )
 
+
+def _slim(bits: int) -> Method:
+    return Method(
+        id=f"slim{bits}",
+        algorithm="slim",
+        settings=SlimSettings(bits),
+        bits=bits,
+        needs_calibration=True,
+        storage="packed",
+        code_version=1,
+        summary=f"SliM-LLM, {bits} bit on average: groups of 128 with {bits - 1}, {bits} or {bits + 1} bit by salience",
+        source="Huang et al. 2024 (arXiv 2405.14917)",
+    )
+
+
 _INT8: Final = Method(
     id="int8",
     algorithm="llm_int8",
@@ -111,6 +128,7 @@ _ROWS: Final = (
     _float4("nf4"),
     _float4("fp4"),
     *_SPQR,
+    *map(_slim, (4, 3, 2)),
     *transformed.ROWS,
 )
 METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
