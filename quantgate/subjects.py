@@ -39,14 +39,14 @@ class Subject:
 
     @property
     def is_unquantized(self) -> bool:
-        """Whether no weight differs from the reference's."""
-        return len(self.unchanged) == len(self.record.quantized_modules)
+        """Whether nothing differs from the reference: no weight, and keys and values are not quantized either."""
+        return len(self.unchanged) == len(self.record.quantized_modules) + (self.record.cache_bits < 16)
 
     def problems(self) -> list[str]:
         """What speaks against judging this subject as a product of its method."""
         if not self.unchanged or self.is_unquantized:
             return []
-        total = len(self.record.quantized_modules)
+        total = len(self.record.quantized_modules) + (self.record.cache_bits < 16)
         return [f"{len(self.unchanged)} of {total} modules still hold 16-bit weights (first: {self.unchanged[0]})"]
 
 
@@ -128,7 +128,8 @@ def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord
     config = read_json(subject / "config.json", str(record.method["method"]))["quantization_config"]
     _, layers = read_layers(subject, config)
     same = equal_up_to_scales if record.folds else torch.equal
-    return [
+    cache = ["key/value cache"] if record.cache_bits < 16 and "kv_cache" not in config else []
+    return cache + [
         name
         for name in record.quantized_modules
         if name not in layers

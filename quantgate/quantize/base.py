@@ -11,11 +11,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from quantgate.quantize.activations import ActivationSettings, CacheSettings
+
 
 class Settings(Protocol):
     """Frozen dataclass with every setting that changes the result of an algorithm (JSON-able field values)."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of rows that leave the weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Method:
     weights. ``storage``: ``packed`` (integers on disk) or ``fake`` (16-bit weights that only simulate).
     ``bits``: nominal bits of a weight; ``activation_bits``: 16 unless activations are quantized too.
     ``transformation``: settings of what is folded into the 16-bit model before it is rounded (AWQ, SmoothQuant).
+    ``activations`` and ``kv_cache``: how inputs of the quantized layers, and keys and values, are quantized.
+    ``standard``: part of a run that names no methods.
     """
 
     id: str
@@ -42,6 +51,9 @@ class Method:
     source: str
     activation_bits: int = 16
     transformation: Settings | None = None
+    activations: ActivationSettings | None = None
+    kv_cache: CacheSettings | None = None
+    standard: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", self.id):
@@ -58,6 +70,9 @@ class Method:
         if self.transformation is not None:
             name = type(self.transformation).__name__.removesuffix("Settings").lower()
             record["transformation"] = {"name": name, **asdict(self.transformation)}
+        for part in ("activations", "kv_cache"):
+            if (settings := getattr(self, part)) is not None:
+                record[part] = asdict(settings)
         return record
 
 
@@ -71,6 +86,8 @@ class QuantizationRecord:
     ``execution``: what computes once the checkpoint is loaded: ``dequantized`` (weights unpacked to the compute dtype,
     16-bit matmuls) or ``int8`` (integer matmuls, activations quantized too). ``folds``: first layer of every stage
     whose input was scaled before rounding, and the module that carries the inverse scale.
+    ``activation_bits`` and ``cache_bits``: of the layers' inputs and of keys and values; below 16 they are quantized in
+    the forward of the loaded checkpoint, and ``execution`` says ``simulated``.
     """
 
     method: Mapping[str, Any]
@@ -84,6 +101,8 @@ class QuantizationRecord:
     losses: Mapping[str, float] = field(default_factory=dict)
     execution: str = "dequantized"
     folds: Mapping[str, str] = field(default_factory=dict)
+    activation_bits: int = 16
+    cache_bits: int = 16
 
 
 class Statistics(Protocol):

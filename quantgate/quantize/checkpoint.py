@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import bnb, formats, layout, uniform
+from quantgate.quantize import activations, bnb, formats, layout, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
+from quantgate.quantize.mixed import is_mixed, layer_config
 
 RECORD_NAME: Final = "quantgate.json"
 _SHARD_BYTES: Final = 4 * 1000**3
@@ -77,11 +78,12 @@ def write(
     quantized: Mapping[str, StoredWeight],
     config: Mapping[str, Any],
     dtype: torch.dtype,
-    changed: Mapping[str, Tensor] | None = None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> int:
     """Write weights, configuration and tokenizer of ``source`` with its ``quantized`` layers into ``target``.
 
-    ``changed`` holds tensors that replace those of ``source`` although they stay 16 bit (norms with a scale folded in).
+    ``others`` are written as they are, instead of those of ``source`` or beside them: norms with a scale folded in, the
+    grids of static activations.
 
     Returns:
         Bytes of the tensors that represent the quantized layers (biases, which stay 16 bit, are not counted).
@@ -101,7 +103,7 @@ def write(
         raise ModelError(str(source), f"no tensor {min(waiting)}", expected="names as in the model's modules")
     source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     _untie(state, source_config)
-    state |= {name: tensor.to(dtype).cpu() for name, tensor in (changed or {}).items()}
+    state |= {name: tensor.cpu() for name, tensor in (others or {}).items()}
     packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}
     _save(state | packed, target)
     _write_configs(source_config, config, dtype, target)
@@ -188,7 +190,7 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     """The model of a checkpoint that `write` made, in eval mode.
 
     Grids, NF4 and FP4 are dequantized to ``dtype``: the weights equal, bit for bit, those the algorithm computed with.
-    LLM.int8 layers stay int8 and quantize their activations.
+    LLM.int8 layers stay int8 and quantize their activations; other quantized activations and caches are simulated.
 
     Raises:
         ModelError: files or tensors are missing, or the layout is not one of ours.
@@ -202,15 +204,28 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
         raise ModelError(str(directory), f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
     del config.quantization_config
     state, layers = read_layers(directory, quantization)
+    grids = {name: state.pop(name) for name in list(state) if name.rpartition(".")[2] in activations.PARTS}
     plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     weights = {f"{name}.weight": layer.dequantize(dtype) for name, layer in layers.items()}
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model = architecture.from_pretrained(None, config=config, state_dict=plain | weights, dtype=dtype)
     for name, layer in layers.items():
-        if isinstance(layer, bnb.Int8Weight):
-            bias = model.get_submodule(name).bias
-            model.set_submodule(name, bnb.int8_linear(layer, bias, quantization["llm_int8_threshold"]))
+        _install(model, name, layer, layer_config(quantization, name), grids)
+    if "kv_cache" in quantization:
+        activations.install_cache(model, quantization["kv_cache"], str(directory))
     return model.to(device).eval()
+
+
+def _install(
+    model: Any, name: str, layer: StoredWeight, config: Mapping[str, Any], grids: Mapping[str, Tensor]
+) -> None:
+    """Put in what computes differently from a plain linear layer."""
+    if isinstance(layer, bnb.Int8Weight):
+        bias = model.get_submodule(name).bias
+        model.set_submodule(name, bnb.int8_linear(layer, bias, config["llm_int8_threshold"]))
+    if "activations" in config:
+        mine = {part: grids[f"{name}.{part}"] for part in activations.PARTS if f"{name}.{part}" in grids}
+        activations.install(model, name, config["activations"], mine)
 
 
 def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, StoredWeight]]:
@@ -219,10 +234,13 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
     Args:
         directory: the checkpoint.
         config: its ``quantization_config``.
+
+    Raises:
+        ModelError: a layer that is not complete, or has no configuration.
     """
-    pattern, read = _LAYOUTS[config["quant_method"]]
     state = dict(stored_tensors(directory))
-    matches = {name: match for name in state if (match := pattern.fullmatch(name))}
+    patterns = [_layout(each)[0] for each in (config["configs"] if is_mixed(config) else [config])]
+    matches = {name: match for name in state for pattern in patterns if (match := pattern.fullmatch(name))}
     names = sorted({match["layer"] for match in matches.values()})
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for name, match in matches.items():
@@ -230,7 +248,19 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
     for name in names:
         if f"{name}.weight" in state:  # bitsandbytes keeps its codes under the name of an ordinary weight
             parts[name]["weight"] = state.pop(f"{name}.weight")
-    return state, {name: read(parts[name], config, f"{directory}: {name}") for name in names}
+    layers: dict[str, StoredWeight] = {}
+    for name in names:
+        mine = layer_config(config, name)
+        layers[name] = _layout(mine)[1](parts[name], mine, f"{directory}: {name}")
+    return state, layers
+
+
+def _layout(config: Mapping[str, Any]) -> tuple[re.Pattern[str], _Reader]:
+    """The names of a layer's tensors, and what reads them."""
+    method = config.get("quant_method")
+    if method not in _LAYOUTS:
+        raise ModelError("quantization_config", f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
+    return _LAYOUTS[method]
 
 
 _Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]

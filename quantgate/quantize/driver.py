@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from quantgate.errors import MethodError
 from quantgate.progress import Progress
+from quantgate.quantize.activations import ActivationSettings, static_grid
 from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
 from quantgate.quantize.batches import Batch, Stop, batches_of, capture, run_block
 from quantgate.quantize.calibration import Calibration
@@ -37,23 +38,34 @@ Results = dict[str, LayerResult]
 class Job:
     """One method on its way through the model.
 
-    ``algorithm``: by layer name; None leaves the layer in 16 bit. ``transformation``: what is folded into each block
-    before it is quantized. ``results``: the quantized layers. ``changed``: other parameters that a fold has changed, in
-    the model's dtype. ``folds``: first layer of every scaled stage -> module that carries the inverse scale.
+    ``algorithm``: by layer name; None leaves the layer in 16 bit. ``transformation``: by the names of a stage's layers,
+    what finds the scale of its input. ``activations``: how each layer's input is quantized, by its name.
+
+    ``results``: the quantized layers. ``input_grids``: tensors of static inputs, by the name they are stored under.
+    ``changed``: other parameters that a fold has changed, in the model's dtype. ``folds``: first layer of every scaled
+    stage -> module that carries the inverse scale. ``masters``: folded weights of the present block in float32.
     """
 
     who: str
     algorithm: Callable[[str], Algorithm | None]
-    transformation: Transformation | None = None
+    transformation: Callable[[Sequence[str]], Transformation | None] = lambda _: None
+    activations: Callable[[str], ActivationSettings | None] = lambda _: None
+    input_grids: dict[str, Tensor] = field(default_factory=dict)
     results: Results = field(default_factory=dict)
     changed: dict[str, Tensor] = field(default_factory=dict)
     folds: dict[str, str] = field(default_factory=dict)
     masters: dict[str, Tensor] = field(default_factory=dict)
 
     def algorithms(self, names: Iterable[str]) -> list[Algorithm]:
-        """The different algorithms among the layers ``names``."""
+        """The different algorithms among the layers ``names``, in their order."""
         found = (self.algorithm(name) for name in names)
         return list({id(each): each for each in found if each is not None}.values())
+
+    def needs(self, names: Sequence[str]) -> frozenset[Need]:
+        """Statistics that the transformation and static activations of the stage ``names`` look at."""
+        transformation = self.transformation(names)
+        wanted = [transformation.needs] if transformation else []
+        return frozenset().union(*wanted, *(found.needs for name in names if (found := self.activations(name))))
 
 
 class StageStatistics:
@@ -102,7 +114,7 @@ class Sweep:
     ) -> None:
         decoder_blocks(model, who)  # a model that cannot be quantized is refused here
         self.model, self.progress = model, progress
-        self.job = Job(who, lambda _: algorithm, transformation)
+        self.job = Job(who, lambda _: algorithm, lambda _: transformation)
 
     def run(self, calibration: Calibration | None) -> Results:
         """Quantize every block; results by layer name, in the model's order. Raises as `run_jobs`."""
@@ -130,9 +142,11 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
         progress.step(f"{who}: quantizing blocks", index, len(blocks))
         run = partial(run_block, block, probe, index)
         stages = observe_stages(block, run, who) if calibration else [Stage({n: x}) for n, x in block.linears.items()]
-        folds = find_folds(block, stages, run) if any(job.transformation for job in jobs) else []
+        place = _Place(block, index, stages, index + 1 == len(blocks))
+        if any(_transforms(job, place) for job in jobs):
+            place.folds.extend(find_folds(block, stages, run))
         for walk in walks:
-            walk.step(_Place(block, index, stages, folds, index + 1 == len(blocks)))
+            walk.step(place)
     progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
     for job in jobs:
         job.results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}
@@ -145,8 +159,12 @@ class _Place:
     block: Block
     index: int
     stages: list[Stage]
-    folds: list[Fold]
     last: bool
+    folds: list[Fold] = field(default_factory=list)
+
+
+def _transforms(job: Job, place: _Place) -> bool:
+    return any(job.transformation(stage.names) for stage in place.stages)
 
 
 def _walks(
@@ -165,7 +183,9 @@ def _walks(
             together.append(job)
     keep = len(jobs) > 1
     batches = batches_of(model, blocks, calibration, jobs[0].who) if calibration else []
-    curious = any(job.transformation or any(map(_takes_data, job.algorithms(names))) for job in together)
+    curious = any(
+        any(map(_takes_data, job.algorithms(names))) or any(job.needs([name]) for name in names) for job in together
+    )
     walks = [_Walk(together, Order(False, False), batches if curious else [], keep)] if together else []
     return walks + [_Walk([job], order, [replace(each) for each in batches], keep) for job, order in alone]
 
@@ -189,7 +209,7 @@ class _Walk:
         """Quantize one block and move the batches to its output boundary."""
         outputs: list[Tensor] = []
         statistics: dict[tuple[str, ...], StageStatistics] = {}
-        if self.batches and (not self.order.true_sequential or self.jobs[0].transformation):
+        if self.batches and (not self.order.true_sequential or _transforms(self.jobs[0], place)):
             outputs, statistics = self._collect(place, place.stages, outputs=self._passes_float(place))
         elif self._passes_float(place):
             outputs = self._outputs(place)
@@ -212,7 +232,7 @@ class _Walk:
     ) -> list[Tensor]:
         """Quantize a block for one job; the quantized block's outputs if they were computed on the way."""
         job.masters.clear()
-        if job.transformation:
+        if _transforms(job, place):
             statistics = _transform(job, place, statistics)
         if not self.order.true_sequential:
             for stage in place.stages:
@@ -261,9 +281,7 @@ class _Walk:
 
     def _empty(self, stage: Stage) -> StageStatistics:
         algorithms = {id(each): each for job in self.jobs for each in job.algorithms(stage.names)}
-        needs: frozenset[Need] = frozenset()
-        for job in self.jobs:
-            needs |= job.transformation.needs if job.transformation else frozenset()
+        needs = frozenset[Need]().union(*(job.needs(stage.names) for job in self.jobs))
         return StageStatistics(list(algorithms.values()), needs, stage.first.in_features, stage.first.weight.device)
 
 
@@ -277,13 +295,12 @@ def _transform(
     Raises:
         MethodError: no stage of the block can be scaled.
     """
-    assert job.transformation is not None
     scales: list[tuple[Fold, Tensor]] = []
     for fold in place.folds:
-        shared = statistics[fold.stage.names].shared
+        shared, transformation = statistics[fold.stage.names].shared, job.transformation(fold.stage.names)
         weights = [linear.weight for linear in fold.stage.linears.values()]
-        if shared is not None and job.transformation.covers(fold):
-            scales.append((fold, job.transformation.scale(fold, weights, shared)))
+        if shared is not None and transformation is not None and transformation.covers(fold):
+            scales.append((fold, transformation.scale(fold, weights, shared)))
     if not scales:
         raise MethodError(
             f"{job.who}: {place.block.name}",
@@ -313,7 +330,7 @@ def _keep_changed(job: Job, place: _Place, folds: Sequence[Fold]) -> None:
 
 
 def _quantize(job: Job, stage: Stage, statistics: StageStatistics | None) -> None:
-    """Quantize the layers of a stage by their algorithms and put the result into the model."""
+    """Quantize the layers of a stage by their algorithms and put the result into the model; fit static inputs."""
     for algorithm in job.algorithms(stage.names):
         mine = {name: linear for name, linear in stage.linears.items() if job.algorithm(name) is algorithm}
         weights = [job.masters.get(name, linear.weight) for name, linear in mine.items()]
@@ -326,6 +343,11 @@ def _quantize(job: Job, stage: Stage, statistics: StageStatistics | None) -> Non
         for linear, result in zip(mine.values(), found, strict=True):
             replace_weight(linear, result.weight.dequantize(linear.weight.dtype))
         job.results.update(zip(mine, found, strict=True))
+    for name in stage.names:
+        settings = job.activations(name)
+        if settings and not settings.dynamic and statistics and statistics.shared:
+            found_grid = static_grid(statistics.shared, settings)
+            job.input_grids |= {f"{name}.{part}": tensor for part, tensor in found_grid.items()}
 
 
 def _on_input(stage: Stage, reach: Callable[[Stage, Tensor], None]) -> RemovableHandle:

@@ -68,23 +68,25 @@ def fit(values: Tensor, dim: int | tuple[int, ...], grid: UniformGrid) -> tuple[
     return cover(values.amin(dim, keepdim=True), values.amax(dim, keepdim=True), grid)
 
 
-def cover(low: Tensor, high: Tensor, grid: UniformGrid) -> tuple[Tensor, Tensor]:
+def cover(low: Tensor, high: Tensor, grid: UniformGrid, dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the grid that reaches from ``low`` to ``high`` (float32, equal shapes) and holds 0.
 
-    Returns and raises as `fit`, which passes the extremes of its values; a searched range may be narrower.
+    Returns and raises as `fit`, which passes the extremes of its values; a searched range may be narrower. Scales are
+    numbers of ``dtype``; float32 scales (of activations) are not checked: NaN and infinity go through.
     """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if grid.symmetric:
         high = torch.maximum(high, -low)
         low = -high
     scale = (high - low) / grid.top
-    if not bool((scale <= _LARGEST_SCALE).all()):
+    if dtype == torch.float16 and not bool((scale <= _LARGEST_SCALE).all()):
         raise MethodError(
             "uniform grid", "weights that are not finite or too large for an fp16 scale", expected="finite weights"
         )
+    smallest = _SMALLEST_SCALE if dtype == torch.float16 else torch.finfo(dtype).tiny
     # an empty range (all weights zero) gets scale 1: any positive number reproduces the zeros
-    scale = torch.where(high > low, scale.clamp(min=_SMALLEST_SCALE), torch.ones_like(scale))
-    scale = scale.to(torch.float16).to(torch.float32)
+    scale = torch.where(high == low, torch.ones_like(scale), scale.clamp(min=smallest))
+    scale = scale.to(dtype).to(torch.float32)
     zero = torch.full_like(scale, grid.middle) if grid.symmetric else (-low / scale).round_().clamp_(0, grid.top)
     return scale, zero
 

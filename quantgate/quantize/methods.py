@@ -15,6 +15,7 @@ from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
 from quantgate.quantize.slim import Slim, SlimSettings
+from quantgate.quantize.smoothquant import SmoothQuant, SmoothQuantSettings
 from quantgate.quantize.spqr import Spqr, SpqrSettings
 
 ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
@@ -26,7 +27,11 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "bnb_4bit": Float4,
     "clipped_rtn": ClippedRtn,
 }
-TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = {AwqSettings: Awq}
+NO_WEIGHTS: Final = "none"  # the algorithm of rows that leave every weight as it is
+TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = {
+    AwqSettings: Awq,
+    SmoothQuantSettings: SmoothQuant,
+}
 
 
 def _rtn(bits: int) -> Method:
@@ -135,11 +140,12 @@ METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
 
 
 def get_methods(ids: Sequence[str]) -> list[Method]:
-    """The rows called ``ids``, in that order, each once.
+    """The rows called ``ids``, in that order, each once; ``all`` is every row of the table.
 
     Raises:
         UsageError: an id is not in the table; the message names the closest ones.
     """
+    ids = [name for each in ids for name in (METHODS if each == "all" else [each])]
     for name in ids:
         if name not in METHODS:
             close = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.5)
@@ -150,6 +156,11 @@ def get_methods(ids: Sequence[str]) -> list[Method]:
                 hint=f"did you mean {' or '.join(close)}?" if close else "",
             )
     return [METHODS[name] for name in dict.fromkeys(ids)]
+
+
+def standard_methods(keywords: str = "") -> list[Method]:
+    """The rows of a run that names no methods: the standard ones, and those that ``keywords`` (of ``-k``) name."""
+    return [method for method in METHODS.values() if method.standard or method.id in keywords]
 
 
 def algorithm_of(method: Method) -> Algorithm:

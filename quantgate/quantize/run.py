@@ -1,20 +1,27 @@
-"""Quantize a checkpoint directory into another one: the one entry point of this room."""
+"""Quantize a checkpoint directory into others: the one entry point of this room."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from quantgate.errors import MethodError
 from quantgate.progress import Progress
 from quantgate.quantize import checkpoint
-from quantgate.quantize.base import Method, QuantizationRecord
+from quantgate.quantize.activations import ActivationSettings, cache_layers
+from quantgate.quantize.base import Algorithm, Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration import Calibration
-from quantgate.quantize.driver import Sweep
-from quantgate.quantize.methods import algorithm_of, transformation_of
+from quantgate.quantize.driver import Job, run_jobs
+from quantgate.quantize.fold import Transformation
+from quantgate.quantize.layers import decoder_blocks
+from quantgate.quantize.methods import NO_WEIGHTS, algorithm_of, transformation_of
+from quantgate.quantize.mixed import mixed_config
 
 
 def quantize_checkpoint(
@@ -40,28 +47,89 @@ def quantize_checkpoint(
         raise MethodError(method.id, "no calibration set", expected="one", hint="pass a Calibration")
     start = time.perf_counter()
     model, stored_dtype = _load(model_dir, device)
-    algorithm = algorithm_of(method)
-    sweep = Sweep(model, algorithm, method.id, progress, transformation_of(method))
-    results = sweep.run(used)
-    weights = {name: result.weight for name, result in results.items()}
+    work = _Work(method, model)
+    run_jobs(model, [work.job], used, progress)
     packed_bytes = checkpoint.write(
-        model_dir, target, weights, algorithm.checkpoint_config(), stored_dtype, sweep.job.changed
+        model_dir, target, work.weights, work.checkpoint_config(), stored_dtype, work.other_tensors(stored_dtype)
     )
-    record = QuantizationRecord(
-        method=method.as_record(),
-        calibration=used.as_record() if used else None,
-        bits_nominal=method.bits,
-        bits_effective=8 * packed_bytes / sum(weight.n_weights for weight in weights.values()),
-        bytes_on_disk=checkpoint.bytes_on_disk(target),
-        storage=method.storage,
-        seconds=time.perf_counter() - start,
-        quantized_modules=tuple(weights),
-        losses={name: result.loss for name, result in results.items()},
-        execution="int8" if method.algorithm == "llm_int8" else "dequantized",
-        folds=sweep.job.folds,
-    )
+    record = work.record(used, packed_bytes, checkpoint.bytes_on_disk(target), time.perf_counter() - start)
     checkpoint.write_record(record, target)
     return record
+
+
+class _Work:
+    """One method applied to one model: the driver's job, and what the checkpoint and its record say about it.
+
+    ``rows``: the row of the method table by layer name; layers without one stay 16 bit.
+    """
+
+    def __init__(self, method: Method, model: Any) -> None:
+        self.method = method
+        names = [name for block in decoder_blocks(model, method.id) for name in block.linears]
+        self.rows: dict[str, Method] = {} if method.algorithm == NO_WEIGHTS else dict.fromkeys(names, method)
+        self.algorithms = {row.id: algorithm_of(row) for row in self.rows.values()}
+        self.job = Job(method.id, self._algorithm, self._transformation, self._activations)
+        if method.kv_cache:
+            cache_layers(model, method.id)
+
+    def _algorithm(self, name: str) -> Algorithm | None:
+        return self.algorithms[self.rows[name].id] if name in self.rows else None
+
+    def _transformation(self, names: Sequence[str]) -> Transformation | None:
+        """That of the layers' rows if they agree: layers that share an input cannot be scaled differently."""
+        found = [self.rows.get(name) for name in names]
+        first = found[0]
+        agreed = first is not None and all(row and row.transformation == first.transformation for row in found)
+        return transformation_of(first) if first and agreed else None
+
+    def _activations(self, name: str) -> ActivationSettings | None:
+        return self.rows[name].activations if name in self.rows else None
+
+    @property
+    def weights(self) -> dict[str, StoredWeight]:
+        """The quantized layers."""
+        return {name: result.weight for name, result in self.job.results.items()}
+
+    def other_tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Folded parameters in the checkpoint's 16-bit dtype, and static input grids as they are."""
+        return {name: tensor.to(dtype) for name, tensor in self.job.changed.items()} | self.job.input_grids
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """One configuration for all layers where a common layout can say everything, otherwise one for each."""
+        layers: dict[str, dict[str, Any]] = {}
+        for name in self.job.results:
+            row = self.rows[name]
+            extra = {"activations": asdict(row.activations)} if row.activations else {}
+            layers[name] = self.algorithms[row.id].checkpoint_config() | extra
+        plain = len({row.id for row in self.rows.values()}) == 1 and not self.method.kv_cache
+        if plain and not self.method.activations:
+            return next(iter(layers.values()))
+        return mixed_config(layers, asdict(self.method.kv_cache) if self.method.kv_cache else None)
+
+    def record(
+        self, calibration: Calibration | None, packed_bytes: int, bytes_on_disk: int, seconds: float
+    ) -> QuantizationRecord:
+        """What is written beside the weights."""
+        method, results = self.method, self.job.results
+        n_weights = sum(result.weight.n_weights for result in results.values())
+        packed_bytes += sum(grid.nbytes for grid in self.job.input_grids.values())
+        bits = [row.activations.bits for row in self.rows.values() if row.activations]
+        simulated = bool(bits or method.kv_cache)
+        return QuantizationRecord(
+            method=method.as_record(),
+            calibration=calibration.as_record() if calibration else None,
+            bits_nominal=method.bits,
+            bits_effective=8 * packed_bytes / n_weights if n_weights else 16.0,
+            bytes_on_disk=bytes_on_disk,
+            storage=method.storage,
+            seconds=seconds,
+            quantized_modules=tuple(results),
+            losses={name: result.loss for name, result in results.items()},
+            execution="simulated" if simulated else "int8" if method.algorithm == "llm_int8" else "dequantized",
+            folds=self.job.folds,
+            activation_bits=min(bits, default=method.activation_bits),
+            cache_bits=method.kv_cache.bits if method.kv_cache else 16,
+        )
 
 
 def _load(model_dir: Path, device: str) -> tuple[Any, torch.dtype]:

@@ -13,7 +13,7 @@ from quantgate.quantize.base import Method
 from quantgate.quantize.checkpoint import load_quantized, read_layers, read_record
 from quantgate.quantize.driver import Sweep
 from quantgate.quantize.gptq import GptqSettings
-from quantgate.quantize.methods import METHODS, algorithm_of, transformation_of
+from quantgate.quantize.methods import METHODS, NO_WEIGHTS, algorithm_of, transformation_of
 from quantgate.quantize.rtn import RtnSettings
 from quantgate.quantize.run import quantize_checkpoint
 
@@ -31,7 +31,9 @@ VARIANTS = [
     variant("rtn-channel-w4", "rtn", RtnSettings(4, -1)),
     variant("rtn-asym-w3", "rtn", RtnSettings(3, 32, sym=False)),
 ]
-ALL = [pytest.param(method, id=method.id) for method in (*METHODS.values(), *VARIANTS)]
+ALL = [
+    pytest.param(method, id=method.id) for method in (*METHODS.values(), *VARIANTS) if method.algorithm != NO_WEIGHTS
+]
 
 
 def quantize(model_dir, method, target, calibration=None):

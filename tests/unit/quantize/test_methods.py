@@ -6,7 +6,7 @@ import pytest
 from quantgate.errors import UsageError
 from quantgate.quantize.base import Method
 from quantgate.quantize.gptq import GptqSettings
-from quantgate.quantize.methods import ALGORITHMS, METHODS, algorithm_of, get_methods
+from quantgate.quantize.methods import ALGORITHMS, METHODS, NO_WEIGHTS, algorithm_of, get_methods, standard_methods
 
 
 def test_the_table():
@@ -25,10 +25,11 @@ def test_no_id_is_part_of_another():
 def test_ids_are_the_keys_and_rows_are_complete():
     for name, method in METHODS.items():
         assert method.id == name
-        assert method.algorithm in ALGORITHMS
         assert method.summary
         assert method.source
-        assert algorithm_of(method).settings is method.settings
+        if method.algorithm != NO_WEIGHTS:
+            assert method.algorithm in ALGORITHMS
+            assert algorithm_of(method).settings is method.settings
 
 
 def test_gptq_rows_are_paper_a():
@@ -52,6 +53,16 @@ def test_record_recreates_the_method():
 
 def test_selection_keeps_the_order_and_drops_repeats():
     assert [method.id for method in get_methods(["rtn4", "int8", "rtn4"])] == ["rtn4", "int8"]
+
+
+def test_all_and_the_standard_ones():
+    assert get_methods(["all"]) == list(METHODS.values())
+    standard = [method.id for method in standard_methods()]
+    assert {"gptq4", "awq4", "smoothquant8", "int8"} <= set(standard)
+    assert "smoothquant-a4-w4" not in standard
+    assert [m.id for m in standard_methods("mmlu and smoothquant-a4-w4")] == [
+        name for name in METHODS if name in standard or name == "smoothquant-a4-w4"
+    ]
 
 
 @pytest.mark.parametrize(("wrong", "close"), [("gtpq4", "gptq4"), ("rtn-4", "rtn4"), ("GPTQ4", ""), ("zzz", "")])
