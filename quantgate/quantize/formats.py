@@ -8,13 +8,14 @@ from typing import Any, Final
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import slim, spqr
+from quantgate.quantize import easyquant, slim, spqr
 from quantgate.quantize.base import StoredWeight
 
 Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
 FORMATS: Final[dict[str, Reader]] = {
     "spqr": spqr.from_tensors,
     "slim": slim.from_tensors,
+    "easyquant": easyquant.from_tensors,
 }
 
 

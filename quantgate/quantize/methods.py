@@ -11,6 +11,7 @@ from quantgate.quantize import transformed
 from quantgate.quantize.awq import Awq, AwqSettings, ClippedRtn
 from quantgate.quantize.base import Algorithm, Method
 from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
+from quantgate.quantize.easyquant import EasyQuant, EasyQuantSettings
 from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
@@ -23,6 +24,7 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "gptq": Gptq,
     "spqr": Spqr,
     "slim": Slim,
+    "easyquant": EasyQuant,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
     "clipped_rtn": ClippedRtn,
@@ -98,6 +100,20 @@ def _slim(bits: int) -> Method:
     )
 
 
+def _easyquant(bits: int) -> Method:
+    return Method(
+        id=f"easyquant{bits}",
+        algorithm="easyquant",
+        settings=EasyQuantSettings(bits),
+        bits=bits,
+        needs_calibration=False,
+        storage="packed",
+        code_version=1,
+        summary=f"EasyQuant, {bits} bit, groups of 128, weights beyond 3 sigma in 16 bit, ranges of least error",
+        source="Tang et al. 2024 (arXiv 2403.02775); groups instead of whole rows",
+    )
+
+
 _INT8: Final = Method(
     id="int8",
     algorithm="llm_int8",
@@ -134,6 +150,7 @@ _ROWS: Final = (
     _float4("fp4"),
     *_SPQR,
     *map(_slim, (4, 3, 2)),
+    *map(_easyquant, (8, 4, 3, 2)),
     *transformed.ROWS,
 )
 METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
