@@ -1,27 +1,30 @@
-"""GSM8K: grade-school word problems, answered freely in one chat turn, scored by a named extractor.
+"""GSM8K: grade-school word problems, answered freely, scored by a named extractor.
 
-Paper A's repository holds two scorers that differ and does not say which one made its table, so both are here by
-name, beside the usual last-number rule.
+Paper A asks the bare question in a chat turn. Its repository holds two scorers that differ and does not say which one
+made its table, so both are here by name, beside the usual last-number rule. ``gsm8k_cot`` is the field's few-shot form
+(Wei et al. 2022; the text form of lm-evaluation-harness): eight problems of the train split with their worked
+solutions, then the question; the answer ends where the model starts a problem of its own.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from quantgate.errors import DataError
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
 from quantgate.tasks.base import EXACT_MATCH, Item, ItemOutcome, Metric, Selection, only
-from quantgate.tasks.data import DataSource, Fields
-from quantgate.tasks.items import limited
+from quantgate.tasks.data import DataSource, Fields, Row
+from quantgate.tasks.items import first_shots, items_of_split
 from quantgate.tasks.prompts import Prompts, user
 
 _FIELDS: Final[Fields] = {"question": str, "answer": str}
 _NUMBER: Final = re.compile(r"(?<![\d.])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
 _TOLERANCE: Final = Decimal("1e-4")
+_STOP: Final = ("Question:",)
 
 
 def numbers(text: str) -> list[Decimal]:
@@ -78,13 +81,28 @@ def gold_number(answer: str) -> str:
     return gold
 
 
+def _check_row(row: Row, where: str) -> None:
+    try:
+        gold_number(row["answer"])
+    except ValueError as error:
+        raise DataError(where, f"field 'answer' has {error}", expected="... #### 42") from error
+
+
+def _ask(row: Mapping[str, Any]) -> str:
+    return f"Question: {row['question']}\nAnswer:"
+
+
 @dataclass(frozen=True)
 class Gsm8k:
-    """The task ``gsm8k`` and its variants by extractor; every problem is its own group."""
+    """The task ``gsm8k``, its variants by extractor, and ``gsm8k_cot``; every problem is its own group.
+
+    ``shots``: None asks in a chat turn without examples; a number asks behind that many train problems as plain text.
+    """
 
     id: str = "gsm8k"
     extractor: str = "last_number"
     max_new_tokens: int = 256
+    shots: int | None = None
     dataset: str = "openai/gsm8k"
     dimension: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 1
@@ -92,25 +110,23 @@ class Gsm8k:
 
     @property
     def protocol(self) -> str:
-        """Zero-shot chat, greedy, extractor by name."""
-        return f"zero-shot chat, greedy, at most {self.max_new_tokens} new tokens, {self.extractor}"
+        """Zero-shot chat or few-shot text, greedy, extractor by name."""
+        form = "zero-shot chat" if self.shots is None else f"{self.shots}-shot chain of thought"
+        return f"{form}, greedy, at most {self.max_new_tokens} new tokens, {self.extractor}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
-        """Test rows of the configuration ``main``."""
-        items = []
-        for number, row in enumerate(data.rows(self.dataset, "main", "test", _FIELDS)):
-            try:
-                gold_number(row["answer"])
-            except ValueError as error:
-                where = f"{self.dataset}/main/test in {data.name}, row {number}"
-                raise DataError(where, f"answer has {error}", expected="... #### 42") from error
-            name = f"test/{number}"
-            items.append(Item(name, name, row))
-        return limited(items, selection.limit, selection.seed)
+        """Test rows of the configuration ``main``; few-shot examples are the first rows of ``train``."""
+        wanted = self.shots if self.shots is None or selection.num_fewshot is None else selection.num_fewshot
+        shots = first_shots(data, self.dataset, "main", "train", _FIELDS, wanted or 0)
+        items = items_of_split(data, self.dataset, "main", "test", _FIELDS, selection, _check_row)
+        return [replace(item, shots=shots) for item in items]
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
-        """One greedy answer to the bare question."""
-        return [Generate(prompts.chat(user(item.row["question"])), self.max_new_tokens)]
+        """One greedy answer to the question."""
+        if self.shots is None:
+            return [Generate(prompts.chat(user(item.row["question"])), self.max_new_tokens)]
+        solved = "".join(f"{_ask(shot)} {shot['answer']}\n\n" for shot in item.shots)
+        return [Generate(prompts.encode(solved + _ask(item.row)), self.max_new_tokens, _STOP)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when the extractor finds the gold number."""

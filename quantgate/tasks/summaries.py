@@ -38,14 +38,14 @@ def rouge(summary: str, reference: str) -> dict[str, float]:
 class Summaries:
     """The tasks ``cnn_dailymail`` and ``xsum``; every document is its own group.
 
-    ``text`` and ``summary`` name the fields of a row.
+    ``text_field`` and ``summary_field`` name the fields of a row.
     """
 
     id: str
     dataset: str
     config: str
-    text: str
-    summary: str
+    text_field: str
+    summary_field: str
     max_new_tokens: int = 256
     dimension: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 1
@@ -61,18 +61,18 @@ class Summaries:
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test rows."""
-        fields = {self.text: str, self.summary: str}
+        fields = {self.text_field: str, self.summary_field: str}
         return items_of_split(data, self.dataset, self.config, "test", fields, selection)
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One greedy summary."""
-        prompt = prompts.chat_cut(_ASK, item.row[self.text], room=self.max_new_tokens)
+        prompt = prompts.chat_cut(_ASK, item.row[self.text_field], room=self.max_new_tokens)
         return [Generate(prompt, self.max_new_tokens)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """ROUGE-1 of the answer."""
         response = only(responses, GenerateResponse)
-        found = rouge(response.text, item.row[self.summary])
+        found = rouge(response.text, item.row[self.summary_field])
         companions = {
             "capped": float(response.finish == "length"),
             "rouge2": found["rouge2"],

@@ -66,6 +66,7 @@ TASKS: Final[dict[str, Task]] = {
         Gsm8k(),
         Gsm8k("gsm8k_any_number", "any_number"),
         Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
+        Gsm8k("gsm8k_cot", shots=8),
         Flores("flores_en_zh", "eng_Latn", "zho_Hans"),
         Flores("flores_zh_en", "zho_Hans", "eng_Latn"),
         Summaries("cnn_dailymail", "abisee/cnn_dailymail", "3.0.0", "article", "highlights"),

@@ -286,6 +286,8 @@ def _with_corpus_interval(plain: Comparison, pairs: Sequence[Pair], codes: Codes
     found = corpus_interval(before, after, plain.metric.aggregate, codes, plain.confidence)
     if not math.isfinite(found.high - found.low):
         return replace(plain, undefined=f"{plain.metric.name} has no finite value on some resamples of the items")
+    if found.high == found.low:
+        return replace(plain, undefined=f"{plain.metric.name} never varies over resamples: too few items count for it")
     comparison = replace(plain, ci_low=found.low, ci_high=found.high, shift=plain.delta, spread=found.spread)
     return replace(comparison, p_worse=_p_worse(plain, plain.delta, found.spread), statement=found.statement)
 

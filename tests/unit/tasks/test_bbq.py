@@ -144,7 +144,7 @@ def test_a_table_worked_by_hand():
     assert bias_score("disambiguated", facts.ravel()) == pytest.approx(100 / 12)
     facts[CATEGORIES.index("Religion")] = (5, 5, 0, 0)  # a category of unknown answers counts 0
     assert bias_score("ambiguous", facts.ravel()) == pytest.approx(27.5 / 3)
-    assert math.isnan(bias_score("ambiguous", np.zeros(44)))
+    assert bias_score("ambiguous", np.zeros(44)) == 0
 
 
 def test_accuracy_counts_all_items_of_the_condition_and_bias_only_those_of_the_label_kind(make, prompts):

@@ -4,9 +4,12 @@ from decimal import Decimal
 
 import pytest
 
+from quantgate.errors import DataError
 from quantgate.scoring.requests import GenerateResponse
-from quantgate.tasks.base import Item
+from quantgate.tasks.base import Item, Selection
+from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.gsm8k import Gsm8k, any_number, first_occurrence, gold_number, last_number, numbers
+from quantgate.tasks.prompts import Prompts
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,43 @@ def test_score_keeps_the_answer_and_whether_it_was_cut():
     item = Item("test/0", "test/0", {"question": "?", "answer": "#### 4"})
     outcome = Gsm8k().score(item, [GenerateResponse("2+2=4", 5, "length")])
     assert (outcome.score, outcome.answer, outcome.companions) == (1.0, "4", {"capped": 1.0})
+
+
+@pytest.fixture
+def data(tmp_path, write_jsonl):
+    rows = {
+        "train": [{"question": f"Train {n}?", "answer": f"It is <<{n}={n}>>{n}.\n#### {n}"} for n in range(10)],
+        "test": [{"question": f"Test {n}?", "answer": f"It is {n}.\n#### {n}"} for n in range(3)],
+    }
+    for split, each in rows.items():
+        write_jsonl(tmp_path, "openai/gsm8k", "main", split, each)
+    return DirectorySource(tmp_path)
+
+
+def test_chat_asks_the_bare_question(data, tokenizer):
+    prompts = Prompts(tokenizer, 512, "tiny")
+    item = Gsm8k().items(data, Selection(num_fewshot=2), prompts)[1]
+    [request] = Gsm8k().requests(item, prompts)
+    assert prompts.decode(request.prompt) == "<|im_start|>user\nTest 1?<|im_end|>\n<|im_start|>assistant\n"
+    assert (item.shots, request.stop) == ((), ())
+
+
+def test_chain_of_thought_shows_train_problems_only_and_stops_at_the_next_question(data, tokenizer):
+    prompts, task = Prompts(tokenizer, 512, "tiny"), Gsm8k("gsm8k_cot", shots=8)
+    item = task.items(data, Selection(num_fewshot=2), prompts)[1]
+    [request] = task.requests(item, prompts)
+    assert prompts.decode(request.prompt) == (
+        "Question: Train 0?\nAnswer: It is <<0=0>>0.\n#### 0\n\n"
+        "Question: Train 1?\nAnswer: It is <<1=1>>1.\n#### 1\n\nQuestion: Test 1?\nAnswer:"
+    )
+    assert request.stop == ("Question:",)
+    items = task.items(data, Selection(), prompts)
+    assert [len(each.shots) for each in items] == [8, 8, 8]
+    assert all(shot["question"].startswith("Train") for each in items for shot in each.shots)
+    assert "8-shot chain of thought" in task.protocol
+
+
+def test_a_broken_answer_is_refused_by_line_and_field(data, tmp_path, write_jsonl, tokenizer):
+    write_jsonl(tmp_path, "openai/gsm8k", "main", "test", [{"question": "?", "answer": "4"}])
+    with pytest.raises(DataError, match=r"openai/gsm8k/main/test in .*, line 1: field 'answer' has no number behind"):
+        Gsm8k().items(data, Selection(), Prompts(tokenizer, 512, "tiny"))

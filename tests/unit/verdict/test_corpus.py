@@ -118,6 +118,9 @@ def test_undefined_is_said_and_not_0() -> None:
     rare = Metric("rare", True, "corpus", aggregate=lambda facts: math.nan if facts[0] == 0 else 1.0)
     rows = with_facts([(0, 2)] * 4 + [(1, 2)])
     assert "no finite value on some resamples" in compare(rows, rows, rare, 0.95).undefined
+    fixed = Metric("fixed", True, "corpus", aggregate=lambda facts: 100.0 if facts[0] else 0.0)
+    sure = with_facts([(1, 2), (2, 2), (3, 4)])
+    assert "never varies" in compare(sure, sure, fixed, 0.95).undefined
     never = Metric("never", True, "corpus", aggregate=lambda facts: math.nan)
     found = compare(rows, rows, never, 0.95)
     assert "no finite number" in found.undefined

@@ -1,0 +1,74 @@
+"""Every task of the table, asked of a tiny random model over bundled items: no item is lost, none is invented."""
+
+import json
+import math
+
+import pytest
+
+from fixtures.options import BUNDLED_DATA
+from quantgate.evaluation import Evaluation, Options
+from quantgate.progress import Silent
+from quantgate.quantize.calibration_sets import CalibrationChoice
+from quantgate.quantize.methods import METHODS
+from quantgate.store.store import Store
+from quantgate.tasks.base import Selection
+from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.table import TASKS
+from quantgate.verdict.policy_file import load_policy
+from tests.conftest import make_model_dir
+
+BUNDLED = DirectorySource(BUNDLED_DATA, "bundled")
+LIMIT = 3
+
+
+def bundled_tasks():
+    return [name for name, task in TASKS.items() if BUNDLED.has(str(getattr(task, "dataset", "")) or "none")]
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """All bundled benchmarks on a random byte-level model with room for five-shot prompts."""
+    root = tmp_path_factory.mktemp("all")
+    model = make_model_dir(root / "model", layers=1)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    return Evaluation(
+        Options(model=str(model), selection=Selection(limit=LIMIT), calibration=CalibrationChoice()),
+        [TASKS[name] for name in bundled_tasks()],
+        data=BUNDLED,
+        bundled=BUNDLED,
+        store=Store(root / "store", Silent()),
+        policy=load_policy(None),
+        baselines_root=root / "baselines",
+        progress=Silent(),
+    )
+
+
+def test_all_ten_benchmarks_are_bundled():
+    datasets = {TASKS[name].dataset for name in bundled_tasks()}
+    assert {name.split("/")[1] for name in datasets} >= {
+        "mmlu", "ceval-exam", "cmmlu", "flores", "cnn_dailymail", "xsum", "gsm8k", "snli", "FollowBench",
+        "truthful_qa", "bbq",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", bundled_tasks())
+def test_scored_and_unscored_make_up_the_selection(evaluation, name):
+    result = evaluation.result(METHODS["rtn8"], TASKS[name])
+    assert result.n_items + sum(result.unscored.values()) == LIMIT
+    assert result.n_items == 0 or math.isfinite(result.value)
+    if name.startswith("followbench"):
+        assert all("no judge" in reason for reason in result.unscored)
+    else:
+        assert result.unscored == {}
+
+
+@pytest.mark.parametrize("name", bundled_tasks())
+def test_shots_are_never_among_the_items(name, tokenizer):
+    """The leak test: no few-shot example has the text of a row that is scored."""
+    from quantgate.tasks.prompts import Prompts
+
+    items = TASKS[name].items(BUNDLED, Selection(), Prompts(tokenizer, 8192, "tiny"))
+    asked = {json.dumps(dict(item.row), sort_keys=True) for item in items}
+    assert len({item.id for item in items}) == len(items)
+    assert not asked & {json.dumps(dict(shot), sort_keys=True) for item in items for shot in item.shots}
