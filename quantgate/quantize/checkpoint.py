@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import activations, bnb, formats, layout, uniform
+from quantgate.quantize import activations, bnb, floats, formats, layout, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
 from quantgate.quantize.mixed import is_mixed, layer_config
 
@@ -267,5 +267,9 @@ _Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
 _LAYOUTS: Final[dict[str, tuple[re.Pattern[str], _Reader]]] = {
     "gptq": (re.compile(r"(?P<layer>.+)\.(?P<key>qweight|qzeros|scales|g_idx)"), uniform.from_tensors),
     layout.QUANT_METHOD: (re.compile(r"(?P<layer>.+)\.(?P<key>quantized\.\w+)"), formats.from_tensors),
+    "compressed-tensors": (
+        re.compile(r"(?P<layer>.+)\.(?P<key>weight_scale|weight_packed|weight_global_scale)"),
+        floats.from_compressed,
+    ),
     "bitsandbytes": (re.compile(r"(?P<layer>.+?)\.(?P<key>SCB|weight_format|weight\..+)"), bnb.from_tensors),
 }

@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import easyquant, slim, spqr
+from quantgate.quantize import easyquant, floats, slim, spqr
 from quantgate.quantize.base import StoredWeight
 
 Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
@@ -16,6 +16,7 @@ FORMATS: Final[dict[str, Reader]] = {
     "spqr": spqr.from_tensors,
     "slim": slim.from_tensors,
     "easyquant": easyquant.from_tensors,
+    "float8": floats.from_tensors,
 }
 
 

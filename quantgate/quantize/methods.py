@@ -12,6 +12,7 @@ from quantgate.quantize.awq import Awq, AwqSettings, ClippedRtn
 from quantgate.quantize.base import Algorithm, Method
 from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
 from quantgate.quantize.easyquant import EasyQuant, EasyQuantSettings
+from quantgate.quantize.floats import FloatFormat, FloatFormats, FloatSettings
 from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
@@ -25,6 +26,7 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "spqr": Spqr,
     "slim": Slim,
     "easyquant": EasyQuant,
+    "float": FloatFormats,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
     "clipped_rtn": ClippedRtn,
@@ -114,6 +116,28 @@ def _easyquant(bits: int) -> Method:
     )
 
 
+def _float(name: str, kind: FloatFormat, bits: int, what: str, source: str) -> Method:
+    return Method(
+        id=name,
+        algorithm="float",
+        settings=FloatSettings(kind),
+        bits=bits,
+        needs_calibration=False,
+        storage="packed",
+        code_version=1,
+        summary=what,
+        source=source,
+    )
+
+
+_OCP8: Final = "OCP 8-bit Floating Point Specification 1.0"
+_FLOATS: Final = (
+    _float("float8-e4m3", "e4m3", 8, "E4M3 weights, a scale an output feature", _OCP8),
+    _float("float8-e5m2", "e5m2", 8, "E5M2 weights, a scale an output feature", _OCP8),
+    _float("nvfloat4", "nvfp4", 4, "NVFP4: E2M1 weights, blocks of 16 with an E4M3 scale", "NVIDIA Blackwell's NVFP4"),
+    _float("mxfloat4", "mxfp4", 4, "MXFP4: E2M1 weights, blocks of 32 with a power of two", "OCP Microscaling 1.0"),
+)
+
 _INT8: Final = Method(
     id="int8",
     algorithm="llm_int8",
@@ -151,6 +175,7 @@ _ROWS: Final = (
     *_SPQR,
     *map(_slim, (4, 3, 2)),
     *map(_easyquant, (8, 4, 3, 2)),
+    *_FLOATS,
     *transformed.ROWS,
 )
 METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
