@@ -36,9 +36,9 @@ _TINY: Final = 2.0**-100  # stands in for the largest weight of a matrix of zero
 
 @dataclass(frozen=True)
 class FloatSettings:
-    """``format``: see the module."""
+    """``kind``: see the module."""
 
-    format: FloatFormat
+    kind: FloatFormat
 
 
 def round_float8(values: Tensor, kind: FloatFormat) -> Tensor:
@@ -173,7 +173,7 @@ class FloatFormats:
 
     def quantize(self, weights: Sequence[Tensor], statistics: Statistics | None) -> list[LayerResult]:
         """One result a weight; its loss is the relative squared weight error."""
-        kind = self.settings.format
+        kind = self.settings.kind
         results = []
         for weight in weights:
             stored = quantize_float8(weight, kind) if kind in FLOAT8 else quantize_float4(weight, kind)
@@ -184,7 +184,7 @@ class FloatFormats:
 
     def checkpoint_config(self) -> dict[str, Any]:
         """A compressed-tensors configuration; E5M2: the settings."""
-        kind = self.settings.format
+        kind = self.settings.kind
         return layout_config("float8", self.settings) if kind == "e5m2" else compressed_config(kind)
 
 
