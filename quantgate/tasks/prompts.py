@@ -22,6 +22,7 @@ class Prompts:
         self._tokenizer = tokenizer
         self.max_length = max_length
         self._name = name
+        self._context: tuple[str, bool, int] = ("", False, 0)
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, with the special tokens the tokenizer puts in front of every text (often none)."""
@@ -78,8 +79,15 @@ class Prompts:
         kept = context.rstrip(" ")
         continuation = context[len(kept) :] + continuation
         whole = tuple(self._tokenizer(kept + continuation, add_special_tokens=special).input_ids)
-        n_context = len(self._tokenizer(kept, add_special_tokens=special).input_ids)
+        n_context = self._length(kept, special)
         return Likelihood(whole[:n_context], whole[n_context:])
+
+    def _length(self, context: str, special: bool) -> int:
+        # the options of a question come one after the other behind the same, often long, context
+        if self._context[:2] != (context, special):
+            length = len(self._tokenizer(context, add_special_tokens=special).input_ids)
+            self._context = (context, special, length)
+        return self._context[2]
 
     def _render(self, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
         if not getattr(self._tokenizer, "chat_template", None):

@@ -83,6 +83,19 @@ def test_mmlu_shots_come_from_dev_only(data, prompts):
         assert [shot["question"] for shot in item.shots] == [f"Question {index}? " for index in range(10, 15)]
 
 
+@pytest.mark.parametrize(("name", "subject"), [("ceval", "law"), ("cmmlu", "arts")])
+def test_no_test_row_is_among_the_examples(tmp_path, write_jsonl, prompts, name, subject):
+    exam = TASKS[name].exam
+    spelt = (lambda row: row) if name == "ceval" else (lambda row: {key.capitalize(): row[key] for key in row})
+    write_jsonl(tmp_path, exam.dataset, subject, exam.split, [spelt(chinese(number)) for number in (1, 2, 3)])
+    write_jsonl(tmp_path, exam.dataset, subject, "dev", [spelt(chinese(number)) for number in range(10, 15)])
+    for number, item in enumerate(TASKS[name].items(DirectorySource(tmp_path), Selection(num_fewshot=2), prompts), 1):
+        for request in TASKS[name].requests(item, prompts):
+            text = prompts.decode(request.context)
+            assert [f"第{shot}题" in text for shot in range(10, 15)] == [True, True, False, False, False]
+            assert [f"第{other}题" in text for other in (1, 2, 3)] == [other == number for other in (1, 2, 3)]
+
+
 def test_mmlu_without_enough_dev_rows(data, prompts):
     with pytest.raises(DataError, match=r"5 rows; expected at least 6 for 6-shot prompts; lower --num-fewshot"):
         MMLU.items(data, Selection(num_fewshot=6), prompts)

@@ -24,6 +24,12 @@ def test_a_pair_is_encoded_as_one_text(prompts):
     assert request.context + request.continuation == prompts.encode("abcdef")
 
 
+def test_a_pair_does_not_depend_on_the_pair_before(tokenizer):
+    pairs = [("abc", "d"), ("abc", "ef"), ("abcd", "e"), ("abc ", "d"), ("abc", "d")]
+    reused = Prompts(tokenizer, 512, "tiny")
+    assert [reused.pair(*pair) for pair in pairs] == [Prompts(tokenizer, 512, "tiny").pair(*pair) for pair in pairs]
+
+
 def test_chat_ends_where_the_answer_begins(prompts):
     assert prompts.decode(prompts.chat(user("Hi"))) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
