@@ -1,8 +1,8 @@
 """Calibration activations: the hidden states at one block boundary, and how a block is run on them.
 
-They exist once, for all samples, with what one block needs while it runs. Samples are batched by length and padded on
-the right; attention is causal, so padding cannot reach real tokens and no mask is needed, and statistics see the real
-tokens only.
+They exist once, for all samples, with what one block needs while it runs. Where the model allows it, samples lie side
+by side in one row (`ragged`). Otherwise they are batched by length and padded on the right; attention is causal, so
+padding cannot reach real tokens and no mask is needed, and statistics see the real tokens only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from quantgate.errors import MethodError
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.layers import Block, hooks
+from quantgate.quantize.ragged import positions, samples
 
 BATCH_TOKENS: Final = 32_768  # of one batch, padding included: bounds the memory of one block's temporaries
 _CACHE_ARGUMENTS: Final = ("past_key_values", "past_key_value", "use_cache", "cache_position")
@@ -31,11 +32,15 @@ class Stop(Exception):  # not an error
 
 @dataclass
 class Batch:
-    """Hidden states ``[samples, length, width]`` at the present boundary; ``keep`` marks the real tokens (or None)."""
+    """Hidden states ``[samples, length, width]`` at the present boundary; ``keep`` marks the real tokens (or None).
+
+    ``lengths``: of the samples that lie side by side in one row, ``[1, tokens, width]`` (None: an ordinary batch).
+    """
 
     hidden: Tensor
     keep: Tensor | None
     arguments: list[dict[str, Any]]  # keyword arguments of every block: masks, position embeddings
+    lengths: Sequence[int] | None = None
 
     def rows(self, x: Tensor) -> Tensor:
         """The input vectors of the real tokens, ``[n, features]``."""
@@ -63,13 +68,26 @@ def plan_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> list[lis
     return batches
 
 
-def _pad(samples: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    longest = max(len(sample) for sample in samples)
-    ids = torch.zeros(len(samples), longest, dtype=torch.int64)
-    keep = torch.zeros(len(samples), longest, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample)] = torch.tensor(sample)
-        keep[row, : len(sample)] = True
+def plan_rows(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> list[list[int]]:
+    """Indices of the samples of each row, longest first; a row stays within ``budget`` tokens if its first does."""
+    rows: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if not rows or used + lengths[index] > budget:
+            rows.append([])
+            used = 0
+        rows[-1].append(index)
+        used += lengths[index]
+    return rows
+
+
+def _pad(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    longest = max(len(text) for text in texts)
+    ids = torch.zeros(len(texts), longest, dtype=torch.int64)
+    keep = torch.zeros(len(texts), longest, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        keep[row, : len(text)] = True
     return ids.to(device), None if bool(keep.all()) else keep.to(device)
 
 
@@ -92,7 +110,13 @@ class _StandIn:
         return (hidden,) if self.tuples else hidden
 
 
-def capture(model: nn.Module, blocks: Sequence[Block], ids: Tensor, keep: Tensor | None) -> Batch:
+def capture(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    ids: Tensor,
+    keep: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
+) -> Batch:
     """Run everything before the first block once; keep its hidden states and the arguments of every block.
 
     The blocks are stood in for by functions that hand their input on, so that arguments that differ between blocks
@@ -104,8 +128,9 @@ def capture(model: nn.Module, blocks: Sequence[Block], ids: Tensor, keep: Tensor
     try:
         for block in blocks:
             vars(block.module)["forward"] = stand_in
-        with suppress(Stop):
-            decoder(input_ids=ids, use_cache=False)
+        placed = {"position_ids": positions(lengths, ids.device)} if lengths else {}
+        with samples(lengths), suppress(Stop):
+            decoder(input_ids=ids, use_cache=False, **placed)
     finally:
         for block, original in zip(blocks, before, strict=True):
             if original is None:
@@ -114,7 +139,7 @@ def capture(model: nn.Module, blocks: Sequence[Block], ids: Tensor, keep: Tensor
                 vars(block.module)["forward"] = original
     if stand_in.hidden is None:
         raise MethodError(type(model).__name__, "a forward that called no decoder block", expected="all blocks in turn")
-    return Batch(stand_in.hidden, keep, stand_in.arguments)
+    return Batch(stand_in.hidden, keep, stand_in.arguments, lengths)
 
 
 def _returns_tuple(decoder: Any, block: Block, ids: Tensor) -> bool:
@@ -132,21 +157,28 @@ def _returns_tuple(decoder: Any, block: Block, ids: Tensor) -> bool:
 
 def run_block(block: Block, batch: Batch, index: int) -> Tensor:
     """The block's output for a batch of its inputs; ``index`` is the block's place in the model."""
-    output: Any = block.module(batch.hidden, **batch.arguments[index])
+    with samples(batch.lengths):
+        output: Any = block.module(batch.hidden, **batch.arguments[index])
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
-def batches_of(model: nn.Module, blocks: Sequence[Block], calibration: Calibration, who: str) -> list[Batch]:
-    """The calibration set at the first block's boundary.
+def batches_of(
+    model: nn.Module, blocks: Sequence[Block], calibration: Calibration, who: str, *, ragged: bool
+) -> list[Batch]:
+    """The calibration set at the first block's boundary; ``ragged``: the model attends sample by sample.
 
     Raises:
         MethodError: the set has no tokens.
     """
     device = next(model.parameters()).device
-    samples = [sample for sample in calibration.samples if sample]
-    if not samples:
+    texts = [sample for sample in calibration.samples if sample]
+    if not texts:
         raise MethodError(who, f"calibration set {calibration.name!r} without tokens", expected="text")
-    plan = plan_batches([len(sample) for sample in samples])
-    padded = [_pad([samples[index] for index in batch], device) for batch in plan]
+    lengths = [len(sample) for sample in texts]
+    if ragged:
+        rows = [[texts[index] for index in row] for row in plan_rows(lengths)]
+        ids = [torch.tensor([[token for sample in row for token in sample]], device=device) for row in rows]
+        return [capture(model, blocks, each, None, [len(x) for x in row]) for each, row in zip(ids, rows, strict=True)]
+    padded = [_pad([texts[index] for index in batch], device) for batch in plan_batches(lengths)]
     return [capture(model, blocks, ids, keep) for ids, keep in padded]

@@ -29,6 +29,7 @@ from quantgate.quantize.batches import Batch, Stop, batches_of, capture, run_blo
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.fold import Fold, Transformation, apply, find_folds, restored
 from quantgate.quantize.layers import Block, Stage, decoder_blocks, hooks, observe_stages, replace_weight
+from quantgate.quantize.ragged import attention_of
 from quantgate.quantize.statistics import InputStatistics, Need
 
 Results = dict[str, LayerResult]
@@ -133,20 +134,15 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
     """
     who = ", ".join(job.who for job in jobs)
     blocks = decoder_blocks(model, who)
-    walks = _walks(model, blocks, jobs, calibration)
-    device = next(model.parameters()).device
-    probe = capture(model, blocks, torch.zeros(1, 2, dtype=torch.int64, device=device), None)
-    noise = torch.randn(probe.hidden.shape, generator=torch.Generator().manual_seed(0))
-    probe.hidden = noise.to(probe.hidden)  # two different tokens without a zero: folds are read off them
-    for index, block in enumerate(blocks):
-        progress.step(f"{who}: quantizing blocks", index, len(blocks))
-        run = partial(run_block, block, probe, index)
-        stages = observe_stages(block, run, who) if calibration else [Stage({n: x}) for n, x in block.linears.items()]
-        place = _Place(block, index, stages, index + 1 == len(blocks))
-        if any(_transforms(job, place) for job in jobs):
-            place.folds.extend(find_folds(block, stages, run))
-        for walk in walks:
-            walk.step(place)
+    with attention_of(model) as ragged:
+        batches = batches_of(model, blocks, calibration, who, ragged=ragged) if calibration else []
+        walks = _walks(blocks, jobs, batches)
+        probe = _probe(model, blocks)
+        for index, block in enumerate(blocks):
+            progress.step(f"{who}: quantizing blocks", index, len(blocks))
+            place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches))
+            for walk in walks:
+                walk.step(place)
     progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
     for job in jobs:
         job.results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}
@@ -163,13 +159,32 @@ class _Place:
     folds: list[Fold] = field(default_factory=list)
 
 
+def _probe(model: nn.Module, blocks: Sequence[Block]) -> Batch:
+    """Two different tokens without a zero at the first block's boundary; stages and folds are read off them."""
+    device = next(model.parameters()).device
+    probe = capture(model, blocks, torch.zeros(1, 2, dtype=torch.int64, device=device))
+    noise = torch.randn(probe.hidden.shape, generator=torch.Generator().manual_seed(0))
+    return replace(probe, hidden=noise.to(probe.hidden))
+
+
+def _place(block: Block, index: int, count: int, probe: Batch, jobs: Sequence[Job], *, calibrated: bool) -> _Place:
+    run = partial(run_block, block, probe, index)
+    if not calibrated:
+        return _Place(
+            block, index, [Stage({name: linear}) for name, linear in block.linears.items()], index + 1 == count
+        )
+    stages = observe_stages(block, run, ", ".join(job.who for job in jobs))
+    place = _Place(block, index, stages, index + 1 == count)
+    if any(_transforms(job, place) for job in jobs):
+        place.folds.extend(find_folds(block, stages, run))
+    return place
+
+
 def _transforms(job: Job, place: _Place) -> bool:
     return any(job.transformation(stage.names) for stage in place.stages)
 
 
-def _walks(
-    model: nn.Module, blocks: Sequence[Block], jobs: Sequence[Job], calibration: Calibration | None
-) -> list[_Walk]:
+def _walks(blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch]) -> list[_Walk]:
     """How the jobs go: those without order or data together, every other one alone with its own activations."""
     names = [name for block in blocks for name in block.linears]
     alone: list[tuple[Job, Order]] = []
@@ -177,12 +192,11 @@ def _walks(
     for job in jobs:
         orders = [algorithm.order for algorithm in job.algorithms(names) if _takes_data(algorithm)]
         order = Order(any(each.true_sequential for each in orders), any(each.block_sequential for each in orders))
-        if calibration and (order.true_sequential or order.block_sequential):
+        if batches and (order.true_sequential or order.block_sequential):
             alone.append((job, order))
         else:
             together.append(job)
     keep = len(jobs) > 1
-    batches = batches_of(model, blocks, calibration, jobs[0].who) if calibration else []
     curious = any(
         any(map(_takes_data, job.algorithms(names))) or any(job.needs([name]) for name in names) for job in together
     )

@@ -3,9 +3,9 @@ import torch
 
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
-from quantgate.quantize import batches
+from quantgate.quantize import batches, ragged
 from quantgate.quantize.base import Order
-from quantgate.quantize.batches import plan_batches
+from quantgate.quantize.batches import plan_batches, plan_rows
 from quantgate.quantize.driver import Sweep
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.hessian import Hessian
@@ -35,7 +35,8 @@ class Spy:
 
 def sweep(algorithm, lengths, monkeypatch=None, budget=None, model=None):
     if budget is not None:
-        monkeypatch.setattr(batches.plan_batches, "__defaults__", (budget,))
+        for plan in (batches.plan_batches, batches.plan_rows):
+            monkeypatch.setattr(plan, "__defaults__", (budget,))
     model = model or tiny_llama()
     results = Sweep(model, algorithm, "test", Silent()).run(random_calibration(lengths))
     return model, results
@@ -135,6 +136,29 @@ def test_plain_algorithm_needs_no_data():
 )
 def test_batches(lengths, budget, expected):
     assert plan_batches(lengths, budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "expected"),
+    [
+        ([4, 4, 4], 100, [[0, 1, 2]]),
+        ([2, 40, 3], 100, [[1, 2, 0]]),  # one row, longest first, however uneven
+        ([4, 4, 4], 8, [[0, 1], [2]]),
+        ([9, 1], 4, [[0], [1]]),  # a sample beyond the budget has a row of its own
+    ],
+)
+def test_rows(lengths, budget, expected):
+    assert plan_rows(lengths, budget) == expected
+
+
+def test_padded_batches_give_what_rows_give(monkeypatch):
+    rows, padded = Spy(), Spy()
+    sweep(rows, LENGTHS)
+    monkeypatch.setattr(ragged, "_works", lambda model: False)
+    sweep(padded, LENGTHS)
+    for (count, matrix), (other_count, other) in zip(rows.hessians, padded.hessians, strict=True):
+        assert count == other_count == sum(LENGTHS)
+        torch.testing.assert_close(matrix, other, rtol=0.1, atol=0.05 * float(matrix.abs().max()))
 
 
 def test_empty_calibration():
