@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import easyquant, floats, slim, spqr
+from quantgate.quantize import easyquant, floats, quip, slim, spqr
 from quantgate.quantize.base import StoredWeight
 
 Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
@@ -17,6 +17,7 @@ FORMATS: Final[dict[str, Reader]] = {
     "slim": slim.from_tensors,
     "easyquant": easyquant.from_tensors,
     "float8": floats.from_tensors,
+    "quip": quip.from_tensors,
 }
 
 

@@ -15,6 +15,7 @@ from quantgate.quantize.easyquant import EasyQuant, EasyQuantSettings
 from quantgate.quantize.floats import FloatFormat, FloatFormats, FloatSettings
 from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
+from quantgate.quantize.quip import Quip, QuipSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
 from quantgate.quantize.slim import Slim, SlimSettings
 from quantgate.quantize.smoothquant import SmoothQuant, SmoothQuantSettings
@@ -27,6 +28,7 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "slim": Slim,
     "easyquant": EasyQuant,
     "float": FloatFormats,
+    "quip": Quip,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
     "clipped_rtn": ClippedRtn,
@@ -138,6 +140,21 @@ _FLOATS: Final = (
     _float("mxfloat4", "mxfp4", 4, "MXFP4: E2M1 weights, blocks of 32 with a power of two", "OCP Microscaling 1.0"),
 )
 
+
+def _quip(bits: int) -> Method:
+    return Method(
+        id=f"quip{bits}",
+        algorithm="quip",
+        settings=QuipSettings(bits),
+        bits=bits,
+        needs_calibration=True,
+        storage="packed",
+        code_version=1,
+        summary=f"QuIP, {bits} bit, one grid a matrix: randomly rotated weights (stored so, rotated back when loaded)",
+        source="Chee et al. 2023 (arXiv 2307.13304); Hadamard rotations as in QuIP# (2402.04396)",
+    )
+
+
 _INT8: Final = Method(
     id="int8",
     algorithm="llm_int8",
@@ -175,6 +192,7 @@ _ROWS: Final = (
     *_SPQR,
     *map(_slim, (4, 3, 2)),
     *map(_easyquant, (8, 4, 3, 2)),
+    *map(_quip, (4, 3, 2)),
     *_FLOATS,
     *transformed.ROWS,
 )
