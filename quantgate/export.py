@@ -1,7 +1,8 @@
 """``quantgate export METHOD DIR``: a directory with the quantized model that other runtimes load.
 
 What is exported is the subject that the suite judges: it comes from the same store, under the same key, and is made
-there if the suite has not made it yet. Who can load it is said before anything is computed.
+there if the suite has not made it yet. Which runtimes load it, and why one does not, is said before anything is
+computed. The files are those of the store; only W8A8 is rewritten, into compressed-tensors' layout.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from quantgate.errors import UsageError
 from quantgate.models.loading import load_tokenizer
@@ -19,7 +21,10 @@ from quantgate.progress import Progress
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
-from quantgate.quantize.methods import get_methods
+from quantgate.quantize.methods import algorithm_of, get_methods
+from quantgate.quantize.mixed import mixed_config
+from quantgate.quantize.readers import linear_shapes, readers
+from quantgate.quantize.w8a8 import convert, is_w8a8, w8a8_config
 from quantgate.store.store import Store, default_root
 from quantgate.subjects import Subject, make_subject
 from quantgate.tasks.data import open_data
@@ -57,11 +62,22 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     _refuse_occupied(args.directory)
     store = Store(args.store or default_root(), progress)
     model = resolve_model(args.model, args.revision, store, offline=args.offline)
+    for reader in readers(export_config(method), linear_shapes(model.path, method.id)):
+        print(reader, flush=True)
     subject = _subject(args, model, method, store, progress)
-    _copy(subject.path, args.directory)
+    _copy(subject.path, args.directory, convert if is_w8a8(method) else None)
     record = subject.record
     print(f"{args.directory}: {method.id}, {record.bits_effective:.3f} bits a weight, {record.bytes_on_disk} bytes")
     return 0
+
+
+def export_config(method: Method) -> dict[str, Any]:
+    """``quantization_config`` of what an export by ``method`` writes."""
+    if is_w8a8(method):
+        return w8a8_config()
+    if method.activations or method.kv_cache:
+        return mixed_config({}, None)
+    return algorithm_of(method).checkpoint_config()
 
 
 def _subject(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store, progress: Progress) -> Subject:
@@ -81,12 +97,14 @@ def _refuse_occupied(directory: Path) -> None:
         raise UsageError("DIR", f"{directory} holds something", expected="a directory that is empty or not there yet")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """All files but the store's own note; the directory appears as a whole or not at all."""
+def _copy(source: Path, target: Path, rewrite: Callable[[Path, Path], None] | None) -> None:
+    """All files but the store's own note, then rewritten; the directory appears as a whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         work = Path(scratch) / "export"
         shutil.copytree(source, work, ignore=shutil.ignore_patterns("entry.json"))
+        if rewrite:
+            rewrite(source, work)
         if target.exists():
             target.rmdir()
         work.rename(target)

@@ -105,7 +105,7 @@ def write(
     _untie(state, source_config)
     state |= {name: tensor.cpu() for name, tensor in (others or {}).items()}
     packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}
-    _save(state | packed, target)
+    save(state | packed, target)
     _write_configs(source_config, config, dtype, target)
     for name in _COPIED:
         if (source / name).is_file():
@@ -122,7 +122,8 @@ def _untie(state: dict[str, Tensor], config: Mapping[str, Any]) -> None:
         state["lm_head.weight"] = state[embeddings[0]].clone()
 
 
-def _save(state: Mapping[str, Tensor], target: Path) -> None:
+def save(state: Mapping[str, Tensor], target: Path) -> None:
+    """Write tensors as ``model.safetensors``, or as shards with an index when they are large."""
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in state.items():

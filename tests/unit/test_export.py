@@ -1,8 +1,14 @@
+import json
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from quantgate.cli import main
+from quantgate.export import export_config
 from quantgate.quantize.checkpoint import load_quantized, read_record
+from quantgate.quantize.methods import METHODS
+from quantgate.quantize.readers import linear_shapes, readers
 
 from .quantize.conftest import tiny_llama
 
@@ -41,3 +47,58 @@ def test_an_occupied_directory_is_left_alone(model_dir, tmp_path, capsys):
 def test_unknown_method_names_the_close_ones(model_dir, tmp_path, capsys):
     assert export("gtpq4", tmp_path / "out", model_dir, tmp_path) == 4
     assert "did you mean gptq4" in capsys.readouterr().err
+
+
+def answers(method, shapes):
+    return {reader.name.split()[0]: reader.refusal for reader in readers(export_config(METHODS[method]), shapes)}
+
+
+EVEN, ODD = {"up": (256, 128)}, {"q": (256, 128), "up": (1536, 576)}
+
+
+def test_shapes_are_those_of_the_decoder(model_dir):
+    shapes = linear_shapes(model_dir, "test")
+    assert shapes["model.layers.1.mlp.down_proj"] == (96, 160)
+    assert len(shapes) == 14
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_says_who_reads_it(method):
+    assert answers(method, EVEN)
+
+
+def test_who_reads_the_gptq_layout():
+    assert answers("gptq4", EVEN) == {"AutoGPTQ": "", "GPTQModel": "", "transformers": "", "vLLM": ""}
+    assert "gptq_v2" in answers("awq4", EVEN)["AutoGPTQ"]
+    assert answers("gptq4", ODD)["vLLM"] == "576 input features of up are no multiple of 128"
+    assert answers("gptq4", ODD)["GPTQModel"] == ""
+    assert "260 output features" in answers("gptq4", {"up": (260, 128)})["vLLM"]
+
+
+@pytest.mark.parametrize("method", ["spqr2", "slim2", "easyquant4", "quip2", "float8-e5m2", "kv8", "rtn-token-a8-w4"])
+def test_formats_without_an_outside_reader_say_so(method):
+    assert all("no reader outside" in refusal for refusal in answers(method, EVEN).values())
+
+
+def test_it_is_said_before_quantizing(model_dir, tmp_path, capsys):
+    assert export("gptq4", tmp_path / "out", model_dir, tmp_path) == 1  # the tokenizer here is none
+    assert "vLLM: no, 96 input features of model.layers.0.self_attn.q_proj" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_w8a8_is_what_transformers_computes(model_dir, tmp_path):
+    """Their weights equal ours bit for bit; inputs are quantized by both, to codes that differ at ties only."""
+    target = tmp_path / "out"
+    assert export("rtn-token-a8-w8", target, model_dir, tmp_path) == 0
+    config = json.loads((target / "config.json").read_text())["quantization_config"]
+    assert config["quant_method"] == "compressed-tensors"
+    (stored,) = (tmp_path / "store" / "subjects").iterdir()
+    ours = load_quantized(stored, torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    ids = torch.tensor([[5, 9, 2, 33, 8]])
+    expected, found = theirs(ids).logits, ours(ids).logits
+    layer = "model.layers.0.mlp.down_proj"
+    weights = [model.get_submodule(layer).weight for model in (ours, theirs)]
+    assert torch.equal(*weights)
+    plain = tiny_llama().float()(ids).logits
+    assert (found - expected).norm() < 0.3 * (plain - expected).norm()

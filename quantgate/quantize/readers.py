@@ -1,0 +1,96 @@
+"""Which other runtimes load a checkpoint we write, and why one does not: known before anything is computed.
+
+What is said here of a runtime was read in its sources or seen when it loaded our files: AutoGPTQ 0.7.1, GPTQModel,
+transformers 5.17 with compressed-tensors 0.20 and bitsandbytes 0.50, vLLM's ``gptq`` and ``compressed_tensors`` layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.quantize.layout import QUANT_METHOD
+
+Shapes = Mapping[str, tuple[int, int]]
+"""``(out, in)`` of every linear layer of the decoder blocks, by name."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A runtime. ``refusal``: why it does not load the checkpoint as it is meant; empty when it does."""
+
+    name: str
+    refusal: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: no, {self.refusal}" if self.refusal else f"{self.name}: yes"
+
+
+def linear_shapes(model_dir: Path, who: str) -> dict[str, tuple[int, int]]:
+    """Shapes of the layers that quantizing would replace; no weight is read.
+
+    Raises:
+        MethodError: an architecture that cannot be quantized.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from quantgate.quantize.layers import decoder_blocks
+
+    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    linears = {name: linear for block in decoder_blocks(model, who) for name, linear in block.linears.items()}
+    return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+
+
+def _first(shapes: Shapes, side: int, divisor: int) -> str:
+    """A layer whose ``side`` (0: out, 1: in) is no multiple of ``divisor``, in words; empty when there is none."""
+    for name, shape in shapes.items():
+        if shape[side] % divisor:
+            return f"{shape[side]} {('output', 'input')[side]} features of {name} are no multiple of {divisor}"
+    return ""
+
+
+def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
+    second = "asymmetric zero points need format gptq_v2" if config["checkpoint_format"] == "gptq_v2" else ""
+    group, bits = int(config["group_size"]), int(config["bits"])
+    # vLLM loads whole groups only, and packed zero points only in whole words (3 bit: 32 values in 3 words)
+    rest = _first(shapes, 1, group) if group > 0 else ""
+    words = rest or _first(shapes, 0, 32 if bits == 3 else 32 // bits)
+    return [
+        Reader("AutoGPTQ", second),
+        Reader("GPTQModel"),
+        Reader("transformers (with gptqmodel installed)"),
+        Reader("vLLM", words),
+    ]
+
+
+def _compressed(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
+    fused = "it runs q/k/v and gate/up as one matrix with one global scale, here each has its own"
+    divided = config["format"] == "nvfp4-pack-quantized"
+    return [Reader("transformers (with compressed-tensors installed)"), Reader("vLLM", fused if divided else "")]
+
+
+def _bitsandbytes(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
+    return [Reader("transformers (with bitsandbytes installed)"), Reader("vLLM")]
+
+
+def _own(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
+    reason = f"format {config.get('format', 'of this method')!r} has no reader outside quantgate"
+    return [Reader(name, reason) for name in ("transformers", "vLLM", "GPTQModel")]
+
+
+_LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], Shapes], list[Reader]]]] = {
+    "gptq": _gptq,
+    "compressed-tensors": _compressed,
+    "bitsandbytes": _bitsandbytes,
+    QUANT_METHOD: _own,
+}
+
+
+def readers(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
+    """What each runtime does with a checkpoint of this ``quantization_config``."""
+    return _LAYOUTS[str(config["quant_method"])](config, shapes)
