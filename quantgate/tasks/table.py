@@ -15,6 +15,7 @@ from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
 from quantgate.tasks.flores import Flores
 from quantgate.tasks.followbench import FollowBench
 from quantgate.tasks.gsm8k import Gsm8k
+from quantgate.tasks.ifeval import IfEval
 from quantgate.tasks.lambada import Lambada
 from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.rolling import RollingTask
@@ -80,6 +81,7 @@ TASKS: Final[dict[str, Task]] = {
         FollowBench(),
         FollowBench("followbench_ssr", "ssr"),
         FollowBench("followbench_csl", "csl"),
+        IfEval(),
     )
 }
 
