@@ -89,6 +89,13 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
     "kld": tuple(f"kld_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
+    "paper": (
+        *("mmlu_generate", "ceval_generate", "gsm8k_any_number", "gsm8k_first_occurrence", "snli"),
+        *("flores_en_zh", "flores_zh_en", "cnn_dailymail", "xsum"),
+        *("truthfulqa", "bbq", "bbq_ambiguous", "bbq_disambiguated"),
+        *("followbench", "followbench_ssr", "followbench_csl"),
+        *("perplexity_wikitext2", "perplexity_ptb", "perplexity_c4"),
+    ),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from quantgate.errors import UsageError
 from quantgate.tasks.data import DirectorySource
-from quantgate.tasks.table import TASKS, select_tasks
+from quantgate.tasks.table import GROUPS, TASKS, select_tasks
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ def test_a_task_named_outright_is_taken_whatever_the_data(bundled):
 def test_a_group_without_text_is_not_dropped_silently(tmp_path):
     with pytest.raises(UsageError, match="data mine has text for none of 'perplexity'; expected perplexity_prose or"):
         select_tasks(["perplexity"], DirectorySource(tmp_path, "mine"))
+
+
+def test_the_papers_ten_benchmarks_are_a_group(tmp_path):
+    every = {str(getattr(TASKS[name], "dataset", "")) for name in GROUPS["paper"]}
+    for name in every - {""}:
+        (tmp_path / name.replace("/", "__") / "c").mkdir(parents=True)
+    found = ids(select_tasks(["paper"], DirectorySource(tmp_path, "mine")))
+    assert found == [name for name in GROUPS["paper"] if not name.startswith("perplexity")]
+    assert "bbq" not in ids(select_tasks(["paper"], DirectorySource(tmp_path, "bundled")))
 
 
 def test_unknown_names_are_refused_with_a_suggestion(bundled):
