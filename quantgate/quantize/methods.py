@@ -80,13 +80,14 @@ def _spqr(name: str, bits: int, what: str = "", **changes: Any) -> Method:
         code_version=1,
         summary=f"SpQR, {bits} bit, groups of {settings.group_size}, 3-bit statistics, {what or '16-bit outliers'}",
         source="Dettmers et al. 2023 (arXiv 2306.03078); settings of quant_eval (paper A)",
+        standard=not what,
     )
 
 
 _SPQR: Final = (
     *(_spqr(f"spqr{bits}", bits) for bits in (8, 4, 3, 2)),
     _spqr("spqr-dense-w2", 2, "no outliers", relative_threshold=None),
-    _spqr("spqr-g128-w2", 2, group_size=128),
+    _spqr("spqr-g128-w2", 2, "16-bit outliers", group_size=128),
 )
 
 
@@ -101,6 +102,7 @@ def _slim(bits: int) -> Method:
         code_version=1,
         summary=f"SliM-LLM, {bits} bit on average: groups of 128 with {bits - 1}, {bits} or {bits + 1} bit by salience",
         source="Huang et al. 2024 (arXiv 2405.14917)",
+        standard=bits == 2,
     )
 
 
@@ -115,6 +117,7 @@ def _easyquant(bits: int) -> Method:
         code_version=1,
         summary=f"EasyQuant, {bits} bit, groups of 128, weights beyond 3 sigma in 16 bit, ranges of least error",
         source="Tang et al. 2024 (arXiv 2403.02775); groups instead of whole rows",
+        standard=bits == 4,
     )
 
 
@@ -129,6 +132,7 @@ def _float(name: str, kind: FloatFormat, bits: int, what: str, source: str) -> M
         code_version=1,
         summary=what,
         source=source,
+        standard=kind in ("e4m3", "nvfp4"),
     )
 
 
@@ -152,6 +156,7 @@ def _quip(bits: int) -> Method:
         code_version=1,
         summary=f"QuIP, {bits} bit, one grid a matrix: randomly rotated weights (stored so, rotated back when loaded)",
         source="Chee et al. 2023 (arXiv 2307.13304); Hadamard rotations as in QuIP# (2402.04396)",
+        standard=bits == 2,
     )
 
 
