@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from quantgate.quantize.columns import ColumnLoop, Processing
 from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.packing import pack_stream, unpack_stream
+from quantgate.quantize.statistics import Need
 
 _SPREAD: Final = 1e3  # how far an entry of D may be from their median: fp16 holds it
 
@@ -214,6 +215,7 @@ class Quip:
     """QuIP as the driver sees it: one Hessian a stage, rotated and factored for each layer."""
 
     settings: QuipSettings
+    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
 
     @property
     def order(self) -> Order:

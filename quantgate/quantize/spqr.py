@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.outliers import Outliers, outliers_of, read_outliers
 from quantgate.quantize.packing import pack_stream, unpack_stream
+from quantgate.quantize.statistics import Need
 
 _TINY = 1e-9  # stands in for a scale of 0 as a divisor: all weights of the group are 0 (the authors' number)
 
@@ -272,6 +273,7 @@ class Spqr:
     """SpQR as the driver sees it: one Hessian and one factor a stage, each layer with its own threshold."""
 
     settings: SpqrSettings
+    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
 
     @property
     def order(self) -> Order:

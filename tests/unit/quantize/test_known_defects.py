@@ -1,0 +1,172 @@
+"""The defects of the toolbox MI-optimize, one test each: what is wrong there holds here.
+
+Numbers are those of the list this project was planned with (section 2.6 of its specification).
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from quantgate.progress import Silent
+from quantgate.quantize.checkpoint import load_quantized
+from quantgate.quantize.driver import Sweep
+from quantgate.quantize.floats import quantize_float8
+from quantgate.quantize.methods import METHODS, algorithm_of
+from quantgate.quantize.packing import pack_rows, unpack_rows
+from quantgate.quantize.run import quantize_checkpoint
+from quantgate.quantize.slim import SampledHessian, Slim, SlimSettings
+from quantgate.quantize.spqr import SpqrSettings
+
+from .conftest import random_calibration, tiny_llama
+from .test_gptq import correlated_inputs, weight_matrix
+
+ROOT = Path(__file__).resolve().parents[3]
+WEIGHT_ONLY = [name for name, row in METHODS.items() if not (row.activations or row.kv_cache or row.transformation)]
+
+
+def statistics_of(algorithm, x):
+    statistics = algorithm.statistics(x.shape[1], torch.device("cpu"))
+    if statistics is not None:
+        statistics.add(x)
+    return statistics
+
+
+def test_defect_1_spqr_runs(model_dir, tmp_path):
+    """There, SpQR hands its base class a keyword that does not exist: TypeError."""
+    record = quantize_checkpoint(model_dir, METHODS["spqr2"], random_calibration([12, 7]), tmp_path, progress=Silent())
+    assert len(record.quantized_modules) == 14
+    assert record.bits_effective > 2.625
+
+
+@pytest.mark.parametrize("name", ["rtn3", "gptq3", "spqr3", "slim3"])
+def test_defect_6_settings_survive_a_call(name, model_dir, tmp_path):
+    """There, quantize() pops keys from the caller's settings: the second call fails."""
+    method = METHODS[name]
+    before = copy.deepcopy(method.as_record())
+    for turn in ("first", "second"):
+        quantize_checkpoint(model_dir, method, random_calibration([12, 7]), tmp_path / turn, progress=Silent())
+    assert method.as_record() == before
+    files = [(tmp_path / turn / "model.safetensors").read_bytes() for turn in ("first", "second")]
+    assert files[0] == files[1]
+
+
+def test_defect_7_a_misspelt_setting_is_an_error():
+    """There, `nsample` for `nsamples` silently means 128."""
+    with pytest.raises(TypeError, match="relative_treshold"):
+        SpqrSettings(2, relative_treshold=0.1)
+    for name, row in METHODS.items():
+        assert row.id == name  # there, the file called awq holds the settings of rtn
+
+
+def test_defect_8_two_samples_are_a_batch():
+    """There, a batch of two samples is taken for a matrix, because len() is asked instead of the dimensions."""
+    model = tiny_llama()
+    seen = []
+
+    class Watched(SampledHessian):
+        def add(self, rows):
+            seen.append(tuple(rows.shape))
+            super().add(rows)
+
+    class Algorithm(Slim):
+        def statistics(self, in_features, device):
+            return Watched(in_features, device, 4)
+
+    Sweep(model, Algorithm(SlimSettings(4)), "slim4", Silent()).run(random_calibration([9, 9]))
+    assert {rows for rows, _ in seen} == {18}
+    assert {features for _, features in seen} == {96, 160}
+
+
+@pytest.mark.parametrize("name", ["gptq4", "gptq3", "spqr4", "spqr-g128-w2"])
+def test_defect_10_the_export_is_the_model(name, model_dir, tmp_path):
+    """There, group scales are joined on the wrong axis and the act-order permutation is not stored."""
+    calibration = random_calibration([12, 7, 12, 9])
+    quantize_checkpoint(model_dir, METHODS[name], calibration, tmp_path, progress=Silent())
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).eval()
+    Sweep(model, algorithm_of(METHODS[name]), name, Silent()).run(calibration)
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
+    assert torch.equal(load_quantized(tmp_path, torch.bfloat16)(ids).logits, model(ids).logits)
+    stored = load_file(tmp_path / "model.safetensors")
+    part = "g_idx" if name.startswith("gptq") else "quantized.order"
+    order = stored[f"model.layers.0.mlp.down_proj.{part}"]
+    assert not torch.equal(order, order.sort().values), "act-order did nothing here: the test would prove nothing"
+
+
+@pytest.mark.parametrize("name", WEIGHT_ONLY)
+def test_defect_13_nothing_is_changed_in_place(name):
+    """There, ZeroQuant and SmoothQuant write into the weights and activations they are given."""
+    x, weight = correlated_inputs(columns=96), weight_matrix(16, 96).bfloat16()
+    x_before, weight_before = x.clone(), weight.clone()
+    algorithm = algorithm_of(METHODS[name])
+    statistics = statistics_of(algorithm, x)
+    first, second = (algorithm.quantize([weight], statistics)[0].weight for _ in range(2))
+    assert torch.equal(x, x_before)
+    assert torch.equal(weight, weight_before)
+    assert torch.equal(first.dequantize(torch.float32), second.dequantize(torch.float32))
+
+
+@pytest.mark.parametrize("name", [name for name in WEIGHT_ONLY if METHODS[name].algorithm != "float"])
+def test_defect_14_no_multiple_of_256_is_asked_for(name):
+    """There, clipping asserts that the output features are a multiple of 256."""
+    x, weight = correlated_inputs(columns=70), weight_matrix(13, 70).bfloat16()
+    algorithm = algorithm_of(METHODS[name])
+    stored = algorithm.quantize([weight], statistics_of(algorithm, x))[0].weight
+    assert stored.dequantize(torch.float32).shape == (13, 70)
+    assert stored.n_weights == 13 * 70
+
+
+@pytest.mark.parametrize("kind", ["e4m3", "e5m2"])
+def test_defect_16_fp8_scales_follow_the_magnitude(kind, model_dir, tmp_path):
+    """There, E5M2's scale is inverted, the range is max(x) instead of max|x|, and FP8 is never dispatched."""
+    weight = -torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) * 1000  # max(x) is nearly 0
+    stored = quantize_float8(weight, kind)
+    relative = (stored.dequantize(torch.float32) - weight).abs() / weight.abs()
+    assert float(relative.max()) < 0.13
+    method = METHODS[f"float8-{kind}"]
+    quantize_checkpoint(model_dir, method, None, tmp_path, progress=Silent())
+    tensors = load_file(tmp_path / "model.safetensors")
+    wanted = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}[kind]
+    assert sum(tensor.dtype == wanted for tensor in tensors.values()) == 14
+
+
+def test_defect_18_unpacking_stays_where_the_codes_are():
+    """There, unpacking moves everything to `cuda`."""
+    codes = torch.randint(0, 8, (70, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    unpacked = unpack_rows(pack_rows(codes, 3), 3, 70)
+    assert unpacked.device == codes.device
+    assert torch.equal(unpacked, codes)
+    meta = unpack_rows(torch.zeros(12, 5, dtype=torch.int32, device="meta"), 4, 96)
+    assert meta.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", WEIGHT_ONLY)
+def test_defect_19_no_pickles(name, model_dir, tmp_path):
+    """There, whole modules are pickled."""
+    quantize_checkpoint(model_dir, METHODS[name], random_calibration([12, 7]), tmp_path, progress=Silent())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+    for path in tmp_path.glob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_defect_20_the_working_directory_does_not_matter(tmp_path):
+    """There, the working directory must be the repository's root, and paths of somebody's machine are in the code."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "quantgate", "export", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "METHOD" in shown.stdout
+    for path in (ROOT / "quantgate").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not [start for start in ("/home/", "/models/", "/root/", "/mnt/", "HF_ENDPOINT") if start in text], path
