@@ -22,11 +22,10 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from quantgate.errors import MethodError
 from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.fold import Fold
 from quantgate.quantize.grids import UniformGrid, cover, fit_groups, group_bounds, group_index, quantize, to_steps
-from quantgate.quantize.hessian import exact_bf16_products
+from quantgate.quantize.hessian import exact_bf16_products, hessian_of
 from quantgate.quantize.statistics import InputStatistics, Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
@@ -53,12 +52,6 @@ class ClipSettings:
     sym: bool = False
     steps: int = 10
     max_shrink: float = 0.5
-
-
-def _calibrated(statistics: Statistics | None, who: str) -> InputStatistics:
-    if not isinstance(statistics, InputStatistics) or statistics.count == 0:
-        raise MethodError(who, "no calibration statistics", expected="at least one calibration token")
-    return statistics
 
 
 def _columns(weights: Sequence[Tensor]) -> Tensor:
@@ -137,9 +130,8 @@ class Awq:
 
     def scale(self, fold: Fold, weights: Sequence[Tensor], statistics: InputStatistics) -> Tensor:
         """The scale of each channel of the fold's source, float32 ``[size]``; ones if no scaling is better."""
-        known = _calibrated(statistics, "awq")
-        columns, hessian = _columns(weights), known.matrix()
-        activation = fold.pooled(known.mean_magnitude)
+        columns, hessian = _columns(weights), hessian_of(statistics, "awq")
+        activation = fold.pooled(statistics.mean_magnitude)
         weight = fold.pooled(weight_magnitude(columns, self.settings.group_size))
         scales = candidate_scales(activation, weight, self.settings.grid)
         losses = [rounding_loss(columns, scale[fold.channels], hessian, self.settings) for scale in scales]
@@ -197,7 +189,7 @@ class ClippedRtn:
 
     def quantize(self, weights: Sequence[Tensor], statistics: Statistics | None) -> list[LayerResult]:
         """One result a weight; the loss is relative to the output's energy."""
-        hessian = _calibrated(statistics, "clipped rtn").matrix()
+        hessian = hessian_of(statistics, "clipped rtn")
         return [self._one(weight.to(torch.float32).t().contiguous(), hessian) for weight in weights]
 
     def _one(self, columns: Tensor, hessian: Tensor) -> LayerResult:

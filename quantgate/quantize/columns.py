@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import MethodError
+from quantgate.quantize.base import Statistics
 from quantgate.quantize.grids import group_bounds, group_index
+from quantgate.quantize.hessian import Hessian, hessian_of
 
 _SPAN: Final = 32  # columns whose errors are pushed one by one
 _LEAF: Final = 96  # size below which a triangular matrix is inverted in one call
@@ -129,6 +131,23 @@ class Processing:
         if not bool(torch.isfinite(columns.sum())):
             raise MethodError(self.who, "weights that are not finite", expected="finite weights")
         return columns.masked_fill(self.dead.unsqueeze(1), 0.0)[self.order].contiguous()
+
+
+def processing_of(
+    statistics: Statistics | None, *, damp_percent: float, desc_act: bool, who: str
+) -> tuple[Tensor, Processing]:
+    """The Hessian of ``statistics`` and its `Processing`, made once for all methods of a sweep that share them.
+
+    Raises:
+        MethodError: no statistics, or see `Processing`.
+    """
+    hessian = hessian_of(statistics, who)
+    assert isinstance(statistics, Hessian)
+
+    def make() -> Processing:
+        return Processing(hessian, damp_percent=damp_percent, desc_act=desc_act, who=who)
+
+    return hessian, statistics.derived(("processing", damp_percent, desc_act), make)
 
 
 def _cut(runs: Sequence[tuple[int, int]], width: int) -> list[tuple[int, int]]:

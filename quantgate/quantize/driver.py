@@ -12,6 +12,7 @@ running every batch up to it, and no further; then the block is run once more fo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ class Job:
     ``results``: the quantized layers. ``input_grids``: tensors of static inputs, by the name they are stored under.
     ``changed``: other parameters that a fold has changed, in the model's dtype. ``folds``: first layer of every scaled
     stage -> module that carries the inverse scale. ``masters``: folded weights of the present block in float32.
+    ``seconds``: time spent on this job, with its share of what it shared.
     """
 
     who: str
@@ -56,6 +58,7 @@ class Job:
     changed: dict[str, Tensor] = field(default_factory=dict)
     folds: dict[str, str] = field(default_factory=dict)
     masters: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def algorithms(self, names: Iterable[str]) -> list[Algorithm]:
         """The different algorithms among the layers ``names``, in their order."""
@@ -221,6 +224,13 @@ class _Walk:
 
     def step(self, place: _Place) -> None:
         """Quantize one block and move the batches to its output boundary."""
+        start, alone = time.perf_counter(), sum(job.seconds for job in self.jobs)
+        self._step(place)
+        shared = time.perf_counter() - start - (sum(job.seconds for job in self.jobs) - alone)
+        for job in self.jobs:
+            job.seconds += shared / len(self.jobs)
+
+    def _step(self, place: _Place) -> None:
         outputs: list[Tensor] = []
         statistics: dict[tuple[str, ...], StageStatistics] = {}
         if self.batches and (not self.order.true_sequential or _transforms(self.jobs[0], place)):
@@ -228,10 +238,12 @@ class _Walk:
         elif self._passes_float(place):
             outputs = self._outputs(place)
         for job in self.jobs:
+            start = time.perf_counter()
             with restored(list(place.block.module.modules()) if self.keep else []):
                 quantized = self._quantize_block(job, place, statistics)
                 if self.order.block_sequential and self.batches and not place.last:
                     outputs = quantized or self._outputs(place)
+            job.seconds += time.perf_counter() - start
         for batch, hidden in zip(self.batches, outputs, strict=False):
             batch.hidden = hidden
 

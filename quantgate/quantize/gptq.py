@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from quantgate.quantize.base import LayerResult, Order, Statistics
-from quantgate.quantize.columns import ColumnLoop, Processing
+from quantgate.quantize.columns import ColumnLoop, Processing, processing_of
 from quantgate.quantize.grids import UniformGrid, fit, fit_groups, to_steps
-from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
+from quantgate.quantize.hessian import Hessian, output_energy
 from quantgate.quantize.statistics import Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
@@ -73,7 +73,9 @@ class _Loop(ColumnLoop):
         weight.copy_(steps)
 
 
-def gptq(weight: Tensor, hessian: Tensor, settings: GptqSettings, who: str = "gptq") -> tuple[UniformWeight, Tensor]:
+def gptq(
+    weight: Tensor, hessian: Tensor, settings: GptqSettings, who: str = "gptq", run: Processing | None = None
+) -> tuple[UniformWeight, Tensor]:
     """Quantize one weight matrix.
 
     Args:
@@ -81,6 +83,7 @@ def gptq(weight: Tensor, hessian: Tensor, settings: GptqSettings, who: str = "gp
         hessian: float32 ``[in, in]``, symmetric, undamped.
         settings: see `GptqSettings`.
         who: named in errors.
+        run: order and factor of the Hessian, if they are known already.
 
     Returns:
         The weight on its grid, and per output row the loss ``(w - q) H (w - q)^T`` (H damped), float32 ``[out]``.
@@ -88,7 +91,7 @@ def gptq(weight: Tensor, hessian: Tensor, settings: GptqSettings, who: str = "gp
     Raises:
         MethodError: weights or Hessian are not finite, or the damped Hessian is not positive definite.
     """
-    run = Processing(hessian, damp_percent=settings.damp_percent, desc_act=settings.desc_act, who=who)
+    run = run or Processing(hessian, damp_percent=settings.damp_percent, desc_act=settings.desc_act, who=who)
     loop = _Loop(run.columns(weight), run.factor, settings)
     if settings.static_groups:
         loop.fix_groups(weight.to(torch.float32).t().contiguous(), run.order, settings.group_size)
@@ -126,10 +129,12 @@ class Gptq:
         Raises:
             MethodError: no statistics, or see `gptq`.
         """
-        hessian = hessian_of(statistics, "gptq")
+        hessian, run = processing_of(
+            statistics, damp_percent=self.settings.damp_percent, desc_act=self.settings.desc_act, who="gptq"
+        )
         stacked = torch.cat([weight.to(torch.float32) for weight in weights])
         sizes = [len(weight) for weight in weights]
-        stored, losses = gptq(stacked, hessian, self.settings)
+        stored, losses = gptq(stacked, hessian, self.settings, run=run)
         shares = zip(torch.split(losses, sizes), torch.split(output_energy(stacked, hessian), sizes), strict=True)
         relative = [float(loss.sum() / energy.sum().clamp(min=1e-30)) for loss, energy in shares]
         return [LayerResult(part, loss) for part, loss in zip(stored.split(sizes), relative, strict=True)]

@@ -7,9 +7,9 @@ would with float32 inputs. Other dtypes are multiplied in full float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from quantgate.errors import MethodError
 from quantgate.quantize.base import Statistics
 
+T = TypeVar("T")
 _PANEL: Final = 256  # columns of one panel of the symmetric product
 _CHUNK: Final = {
     "cpu": 512
@@ -49,6 +50,14 @@ class Hessian:
     def __init__(self, features: int, device: torch.device) -> None:
         self.total = torch.zeros(features, features, dtype=torch.float32, device=device)
         self.count = 0
+        self._derived: dict[Hashable, Any] = {}
+
+    def derived(self, what: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once until more is added: methods of one sweep share it, and must not change it."""
+        if what not in self._derived:
+            self._derived[what] = make()
+        found: T = self._derived[what]
+        return found
 
     def add(self, rows: Tensor) -> None:
         """Add input vectors ``[n, features]`` of any float dtype."""
@@ -61,11 +70,13 @@ class Hessian:
                     end = min(start + _PANEL, features)
                     self.total[start:end, start:].addmm_(values[:, start:end].t(), values[:, start:])
         self.count += rows.shape[0]
+        self._derived.clear()
 
     def merge(self, other: Hessian) -> None:
         """Add the statistics of another shard of the calibration set."""
         self.total += other.total
         self.count += other.count
+        self._derived.clear()
 
     def matrix(self) -> Tensor:
         """``2/n * sum x x^T``, float32 ``[features, features]``, symmetric."""
@@ -76,10 +87,10 @@ class Hessian:
 
 
 def hessian_of(statistics: Statistics | None, who: str) -> Tensor:
-    """The Hessian that was collected. Raises MethodError when there is none, or it saw no token."""
+    """The Hessian that was collected, not to be changed. Raises MethodError when there is none, or it saw no token."""
     if not isinstance(statistics, Hessian) or statistics.count == 0:
         raise MethodError(who, "no calibration statistics", expected="at least one calibration token")
-    return statistics.matrix()
+    return statistics.derived("matrix", statistics.matrix)
 
 
 def output_energy(weight: Tensor, hessian: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,19 +43,70 @@ def quantize_checkpoint(
         MethodError: the method needs calibration and has none, or cannot be applied to this model.
         ModelError: ``model_dir`` is not a complete safetensors checkpoint.
     """
-    used = calibration if method.needs_calibration else None
-    if method.needs_calibration and used is None:
-        raise MethodError(method.id, "no calibration set", expected="one", hint="pass a Calibration")
+    (record,) = quantize_many(model_dir, {target: method}, calibration, device=device, progress=progress)
+    return record
+
+
+def quantize_many(
+    model_dir: Path,
+    targets: Mapping[Path, Method],
+    calibration: Calibration | None,
+    *,
+    device: str = "cpu",
+    progress: Progress,
+) -> list[QuantizationRecord]:
+    """Quantize ``model_dir`` by several methods in one sweep, each into its own directory; see `quantize_checkpoint`.
+
+    Each checkpoint equals, bit for bit, the one that its method writes alone. Shared are loading, the embedded
+    calibration text and, among methods that look at the 16-bit model's activations (AWQ, SmoothQuant, every
+    `with_float_inputs`), one forward, the statistics, and what is derived from them. A record's ``seconds`` are the
+    method's own and its share of these.
+
+    Raises:
+        MethodError: a method needs calibration and has none, or cannot be applied to this model.
+        ModelError: ``model_dir`` is not a complete safetensors checkpoint.
+    """
+    for method in targets.values():
+        if method.needs_calibration and calibration is None:
+            raise MethodError(method.id, "no calibration set", expected="one", hint="pass a Calibration")
     start = time.perf_counter()
     model, stored_dtype = _load(model_dir, device)
-    work = _Work(method, model)
-    run_jobs(model, [work.job], used, progress)
-    packed_bytes = checkpoint.write(
-        model_dir, target, work.weights, work.checkpoint_config(), stored_dtype, work.other_tensors(stored_dtype)
-    )
-    record = work.record(used, packed_bytes, checkpoint.bytes_on_disk(target), time.perf_counter() - start)
+    works = [_Work(method, model) for method in targets.values()]
+    used = calibration if any(method.needs_calibration for method in targets.values()) else None
+    run_jobs(model, [work.job for work in works], used, progress)
+    common = (time.perf_counter() - start - sum(work.job.seconds for work in works)) / len(works)
+    return [
+        _write(model_dir, target, work, used if work.method.needs_calibration else None, stored_dtype, common)
+        for target, work in zip(targets, works, strict=True)
+    ]
+
+
+def _write(
+    model_dir: Path, target: Path, work: _Work, calibration: Calibration | None, dtype: torch.dtype, common: float
+) -> QuantizationRecord:
+    start = time.perf_counter()
+    config, others = work.checkpoint_config(), work.other_tensors(dtype)
+    packed_bytes = checkpoint.write(model_dir, target, work.weights, config, dtype, others)
+    seconds = common + work.job.seconds + time.perf_counter() - start
+    record = work.record(calibration, packed_bytes, checkpoint.bytes_on_disk(target), seconds)
     checkpoint.write_record(record, target)
     return record
+
+
+def with_float_inputs(method: Method) -> Method:
+    """The row with statistics of the 16-bit model's activations instead of those of what is quantized so far.
+
+    Such rows share everything in a sweep. They do not see, and so cannot make up for, the errors of the layers before.
+
+    Raises:
+        MethodError: the method has no such setting.
+    """
+    names = {each.name for each in fields(cast(Any, method.settings))}
+    if not {"true_sequential", "block_sequential"} <= names:
+        raise MethodError(method.id, "no sequential settings", expected="a method like gptq4")
+    settings = replace(cast(Any, method.settings), true_sequential=False, block_sequential=False)
+    family, bits = re.fullmatch(r"(.*?)(?:-w)?(\d+)", method.id).groups()  # type: ignore[union-attr]
+    return replace(method, id=f"{family}-float-w{bits}", settings=settings, standard=False)
 
 
 class _Work:

@@ -26,9 +26,9 @@ from torch.nn.functional import pad
 
 from quantgate.errors import MethodError, ModelError
 from quantgate.quantize.base import LayerResult, Order, Statistics
-from quantgate.quantize.columns import ColumnLoop, Processing
+from quantgate.quantize.columns import ColumnLoop, Processing, processing_of
 from quantgate.quantize.grids import group_bounds, group_index
-from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
+from quantgate.quantize.hessian import Hessian, output_energy
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.outliers import Outliers, outliers_of, read_outliers
 from quantgate.quantize.packing import pack_stream, unpack_stream
@@ -291,8 +291,7 @@ class Spqr:
             MethodError: no statistics, or see `spqr`.
         """
         s = self.settings
-        hessian = hessian_of(statistics, "spqr")
-        run = Processing(hessian, damp_percent=s.damp_percent, desc_act=s.desc_act, who="spqr")
+        hessian, run = processing_of(statistics, damp_percent=s.damp_percent, desc_act=s.desc_act, who="spqr")
         results = []
         for weight in weights:
             stored, losses = spqr(weight, run, s)
