@@ -95,8 +95,9 @@ POINT = "**{}. Growth:** this single sentence holds exactly eleven words in all"
     ("example", "answer", "levels"),
     [
         (22, f"1. {LONG}\n\n2. {LONG}\n\n3. {LONG}", "12"),  # "1" before the full stop is a sentence of one word
-        (22, f"{LONG}\n\n{LONG}\n\n{LONG}", "123"),
+        (22, f"{LONG}.\n\n{LONG}.\n\n{LONG}.", "123"),
         (22, "a\n\nb\n\nc", "12"),
+        (22, f"{LONG}.\n\n{LONG}.\n\n{LONG.removesuffix(' word')}.", "12"),  # 20 words are too few
         (22, "a. b. c. d\n\nb\n\nc", "1"),
         (22, "a\n\nb", ""),
         (30, " ** ", "1"),

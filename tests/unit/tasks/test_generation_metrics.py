@@ -86,6 +86,16 @@ def test_bleu_of_the_reference_is_100_and_of_silence_0(pairs, prompts):
     assert found.ci_high < 0
 
 
+def test_an_order_without_any_match_is_smoothed_as_sacrebleu_does(pairs, prompts):
+    items = ZH_EN.items(pairs, Selection(), prompts)[2:4]
+    hypotheses = ["She plays the drums", "The way was long"]
+    outcomes = [ZH_EN.score(item, said(text)) for item, text in zip(items, hypotheses, strict=True)]
+    references = [item.row["sentence_eng_Latn"] for item in items]
+    direct = BLEU(tokenize=ZH_EN.tokenizer).corpus_score(hypotheses, [references])
+    assert direct.counts[3] == 0 < direct.score
+    assert ZH_EN.metric.of(outcomes) == pytest.approx(direct.score, abs=1e-9)
+
+
 def test_resamples_of_bleu_are_sacrebleus(pairs, prompts):
     items = EN_ZH.items(pairs, Selection(), prompts)
     outcomes = [EN_ZH.score(item, said(zh)) for item, (_, _, zh) in zip(items, PAIRS, strict=True)]
