@@ -8,7 +8,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.quantize import easyquant, floats, quip, slim, spqr
+from quantgate.quantize import easyquant, floats, hqq, quip, slim, spqr
 from quantgate.quantize.base import StoredWeight
 
 Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
@@ -18,6 +18,7 @@ FORMATS: Final[dict[str, Reader]] = {
     "easyquant": easyquant.from_tensors,
     "float8": floats.from_tensors,
     "quip": quip.from_tensors,
+    "hqq": hqq.from_tensors,
 }
 
 

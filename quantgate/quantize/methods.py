@@ -15,6 +15,7 @@ from quantgate.quantize.easyquant import EasyQuant, EasyQuantSettings
 from quantgate.quantize.floats import FloatFormat, FloatFormats, FloatSettings
 from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
+from quantgate.quantize.hqq import Hqq, HqqSettings
 from quantgate.quantize.quip import Quip, QuipSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
 from quantgate.quantize.slim import Slim, SlimSettings
@@ -29,6 +30,7 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "easyquant": EasyQuant,
     "float": FloatFormats,
     "quip": Quip,
+    "hqq": Hqq,
     "llm_int8": Int8,
     "bnb_4bit": Float4,
     "clipped_rtn": ClippedRtn,
@@ -160,6 +162,21 @@ def _quip(bits: int) -> Method:
     )
 
 
+def _hqq(bits: int) -> Method:
+    return Method(
+        id=f"hqq{bits}",
+        algorithm="hqq",
+        settings=HqqSettings(bits),
+        bits=bits,
+        needs_calibration=False,
+        storage="packed",
+        code_version=1,
+        summary=f"HQQ, {bits} bit, groups of 64, asymmetric, by its library (optional: quantgate[hqq])",
+        source="Badri and Shaji 2023, hqq 0.2.8",
+        standard=False,
+    )
+
+
 _INT8: Final = Method(
     id="int8",
     algorithm="llm_int8",
@@ -198,6 +215,7 @@ _ROWS: Final = (
     *map(_slim, (4, 3, 2)),
     *map(_easyquant, (8, 4, 3, 2)),
     *map(_quip, (4, 3, 2)),
+    *map(_hqq, (4, 3, 2)),
     *_FLOATS,
     *transformed.ROWS,
 )

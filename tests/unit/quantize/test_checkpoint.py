@@ -32,7 +32,9 @@ VARIANTS = [
     variant("rtn-asym-w3", "rtn", RtnSettings(3, 32, sym=False)),
 ]
 ALL = [
-    pytest.param(method, id=method.id) for method in (*METHODS.values(), *VARIANTS) if method.algorithm != NO_WEIGHTS
+    pytest.param(method, id=method.id)
+    for method in (*METHODS.values(), *VARIANTS)
+    if method.algorithm not in (NO_WEIGHTS, "hqq")
 ]
 
 

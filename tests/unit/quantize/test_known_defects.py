@@ -29,7 +29,11 @@ from .conftest import random_calibration, tiny_llama
 from .test_gptq import correlated_inputs, weight_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
-WEIGHT_ONLY = [name for name, row in METHODS.items() if not (row.activations or row.kv_cache or row.transformation)]
+WEIGHT_ONLY = [
+    name
+    for name, row in METHODS.items()
+    if not (row.activations or row.kv_cache or row.transformation or row.algorithm == "hqq")  # hqq: test_hqq.py
+]
 
 
 def statistics_of(algorithm, x):
