@@ -99,7 +99,7 @@ def make_subject(
 
 def libraries_of(method: Method) -> tuple[str, ...]:
     """Distributions whose version may change the weights a method gives."""
-    return ("torch", "bitsandbytes") if method.algorithm.startswith("bnb") else ("torch",)
+    return ("torch", "bitsandbytes") if method.algorithm.startswith(("bnb", "recipe")) else ("torch",)
 
 
 def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store) -> tuple[str, ...]:
@@ -125,6 +125,8 @@ def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord
     from quantgate.quantize.checkpoint import read_layers, stored_tensors
 
     original = dict(stored_tensors(reference))
+    tied = [tensor for name, tensor in original.items() if name.endswith("embed_tokens.weight")]
+    original.setdefault("lm_head.weight", *tied[:1])
     config = read_json(subject / "config.json", str(record.method["method"]))["quantization_config"]
     _, layers = read_layers(subject, config)
     same = equal_up_to_scales if record.folds else torch.equal

@@ -99,9 +99,12 @@ def write(
             waiting.discard(name)
         else:
             state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    if "lm_head.weight" in waiting and source_config.get("tie_word_embeddings", False):
+        waiting.discard("lm_head.weight")  # quantized apart from the embedding it was tied to
+        source_config["tie_word_embeddings"] = False
     if waiting:
         raise ModelError(str(source), f"no tensor {min(waiting)}", expected="names as in the model's modules")
-    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     _untie(state, source_config)
     state |= {name: tensor.cpu() for name, tensor in (others or {}).items()}
     packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}

@@ -29,7 +29,7 @@ from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
 from quantgate.quantize.batches import Batch, Stop, batches_of, capture, run_block
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.fold import Fold, Transformation, apply, find_folds, restored
-from quantgate.quantize.layers import Block, Stage, decoder_blocks, hooks, observe_stages, replace_weight
+from quantgate.quantize.layers import Block, Stage, decoder_blocks, head_of, hooks, observe_stages, replace_weight
 from quantgate.quantize.ragged import attention_of
 from quantgate.quantize.statistics import InputStatistics, Need
 
@@ -116,9 +116,9 @@ class Sweep:
         progress: Progress,
         transformation: Transformation | None = None,
     ) -> None:
-        decoder_blocks(model, who)  # a model that cannot be quantized is refused here
+        names = {name for block in decoder_blocks(model, who) for name in block.linears}
         self.model, self.progress = model, progress
-        self.job = Job(who, lambda _: algorithm, lambda _: transformation)
+        self.job = Job(who, lambda name: algorithm if name in names else None, lambda _: transformation)
 
     def run(self, calibration: Calibration | None) -> Results:
         """Quantize every block; results by layer name, in the model's order. Raises as `run_jobs`."""
@@ -148,7 +148,28 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
                 walk.step(place)
     progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
     for job in jobs:
-        job.results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}
+        results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}
+        job.results = results | _heads(model, job)
+
+
+def _heads(model: nn.Module, job: Job) -> Results:
+    """The output head, quantized if the job has an algorithm for it. The model keeps its own: it may be tied.
+
+    Raises:
+        MethodError: an algorithm that wants to see the head's inputs.
+    """
+    found: Results = {}
+    for name, head in head_of(model).items():
+        if (algorithm := job.algorithm(name)) is None:
+            continue
+        if _takes_data(algorithm) or job.activations(name):
+            raise MethodError(
+                f"{job.who}: {name}",
+                "a method that looks at data or quantizes activations",
+                expected="one like rtn8, nf4 or none for the head",
+            )
+        (found[name],) = algorithm.quantize([head.weight], None)
+    return found
 
 
 @dataclass(frozen=True)

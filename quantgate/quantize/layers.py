@@ -67,6 +67,12 @@ def decoder_blocks(model: nn.Module, who: str) -> list[Block]:
     return [_block(f"{prefix}.{index}", module, who) for index, module in enumerate(members)]
 
 
+def head_of(model: Any) -> dict[str, nn.Linear]:
+    """The output head by its name; empty if it is no linear layer."""
+    head = model.get_output_embeddings()
+    return {name: module for name, module in model.named_modules() if module is head and isinstance(module, nn.Linear)}
+
+
 def _block(name: str, module: nn.Module, who: str) -> Block:
     linears = {f"{name}.{path}": part for path, part in module.named_modules() if isinstance(part, nn.Linear) and path}
     covered = {id(linear.weight) for linear in linears.values()}

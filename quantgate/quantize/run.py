@@ -20,9 +20,10 @@ from quantgate.quantize.base import Algorithm, Method, QuantizationRecord, Store
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.driver import Job, run_jobs
 from quantgate.quantize.fold import Transformation
-from quantgate.quantize.layers import decoder_blocks
+from quantgate.quantize.layers import decoder_blocks, head_of
 from quantgate.quantize.methods import NO_WEIGHTS, algorithm_of, transformation_of
 from quantgate.quantize.mixed import mixed_config
+from quantgate.quantize.recipe import ALGORITHM, Recipe
 
 
 def quantize_checkpoint(
@@ -117,8 +118,7 @@ class _Work:
 
     def __init__(self, method: Method, model: Any) -> None:
         self.method = method
-        names = [name for block in decoder_blocks(model, method.id) for name in block.linears]
-        self.rows: dict[str, Method] = {} if method.algorithm == NO_WEIGHTS else dict.fromkeys(names, method)
+        self.rows = _rows(method, model)
         self.algorithms = {row.id: algorithm_of(row) for row in self.rows.values()}
         self.job = Job(method.id, self._algorithm, self._transformation, self._activations)
         if method.kv_cache:
@@ -153,8 +153,7 @@ class _Work:
             row = self.rows[name]
             extra = {"activations": asdict(row.activations)} if row.activations else {}
             layers[name] = self.algorithms[row.id].checkpoint_config() | extra
-        plain = len({row.id for row in self.rows.values()}) == 1 and not self.method.kv_cache
-        if plain and not self.method.activations:
+        if not (self.method.algorithm == ALGORITHM or self.method.kv_cache or self.method.activations):
             return next(iter(layers.values()))
         return mixed_config(layers, asdict(self.method.kv_cache) if self.method.kv_cache else None)
 
@@ -182,6 +181,16 @@ class _Work:
             activation_bits=min(bits, default=method.activation_bits),
             cache_bits=method.kv_cache.bits if method.kv_cache else 16,
         )
+
+
+def _rows(method: Method, model: Any) -> dict[str, Method]:
+    """The row of every layer that ``method`` quantizes, by name."""
+    names = [name for block in decoder_blocks(model, method.id) for name in block.linears]
+    if method.algorithm == NO_WEIGHTS:
+        return {}
+    if isinstance(method.settings, Recipe):
+        return method.settings.assigned([*names, *head_of(model)], method.id)
+    return dict.fromkeys(names, method)
 
 
 def _load(model_dir: Path, device: str) -> tuple[Any, torch.dtype]:
