@@ -112,8 +112,8 @@ DEFAULT: Final = (
     "bbq_ambiguous",
     "bbq_disambiguated",
 )
-# Nothing could be shown: the bundled model is at chance with letters and in Chinese, and of BBQ's 88 bundled answers per
-# condition a broken model's are as unbiased as a good one's.
+# Nothing could be shown: the bundled model is at chance with letters and in Chinese, and with BBQ's 88 answers per
+# condition a broken model is as unbiased as a good one.
 _BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu", "bbq", "bbq_ambiguous", "bbq_disambiguated")
 
 
@@ -132,7 +132,7 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
             raise UsageError("--tasks", f"unknown task {name!r}", hint=hint)
         members = [TASKS[member] for member in GROUPS[name]] if name in GROUPS else [TASKS[name]]
         open_question = names is None or name in GROUPS
-        suited = {task.id: task for task in members if not open_question or _suits(task, data)}
+        suited = {task.id: task for task in members if not open_question or _suits(task, data, names is None)}
         if names is not None and not suited:
             raise UsageError(
                 "--tasks",
@@ -144,11 +144,11 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
     return list(chosen.values())
 
 
-def _suits(task: Task, data: DataSource) -> bool:
+def _suits(task: Task, data: DataSource, by_default: bool) -> bool:
     """Whether a task nobody named outright is run on ``data``: CPython's text goes with the bundled items."""
     if isinstance(task, RollingTask):
         dataset = CORPORA[task.corpus].dataset
         return data.has(dataset) and data.name != "bundled" if dataset else data.name == "bundled"
-    if data.name == "bundled" and task.id in _BUNDLED_LEAVES_OUT:
+    if by_default and data.name == "bundled" and task.id in _BUNDLED_LEAVES_OUT:
         return False
     return data.has(str(getattr(task, "dataset", "")))
