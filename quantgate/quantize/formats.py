@@ -10,16 +10,21 @@ from torch import Tensor
 from quantgate.errors import ModelError
 from quantgate.quantize import easyquant, floats, hqq, quip, slim, spqr
 from quantgate.quantize.base import StoredWeight
+from quantgate.quantize.plugins import installed_plugins, merged
 
 Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
-FORMATS: Final[dict[str, Reader]] = {
-    "spqr": spqr.from_tensors,
-    "slim": slim.from_tensors,
-    "easyquant": easyquant.from_tensors,
-    "float8": floats.from_tensors,
-    "quip": quip.from_tensors,
-    "hqq": hqq.from_tensors,
-}
+FORMATS: Final[dict[str, Reader]] = merged(
+    {
+        "spqr": spqr.from_tensors,
+        "slim": slim.from_tensors,
+        "easyquant": easyquant.from_tensors,
+        "float8": floats.from_tensors,
+        "quip": quip.from_tensors,
+        "hqq": hqq.from_tensors,
+    },
+    [plugin.formats for plugin in installed_plugins()],
+    "format",
+)
 
 
 def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: str) -> StoredWeight:

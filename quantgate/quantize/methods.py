@@ -16,30 +16,40 @@ from quantgate.quantize.floats import FloatFormat, FloatFormats, FloatSettings
 from quantgate.quantize.fold import Transformation
 from quantgate.quantize.gptq import Gptq, GptqSettings
 from quantgate.quantize.hqq import Hqq, HqqSettings
+from quantgate.quantize.plugins import installed_plugins, merged, table_of
 from quantgate.quantize.quip import Quip, QuipSettings
 from quantgate.quantize.rtn import Rtn, RtnSettings
 from quantgate.quantize.slim import Slim, SlimSettings
 from quantgate.quantize.smoothquant import SmoothQuant, SmoothQuantSettings
 from quantgate.quantize.spqr import Spqr, SpqrSettings
 
-ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
-    "rtn": Rtn,
-    "gptq": Gptq,
-    "spqr": Spqr,
-    "slim": Slim,
-    "easyquant": EasyQuant,
-    "float": FloatFormats,
-    "quip": Quip,
-    "hqq": Hqq,
-    "llm_int8": Int8,
-    "bnb_4bit": Float4,
-    "clipped_rtn": ClippedRtn,
-}
+_PLUGINS: Final = installed_plugins()
+ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = merged(
+    {
+        "rtn": Rtn,
+        "gptq": Gptq,
+        "spqr": Spqr,
+        "slim": Slim,
+        "easyquant": EasyQuant,
+        "float": FloatFormats,
+        "quip": Quip,
+        "hqq": Hqq,
+        "llm_int8": Int8,
+        "bnb_4bit": Float4,
+        "clipped_rtn": ClippedRtn,
+    },
+    [plugin.algorithms for plugin in _PLUGINS],
+    "algorithm",
+)
 NO_WEIGHTS: Final = "none"  # the algorithm of rows that leave every weight as it is
-TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = {
-    AwqSettings: Awq,
-    SmoothQuantSettings: SmoothQuant,
-}
+TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = merged(
+    {
+        AwqSettings: Awq,
+        SmoothQuantSettings: SmoothQuant,
+    },
+    [plugin.transformations for plugin in _PLUGINS],
+    "transformation",
+)
 
 
 def _rtn(bits: int) -> Method:
@@ -219,7 +229,7 @@ _ROWS: Final = (
     *_FLOATS,
     *transformed.ROWS,
 )
-METHODS: Final[dict[str, Method]] = {method.id: method for method in _ROWS}
+METHODS: Final = table_of([*_ROWS, *(row for plugin in _PLUGINS for row in plugin.rows)])
 
 
 def get_methods(ids: Sequence[str]) -> list[Method]:

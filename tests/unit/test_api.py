@@ -1,0 +1,45 @@
+import copy
+
+import pytest
+
+import quantgate
+from quantgate.errors import UsageError
+from quantgate.quantize.calibration import Calibration
+from quantgate.quantize.checkpoint import read_record
+from quantgate.quantize.recipe import Rule, recipe_method
+
+SAMPLES = Calibration("mine", "noise", (tuple(range(5, 40)), tuple(range(90, 110))), (), 0)
+
+
+def test_quantize_gives_a_checkpoint_and_its_record(tiny_model, tmp_path):
+    subject = quantgate.quantize(tiny_model, "gptq4", SAMPLES, tmp_path)
+    assert subject.record == read_record(subject.path)
+    assert subject.record.calibration["name"] == "mine"
+    assert subject.unchanged == ()
+    assert not subject.from_cache
+
+
+def test_a_second_call_finds_it_and_changes_no_argument(tiny_model, tmp_path):
+    before = copy.deepcopy(SAMPLES)
+    first = quantgate.quantize(str(tiny_model), "awq4", SAMPLES, str(tmp_path))
+    second = quantgate.quantize(str(tiny_model), "awq4", SAMPLES, str(tmp_path))
+    assert second.from_cache
+    assert second.path == first.path
+    assert before == SAMPLES
+
+
+def test_dialogues_are_the_default(tiny_model, tmp_path):
+    subject = quantgate.quantize(tiny_model, "awq4", store=tmp_path, offline=True)
+    assert subject.record.calibration["name"] == "dialogues"
+    assert quantgate.quantize(tiny_model, "rtn4", store=tmp_path).record.calibration is None
+
+
+def test_a_recipe(tiny_model, tmp_path):
+    recipe = recipe_method("mine", "rtn4", [Rule("rtn8", component="attention")])
+    record = quantgate.quantize(tiny_model, recipe, store=tmp_path).record
+    assert record.method["method"] == "recipe-mine"
+
+
+def test_unknown_method(tiny_model, tmp_path):
+    with pytest.raises(UsageError, match="did you mean gptq4"):
+        quantgate.quantize(tiny_model, "gtpq4", store=tmp_path)
