@@ -15,6 +15,7 @@ group unscored; paper A's script counts it as satisfied.
 
 from __future__ import annotations
 
+import math
 from ast import literal_eval as python_literal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +109,15 @@ class FollowBench:
             "capped": sum(each.finish == "length" for each in given) / LEVELS,
         }
         return ItemOutcome(item.id, item.group, numbers[self.measure], "".join("ny"[full] for full in hard), numbers)
+
+    def summary(self, outcomes: Sequence[ItemOutcome]) -> Mapping[str, float]:
+        """The measure per category that has scored groups, and the mean of those, as papers print it."""
+        scores: dict[str, list[float]] = {}
+        for outcome in outcomes:
+            if outcome.score is not None:
+                scores.setdefault(outcome.group, []).append(outcome.score)
+        means = {f"{self.measure}_{name}": math.fsum(each) / len(each) for name, each in sorted(scores.items())}
+        return means | ({f"{self.measure}_average": math.fsum(means.values()) / len(means)} if means else {})
 
     def _met(self, row: Mapping[str, Any], answers: Sequence[str]) -> list[float] | str:
         """Share of constraints met per level, or why it cannot be told."""

@@ -123,6 +123,14 @@ def test_measures_by_rule(data, prompts, right, hsr, ssr, csl):
     assert [outcomes[0].companions[f"hsr_{level}"] for level in range(1, 6)] == [float(mark == "y") for mark in right]
 
 
+def test_the_record_holds_the_categories_and_their_mean(data, prompts):
+    items = TASKS[0].items(data, Selection(), prompts)
+    texts = [[f"done {level}" for level in range(1, 6)], list("abcde"), list("abcde")]
+    outcomes = [TASKS[0].score(item, said(*each)) for item, each in zip(items, texts, strict=True)]
+    assert TASKS[0].summary(outcomes) == {"hsr_content": 1.0, "hsr_example": 0.0, "hsr_average": 0.5}
+    assert TASKS[0].summary(outcomes[1:2]) == {}
+
+
 def test_without_a_judge_the_rest_is_unscored_and_the_protocol_says_so(data, prompts):
     items = TASKS[0].items(data, Selection(), prompts)
     outcomes = [TASKS[0].score(item, said(*"abcde")) for item in items]
