@@ -5,12 +5,15 @@ import math
 import pytest
 
 from quantgate.errors import DataError
+from quantgate.models.loading import load_reference
+from quantgate.progress import Silent
+from quantgate.scoring.engine import TorchEngine
 from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.multiple_choice import BENCHMARKS, MultipleChoice
 from quantgate.tasks.prompts import Prompts
-from quantgate.tasks.table import TASKS
+from quantgate.tasks.table import GROUPS, TASKS
 
 # one row of each kind; {m} marks which row a text comes from
 ROWS = {
@@ -220,6 +223,22 @@ def test_lambada_refuses_texts_without_a_last_word(tmp_path, write_jsonl, prompt
     write_jsonl(tmp_path, "EleutherAI/lambada_openai", "default", "test", [{"text": "a b"}, {"text": text}])
     with pytest.raises(DataError, match="row 1: text without a last word"):
         TASKS["lambada"].items(DirectorySource(tmp_path), Selection(), prompts)
+
+
+def test_a_model_answers_every_item(data, prompts, tiny_model, tokenizer):
+    engine = TorchEngine(load_reference(tiny_model, "tiny", "float32", "cpu"), tokenizer, progress=Silent())
+    for name in GROUPS["zero_shot"]:
+        task = TASKS[name]
+        items = task.items(data, Selection(), prompts)
+        asked = [task.requests(item, prompts) for item in items]
+        answers = {}
+        engine.run([request for each in asked for request in each], answers.__setitem__)
+        numbers = iter(range(len(answers)))
+        outcomes = [
+            task.score(item, [answers[next(numbers)] for _ in each]) for item, each in zip(items, asked, strict=True)
+        ]
+        assert [outcome.item_id for outcome in outcomes] == [item.id for item in items]
+        assert all(outcome.score is not None and math.isfinite(outcome.score) for outcome in outcomes), name
 
 
 def test_other_answers_than_likelihoods_are_refused(data, prompts):
