@@ -24,6 +24,7 @@ from quantgate.models.loading import load_reference, torch_dtype
 from quantgate.models.source import read_json
 from quantgate.quantize import bnb, checkpoint
 from quantgate.quantize.base import StoredWeight
+from quantgate.quantize.mixed import layer_config
 from quantgate.quantize.uniform import UniformWeight
 
 _KERNEL_GROUPS: Final = (256, 128, 64, 32)  # group sizes that torch's int4 product knows
@@ -69,6 +70,11 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     quantization = read_json(path / "config.json", str(path)).get("quantization_config")
     if not isinstance(quantization, dict):
         raise ModelError(str(path), "no quantization_config", expected="a checkpoint written by quantgate")
+    simulated = _simulated(quantization)
+    if simulated:
+        return Loaded(
+            checkpoint.load_quantized(path, kind, device), Execution(f"simulated in {dtype}", False, simulated)
+        )
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     state, layers = checkpoint.read_layers(path, quantization)
@@ -84,6 +90,13 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     return Loaded(model.to(device).eval().requires_grad_(False), execution)
 
 
+def _simulated(quantization: Mapping[str, Any]) -> str:
+    """What of a checkpoint is only simulated when it runs, or an empty string."""
+    parts = ["activations"] * any("activations" in config for config in quantization.get("configs", ()))
+    parts += ["the key/value cache"] * ("kv_cache" in quantization)
+    return f"no integer kernel for {' and '.join(parts)}" if parts else ""
+
+
 def _replace_layers(
     model: Any,
     layers: Mapping[str, StoredWeight],
@@ -95,7 +108,7 @@ def _replace_layers(
     """Put a kernel's module, or the unpacked weight, in the place of every layer; takes the biases from ``state``."""
     names, reasons = set(), set()
     for name, stored in layers.items():
-        build, kernel = _kernel(stored, config, dtype, device)
+        build, kernel = _kernel(stored, layer_config(config, name), dtype, device)
         if build is None:
             reasons.add(kernel)
             state[f"{name}.weight"] = stored.dequantize(dtype)

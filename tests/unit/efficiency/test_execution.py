@@ -5,7 +5,7 @@ import torch
 
 from quantgate.efficiency.architecture import read_architecture
 from quantgate.efficiency.execution import Int4Linear, kernel_group, load_packed, load_plain, resident_bytes
-from quantgate.efficiency.weights import layer_bytes, predicted_bytes, stored_bytes
+from quantgate.efficiency.weights import predicted_bytes, stored_bytes
 from quantgate.errors import MethodError, ModelError
 from quantgate.models.source import read_json
 from quantgate.quantize.checkpoint import load_quantized, stored_tensors
@@ -98,14 +98,23 @@ def test_a_checkpoint_that_was_never_quantized_is_refused(reference):
 @pytest.mark.parametrize("name", METHODS)
 def test_predicted_bytes_are_the_files_bytes(quantized, reference, name):
     path = quantized(name)
-    found = stored_bytes(path)
-    assert found == sum(tensor.nbytes for _, tensor in stored_tensors(path))
+    found, tensors = stored_bytes(path), dict(stored_tensors(path))
+    assert found == sum(tensor.nbytes for tensor in tensors.values())
     shape = read_architecture(reference, "reference")
-    assert predicted_bytes(shape, read_json(path / "config.json", name)["quantization_config"]) == pytest.approx(
-        found, rel=0.01
+    outliers = sum(tensor.numel() for key, tensor in tensors.items() if key.endswith("outlier_values"))
+    predicted = predicted_bytes(
+        shape, read_json(path / "config.json", name)["quantization_config"], outliers / shape.block_weights
     )
+    assert predicted == pytest.approx(found, rel=0.01)
 
 
-def test_an_unknown_layout_has_no_prediction():
+def test_an_unknown_layout_has_no_prediction(reference):
     with pytest.raises(MethodError, match="layout 'other'"):
-        layer_bytes({"quant_method": "other"})
+        predicted_bytes(read_architecture(reference, "reference"), {"quant_method": "other"})
+
+
+@pytest.mark.parametrize("name", ["smoothquant8", "kv8"])
+def test_simulated_integers_are_labelled(quantized, name):
+    execution = load_packed(quantized(name), "bfloat16", "cpu").execution
+    assert (execution.name, execution.packed) == ("simulated in bfloat16", False)
+    assert "no integer kernel" in execution.why_not
