@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantgate import answers
+from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.models.loading import load_reference, load_tokenizer, torch_dtype
 from quantgate.models.source import ModelFiles, read_json, resolve_model
 from quantgate.progress import Progress
@@ -205,7 +206,7 @@ class Evaluation:
             data_source=self.data.name + splits_note(self.asked(task).items),
         )
 
-    def rule(self, method: Method, task: Task) -> Rule:
+    def rule(self, method: Method, task: Task | EfficiencyTask) -> Rule:
         """What the policy says about ``method`` on ``task``."""
         return self.policy.rule(task.id, task.dimension, task.metric, self.model.id, method.id)
 
@@ -366,6 +367,10 @@ class Evaluation:
         from quantgate.quantize.checkpoint import load_quantized
 
         return load_quantized(subject.path, torch_dtype(self.options.dtype), self.options.device)
+
+    def release(self) -> None:
+        """Let go of the loaded model; the next question loads one again."""
+        self._unload()
 
     def _unload(self) -> None:
         if self._loaded is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reports import efficiency
 from reports.run import Run
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
@@ -30,6 +31,14 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
     ]
     if run.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in run.subjects.values()])]
+    records = list(run.efficiency.values())
+    for table in efficiency.tables(records, run.results):
+        parts += [f"## {table.title}", _table(table.header, table.rows)]
+    if any(record.get("speed") for record in records):
+        parts.append("![roofline](roofline.svg)")
+    lines = [line for front in efficiency.fronts(run.results) for line in efficiency.front_lines(front)]
+    if lines:
+        parts += ["## Size and speed against quality", "\n".join(f"- {_plain(line)}" for line in lines)]
     if run.notes:
         parts += ["## Notes", "\n".join(f"- {_plain(note)}" for note in run.notes)]
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.tasks.base import Task
 from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import Result
@@ -17,7 +18,7 @@ from quantgate.verdict.records import Result
 @dataclass(frozen=True)
 class Payload:
     """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far;
-    ``correction``: how the policy corrects for many cases.
+    ``correction``: how the policy corrects for many cases; ``efficiency``: measured rows, of efficiency cases.
     """
 
     result: Result
@@ -25,6 +26,7 @@ class Payload:
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     correction: Correction = "holm"
+    efficiency: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict; travels on the test report."""
@@ -34,6 +36,7 @@ class Payload:
             "model": dict(self.model),
             "notes": list(self.notes),
             "correction": self.correction,
+            "efficiency": dict(self.efficiency),
         }
 
     @classmethod
@@ -41,13 +44,14 @@ class Payload:
         """Inverse of :meth:`as_json`."""
         notes = tuple(content["notes"])
         result = Result(**content["result"])
-        return cls(result, content["subject"], content["model"], notes, content["correction"])
+        efficiency = content.get("efficiency", {})
+        return cls(result, content["subject"], content["model"], notes, content["correction"], efficiency)
 
 
 PAYLOAD = pytest.StashKey[Payload]()
 
 
-def failed_payload(method: str, task: Task, reason: str) -> Payload:
+def failed_payload(method: str, task: Task | EfficiencyTask, reason: str) -> Payload:
     """A case that could not be judged is ``invalid``, never missing."""
     return Payload(invalid_result(method, task.id, task.dimension, reason, task.protocol, task.metric.name))
 

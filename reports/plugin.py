@@ -14,9 +14,11 @@ from rich.text import Text
 
 from quantgate.errors import QuantgateError, StoreError
 from quantgate.store.store import write_atomically
+from reports import efficiency
 from reports.environment import environment
 from reports.markdown import render
 from reports.payload import PAYLOAD, Payload, invalid_result
+from reports.picture import roofline_svg
 from reports.run import Run, dumps
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
@@ -24,6 +26,10 @@ _RUN: Final = pytest.StashKey[Run]()
 _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
     "reason", "items_worse", "items_better", "flips", "data_digest",
+)  # fmt: skip
+_WORDS: Final = (  # columns that hold no numbers
+    "method", "task", "metric", "verdict", "storage", "calibration", "from", "model", "workload", "execution", "proxy",
+    "benchmark",
 )  # fmt: skip
 _MARKUP: Final = {"pass": "green", "regressed": "red", "inconclusive": "yellow", "invalid": "red"}
 _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}
@@ -106,6 +112,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     try:
         write_atomically(target / "report.json", dumps(run.as_json(facts)))
         write_atomically(target / "report.md", render(run, facts))
+        picture = roofline_svg(list(run.efficiency.values()))
+        if picture:
+            write_atomically(target / "roofline.svg", picture)
     except StoreError as error:
         # a gate that could not write its evidence must not look green
         run.notes.append(f"the report could not be written: {error}")
@@ -131,6 +140,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if run.subjects:
         rows = [subject_row(subject) for subject in run.subjects.values()]
         terminalreporter.write(_rich(SUBJECT_HEADER, rows, width, color, [""] * len(rows)))
+    _efficiency(terminalreporter, run, width, color)
     for result in results:
         if result.verdict != "pass":
             terminalreporter.line(f"{result.method} on {result.task}: {result.verdict}: {result.reason}")
@@ -141,17 +151,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.line(f"report: {_shown(report_directory(config), config.rootpath)}")
 
 
+def _efficiency(terminalreporter: pytest.TerminalReporter, run: Run, width: int, color: bool) -> None:
+    """Tables of memory, speed and correlations, and what no one should ship because another subject beats it."""
+    for table in efficiency.tables(list(run.efficiency.values()), run.results):
+        terminalreporter.line(f"{table.title}:")
+        terminalreporter.write(_rich(table.header, table.rows, max(width, 240), color, [""] * len(table.rows)))
+    for front in efficiency.fronts(run.results) if len(run.subjects) > 1 else ():
+        for line in efficiency.front_lines(front):
+            terminalreporter.line(line)
+
+
 def _shown(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _rich(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, color: bool, styles: list[str]) -> str:
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    numeric = {
-        index
-        for index, name in enumerate(header)
-        if name not in ("method", "task", "metric", "verdict", "storage", "calibration", "from")
-    }
+    numeric = {index for index, name in enumerate(header) if name not in _WORDS}
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index in numeric else "left", no_wrap=True)
     for row, style in zip(rows, styles, strict=True):

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from quantgate.efficiency.proxy import proxies
 from quantgate.verdict.family import MethodDecision, decide
 from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import VERDICTS, Result
+from reports.efficiency import fronts
 from reports.payload import Payload
 
 SCHEMA: Final = 1
@@ -25,12 +27,17 @@ class Run:
         self.model: Mapping[str, Any] = {}
         self.notes: list[str] = []
         self.correction: Correction = "holm"
+        self.efficiency: dict[str, Mapping[str, Any]] = {}
 
     def add(self, payload: Payload) -> None:
         """Take in one case."""
         self.results.append(payload.result)
         if payload.subject:
             self.subjects[payload.result.method] = payload.subject
+        if payload.efficiency:
+            self.efficiency[payload.result.method] = _merged(
+                self.efficiency.get(payload.result.method, {}), payload.efficiency
+            )
         self.model = payload.model or self.model
         self.correction = payload.correction
         self.notes += [note for note in payload.notes if note not in self.notes]
@@ -58,8 +65,16 @@ class Run:
                 for result in self.results
                 for reason, count in result.unscored.items()
             ],
+            "efficiency": [dict(record) for record in self.efficiency.values()],
+            "pareto": [front.as_record() for front in fronts(self.results)],
+            "proxies": [proxy.as_record() for proxy in proxies(self.results)],
             "notes": self.notes,
         }
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Both records; a part that was not measured yet does not erase one that was."""
+    return {**old, **{name: value for name, value in new.items() if value is not None or name not in old}}
 
 
 def dumps(content: Any) -> str:

@@ -91,12 +91,15 @@ def measure_memory(job: Job) -> dict[str, Any]:
     from quantgate.efficiency.architecture import read_architecture
     from quantgate.efficiency.execution import resident_bytes
     from quantgate.efficiency.hardware import synchronize
+    from quantgate.scoring.memory import kept_heap
 
     [model] = job.models
     workload = Workload(*job.workloads[0])
     shape = read_architecture(Path(model[1]), model[0])  # brings in the architecture's code before anything counts
     tokens = prompt_of(workload, shape.vocabulary, SEED).to(job.device)
     stages = Stages(gauge_for(job.device))
+    with kept_heap():
+        pass  # from here on, large blocks that are freed go back to the system at once
     stages.start()
     with stages.stage("load"):
         loaded = _load(model, job)

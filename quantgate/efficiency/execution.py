@@ -81,13 +81,19 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     with init_empty_weights():  # parameters without memory; buffers (rotary frequencies) are real
         model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
     execution = _replace_layers(model, layers, state, quantization, kind, torch.device(device))
-    plain = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    # copies: one tensor that still lies in the mapped file would keep all of its touched pages in memory
+    plain = {name: _copied(state.pop(name), kind) for name in list(state)}
     model.load_state_dict(plain, assign=True, strict=False)
     model.tie_weights()
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if empty:
         raise ModelError(str(path), f"no tensor {empty[0]}", expected="every weight of the architecture")
     return Loaded(model.to(device).eval().requires_grad_(False), execution)
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In memory of its own; floats in ``dtype``."""
+    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 def _simulated(quantization: Mapping[str, Any]) -> str:
@@ -130,7 +136,8 @@ def _kernel(
     """How to build the module that computes from ``stored`` and the kernel's name, or None and what is missing."""
     if isinstance(stored, bnb.Int8Weight):
         threshold = float(config["llm_int8_threshold"])
-        return lambda bias: bnb.int8_linear(stored, bias, threshold), "int8 (bitsandbytes)"
+        own = bnb.Int8Weight(stored.codes.clone(), stored.scales.clone())
+        return lambda bias: bnb.int8_linear(own, bias, threshold), "int8 (bitsandbytes)"
     if isinstance(stored, bnb.Float4Weight):
         problem = _float4_problem(stored, device)
         name = f"{stored.state.quant_type} (bitsandbytes)"
@@ -176,10 +183,8 @@ def float4_linear(stored: bnb.Float4Weight, bias: Tensor | None, dtype: torch.dt
 
     rows, columns = stored.state.shape
     linear = library.nn.Linear4bit(columns, rows, bias=bias is not None, compute_dtype=dtype, device="meta")
-    parts = {f"weight.{name}": value for name, value in stored.state.as_dict(packed=True).items()}
-    linear.weight = library.nn.Params4bit.from_prequantized(
-        stored.packed, {name.removeprefix("weight."): value for name, value in parts.items()}, device="cpu"
-    )
+    parts = {name: value.clone() for name, value in stored.state.as_dict(packed=True).items()}
+    linear.weight = library.nn.Params4bit.from_prequantized(stored.packed.clone(), parts, device="cpu")
     linear.weight.module = linear
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)

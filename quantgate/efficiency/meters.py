@@ -1,8 +1,8 @@
 """Peak memory of a stretch of work, each stretch with a peak of its own.
 
 CPU: the kernel's high-water mark of this process's resident memory (``VmHWM``), reset before every stage through
-``/proc/self/clear_refs``. Mapped file pages count once they are touched. Where the kernel has no such reset, the peak is
-that of the process so far, and the record says so. CUDA: the caching allocator's counters, reset before every stage.
+``/proc/self/clear_refs``. Mapped file pages count once they are touched. Where the kernel has no such reset, the peak
+is that of the process so far, and the record says so. CUDA: the allocator's counters, reset before every stage.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ def layer_bytes(config: Mapping[str, Any], linear: Linear, outliers: float = 0.0
         return _int8(linear) if config.get("load_in_8bit") else _float4(linear)
     if name not in _FORMULAS:
         raise MethodError("size prediction", f"layout {name!r}", expected=f"one of {', '.join(_FORMULAS)}")
-    pointers = (linear.outputs + 1) * _INT32 if outliers else 0
+    # one layer in so many has an outlier at all: without any, no row pointers are stored
+    pointers = (linear.outputs + 1) * _INT32 * min(1.0, linear.weights * outliers)
     return _FORMULAS[name](linear, config) + linear.weights * outliers * _OUTLIER + pointers
 
 
@@ -102,6 +103,17 @@ def _slim(linear: Linear, config: Mapping[str, Any]) -> float:
     return (linear.weights + groups * linear.outputs) * bits / 8 + groups * linear.outputs * _HALF + groups + _SHAPE
 
 
+def _grouped(linear: Linear, config: Mapping[str, Any], halves: int) -> float:
+    """Codes, and ``halves`` 16-bit numbers for each group."""
+    groups = _groups(linear, int(config["group_size"]))
+    return linear.weights * int(config["bits"]) / 8 + halves * groups * linear.outputs * _HALF + _SHAPE
+
+
+def _quip(linear: Linear, config: Mapping[str, Any]) -> float:
+    """Codes, the balance of the inputs, the grid's end, two seeds of 64 bits."""
+    return linear.weights * int(config["bits"]) / 8 + linear.inputs * _HALF + _FLOAT + 16 + _SHAPE
+
+
 def _groups(linear: Linear, group_size: int) -> int:
     return 1 if group_size == -1 else -(-linear.inputs // group_size)
 
@@ -120,4 +132,11 @@ _FORMULAS: Final[dict[str, Callable[[Linear, Mapping[str, Any]], float]]] = {
     "gptq": _grid,
     "spqr": _spqr,
     "slim": _slim,
+    "quip": _quip,
+    "easyquant": lambda linear, config: _grouped(linear, config, 1),
+    "hqq": lambda linear, config: _grouped(linear, config, 2),
+    "float8": lambda linear, config: linear.weights + linear.outputs * _HALF + _SHAPE,
+    "float-quantized": lambda linear, config: linear.weights + linear.outputs * _HALF,
+    "nvfp4-pack-quantized": lambda linear, config: linear.weights * (1 / 2 + 1 / 16) + _FLOAT,
+    "mxfp4-pack-quantized": lambda linear, config: linear.weights * (1 / 2 + 1 / 32),
 }

@@ -97,6 +97,8 @@ def test_a_checkpoint_that_was_never_quantized_is_refused(reference):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_predicted_bytes_are_the_files_bytes(quantized, reference, name):
+    if METHODS[name].algorithm == "hqq":
+        pytest.importorskip("hqq")
     path = quantized(name)
     found, tensors = stored_bytes(path), dict(stored_tensors(path))
     assert found == sum(tensor.nbytes for tensor in tensors.values())

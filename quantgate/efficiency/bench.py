@@ -1,0 +1,325 @@
+"""Measure a subject beside its reference and judge it: bytes, peak memory, decode speed.
+
+Timings and peaks go through the same verdict machinery as every benchmark: repetitions are the items, paired between
+subject and reference. Logarithms are compared, so that the interval is one of the ratio. A subject whose weights were
+unpacked, or whose integers are simulated, never gets more than ``inconclusive`` for memory and speed: what ran is not
+what would be deployed. Nothing measured is kept in the store: the next run measures again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, cast
+
+from quantgate.efficiency.architecture import Architecture, read_architecture
+from quantgate.efficiency.child import Job, run_job
+from quantgate.efficiency.hardware import Hardware
+from quantgate.efficiency.roofline import Precision, Setting, decode, decode_seconds, memory, prefill
+from quantgate.efficiency.tasks import EfficiencyTask
+from quantgate.efficiency.weights import stored_bytes
+from quantgate.efficiency.workload import WORKLOADS, Timing, Workload
+from quantgate.errors import ModelError
+from quantgate.evaluation import Evaluation
+from quantgate.quantize.base import Method
+from quantgate.subjects import Subject
+from quantgate.tasks.base import ItemOutcome
+from quantgate.verdict.judge import Judgement, build_result, judge
+from quantgate.verdict.paired import Comparison, compare
+from quantgate.verdict.policy import Rule
+from quantgate.verdict.records import Result
+
+GIB: Final = 2**30
+_RATES: Final = ("prefill", "decode", "generate")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What the user chose: workloads (the first is judged), repetitions of timings, fresh processes for memory."""
+
+    workloads: tuple[Workload, ...] = (WORKLOADS["quick"],)
+    repetitions: int = 7
+    processes: int = 3
+
+
+class Bench:
+    """Measures each subject once a run, and the reference's memory once."""
+
+    def __init__(self, evaluation: Evaluation, options: BenchOptions) -> None:
+        self.evaluation, self.options = evaluation, options
+        self._memory: dict[str, list[dict[str, Any]]] = {}
+        self._speed: dict[str, dict[str, Any]] = {}
+
+    def result(self, method: Method, task: EfficiencyTask) -> Result:
+        """The record of ``method`` on ``task``; measures as far as this run has not yet.
+
+        Raises:
+            QuantgateError: the subject cannot be made, or a measuring process failed.
+        """
+        subject = self.evaluation.subject(method)
+        rule = self.evaluation.rule(method, task)
+        exact = task.id == "weight_bytes"
+        comparison = self._bytes(subject, rule) if exact else self._repeated(subject, task, rule)
+        if exact:
+            judgement = judge_exact(comparison, rule, subject)
+        else:
+            judgement = judge(comparison, rule, problems=subject.problems(), identical_weights=subject.is_unquantized)
+            judgement = self._only_if_packed(subject, judgement)
+        return build_result(
+            task=task.id,
+            dimension=task.dimension,
+            protocol=task.protocol if exact else f"{task.protocol}; {self.options.workloads[0].name}",
+            method=method.id,
+            comparison=comparison,
+            judgement=judgement,
+            companions={} if exact or self._execution(subject)["packed"] else {"simulated": 1.0},
+            data_source="measured",
+            reference_from="files" if exact else "measured",
+        )
+
+    def record(self, method: Method) -> dict[str, Any]:
+        """What the report shows about a subject: rows of memory and speed, as far as they were measured."""
+        subject = self.evaluation.subject(method)
+        return {
+            "method": method.id,
+            "weights_bytes": {"reference": self.reference_bytes, "subject": stored_bytes(subject.path)},
+            "memory": self._memory_rows(subject) if method.id in self._memory else None,
+            "speed": self._speed_rows(subject) if method.id in self._speed else None,
+        }
+
+    @property
+    def reference_bytes(self) -> int:
+        """Bytes of the reference's tensors on disk."""
+        return stored_bytes(self.evaluation.model.path)
+
+    @cached_property
+    def shape(self) -> Architecture | None:
+        """What the roofline needs; None for a model that it cannot describe (a note says why)."""
+        model = self.evaluation.model
+        try:
+            return read_architecture(model.path, model.id)
+        except ModelError as error:
+            self.evaluation.progress.note(f"no roofline: {error}")
+            return None
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def _bytes(self, subject: Subject, rule: Rule) -> Comparison:
+        before, after = self.reference_bytes / GIB, stored_bytes(subject.path) / GIB
+        sides = [[ItemOutcome("files", "", value)] for value in (before, after)]
+        plain = compare(sides[0], sides[1], rule.metric, rule.confidence)
+        delta = after - before
+        return replace(plain, undefined="", delta=delta, ci_low=delta, ci_high=delta, shift=delta)
+
+    def _repeated(self, subject: Subject, task: EfficiencyTask, rule: Rule) -> Comparison:
+        values = self._peaks(subject) if task.id == "peak_memory" else self._decode_rates(subject)
+        before, after = (
+            [ItemOutcome(f"repetition {at}", "", math.log(value)) for at, value in enumerate(side)] for side in values
+        )
+        return compare(before, after, rule.metric, rule.confidence)
+
+    def _peaks(self, subject: Subject) -> tuple[list[float], list[float]]:
+        before, after = self._measured_memory(None), self._measured_memory(subject)
+        return [_peak(each) for each in before], [_peak(each) for each in after]
+
+    def _decode_rates(self, subject: Subject) -> tuple[list[float], list[float]]:
+        run = self._measured_speed(subject)["runs"][0]
+        before, after = ([rates["decode"] for rates in side] for side in _rates(run))
+        return before, after
+
+    def _measured_memory(self, subject: Subject | None) -> list[dict[str, Any]]:
+        name = subject.method.id if subject else ""
+        if name not in self._memory:
+            job = self._job("memory", [self._model(subject)])
+            self._memory[name] = [self._run(job, f"memory of {name or 'the reference'}") for _ in self._processes()]
+        return self._memory[name]
+
+    def _measured_speed(self, subject: Subject) -> dict[str, Any]:
+        name = subject.method.id
+        if name not in self._speed:
+            job = self._job("speed", [self._model(None), self._model(subject)])
+            self._speed[name] = self._run(job, f"speed of {name} beside the reference")
+        return self._speed[name]
+
+    def _processes(self) -> range:
+        return range(self.options.processes)
+
+    def _job(self, kind: str, models: Sequence[tuple[str, str, bool]]) -> Job:
+        options = self.evaluation.options
+        return Job(
+            kind,  # type: ignore[arg-type]  # one of the two literals above
+            tuple(models),
+            tuple((each.batch, each.prompt, each.new) for each in self.options.workloads),
+            options.dtype,
+            options.device,
+            self.options.repetitions,
+        )
+
+    def _model(self, subject: Subject | None) -> tuple[str, str, bool]:
+        if subject is None:
+            return "the reference", str(self.evaluation.model.path), False
+        return subject.method.id, str(subject.path), True
+
+    def _run(self, job: Job, what: str) -> dict[str, Any]:
+        self.evaluation.release()  # the machine's memory and cores belong to the measurement
+        self.evaluation.progress.step(f"measuring {what}", 0, 1)
+        with self.evaluation.store.computing(self.evaluation.options.shared):
+            return run_job(job)
+
+    def _execution(self, subject: Subject) -> Mapping[str, Any]:
+        name = subject.method.id
+        found = self._memory[name][0]["execution"] if name in self._memory else self._speed[name]["executions"][1]
+        return cast(Mapping[str, Any], found)
+
+    def _only_if_packed(self, subject: Subject, judgement: Judgement) -> Judgement:
+        execution = self._execution(subject)
+        if execution["packed"] or judgement.verdict == "invalid":
+            return judgement
+        reason = f"{subject.method.id} ran {execution['name']} ({execution['why_not']}): that is not how it is deployed"
+        return replace(judgement, verdict="inconclusive", reason=reason, p_pass=math.nan, p_regressed=math.nan)
+
+    # --- rows of the report -----------------------------------------------------------------------------------------
+
+    def _memory_rows(self, subject: Subject) -> list[dict[str, Any]]:
+        reference = memory_row(self._memory[""], self.reference_bytes)
+        row = memory_row(self._memory[subject.method.id], stored_bytes(subject.path))
+        if not row["execution"]["packed"] and self.shape:
+            row["deployed"] = self._deployed(subject, self.shape)
+        return [{"name": "16-bit", **reference}, {"name": subject.method.id, **row}]
+
+    def _deployed(self, subject: Subject, shape: Architecture) -> float:
+        """Bytes that the subject would need if its weights stayed packed: computed, not measured."""
+        record, first = subject.record, self.options.workloads[0]
+        precision = Precision(record.bits_nominal, cache=record.cache_bits, stored=record.bits_effective)
+        hardware = Hardware("any", 1, 1, 1, 1e6)
+        return memory(shape, Setting(precision, first.batch), first.prompt, first.new, hardware).total
+
+    def _speed_rows(self, subject: Subject) -> dict[str, Any]:
+        found = self._speed[subject.method.id]
+        machine = Hardware(**found["machine"])
+        rows = []
+        for run in found["runs"]:
+            workload = Workload(**run["workload"])
+            row = speed_row(run, found["executions"])
+            for side, bounds in zip(("reference", "subject"), self._bounds(subject, workload, machine), strict=True):
+                row[side]["bound"] = bounds
+                row[side]["reached"] = {name: row[side][name]["median"] / rate for name, rate in bounds.items()}
+            rows.append(row)
+        return {"machine": found["machine"], "rows": rows, "points": self._points(subject, rows[0], machine)}
+
+    def _points(self, subject: Subject, row: Mapping[str, Any], machine: Hardware) -> list[dict[str, Any]]:
+        """Intensity, bound and measured operations/s of both sides' prefill and decode, for the picture."""
+        if self.shape is None:
+            return []
+        workload = Workload(**row["workload"])
+        points = []
+        sides = zip(("reference", "subject"), ("16-bit", subject.method.id), self._precisions(subject), strict=True)
+        for side, name, precision in sides:
+            setting, keys = Setting(precision, workload.batch), workload.prompt + workload.new // 2
+            passes = {
+                "prefill": prefill(self.shape, setting, workload.prompt, machine),
+                "decode": decode(self.shape, setting, keys, machine),
+            }
+            for stage, done in passes.items():
+                per_token = done.ops / done.tokens
+                points.append(
+                    {
+                        "name": name,
+                        "stage": stage,
+                        "intensity": done.ops / done.bytes,
+                        "bound": done.ops / done.seconds(machine),
+                        "measured": row[side][stage]["median"] * per_token,
+                    }
+                )
+        return points
+
+    def _precisions(self, subject: Subject) -> tuple[Precision, Precision]:
+        """As reference and subject were executed; an unpacked subject ran in 16 bit."""
+        record = subject.record
+        if not self._execution(subject)["packed"]:
+            return Precision(), Precision()
+        activation = 8 if record.execution == "int8" else 16
+        return Precision(), Precision(record.bits_nominal, activation, stored=record.bits_effective)
+
+    def _bounds(self, subject: Subject, workload: Workload, machine: Hardware) -> list[dict[str, float]]:
+        """Highest rates of reference and subject on ``machine`` by the roofline."""
+        if self.shape is None:
+            return [{}, {}]
+        found = []
+        for precision in self._precisions(subject):
+            setting = Setting(precision, workload.batch)
+            seconds = decode_seconds(self.shape, setting, workload.prompt, workload.new, machine)
+            found.append(
+                {
+                    "prefill": prefill(self.shape, setting, workload.prompt, machine).rate(machine),
+                    "decode": workload.batch * (workload.new - 1) / seconds,
+                }
+            )
+        return found
+
+
+def judge_exact(comparison: Comparison, rule: Rule, subject: Subject) -> Judgement:
+    """The verdict on a number that is known and not estimated: no interval, no p-value."""
+    margin = rule.margin.in_units(comparison.reference)
+    problems = subject.problems()
+    if problems or subject.is_unquantized:
+        return Judgement("invalid", "; ".join(problems) or "nothing was quantized: the weights are the same", margin)
+    before, after = comparison.reference, comparison.value
+    reason = (
+        f"the weights take {after:.4g} GiB instead of {before:.4g} ({100 * (after / before - 1):+.1f}%; "
+        f"allowed: {100 * margin / before:.3g}% more)"
+    )
+    return Judgement("pass" if comparison.delta <= margin else "regressed", reason, margin)
+
+
+def _peak(found: Mapping[str, Any]) -> float:
+    """GiB above the process without a model, at the highest moment of prefill and decode."""
+    highest = max(float(found["peaks"][name]["allocated"]) for name in ("prefill", "decode"))
+    return max((highest - float(found["base"])) / GIB, 1e-9)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def memory_row(found: Sequence[Mapping[str, Any]], on_disk: int) -> dict[str, Any]:
+    """Bytes of one model over its processes; peaks are above what the process held without a model."""
+    first = found[0]
+    stages = {
+        name: spread([each["peaks"][name]["allocated"] - each["base"] for each in found]) for name in first["peaks"]
+    }
+    reserved = {name: max(each["peaks"][name]["reserved"] for each in found) for name in first["peaks"]}
+    rest = stages["prefill"]["median"] - first["resident"] - first["cache"]
+    return {
+        "execution": first["execution"],
+        "how": first["how"],
+        "on_disk": on_disk,
+        "resident": first["resident"],
+        "cache": first["cache"],
+        "activations": max(rest, 0.0),
+        "process": first["base"],
+        "peaks": stages,
+        "reserved": reserved,
+        "repetitions": len(found),
+    }
+
+
+def _rates(run: Mapping[str, Any]) -> list[list[dict[str, float]]]:
+    workload = Workload(**run["workload"])
+    return [[Timing(**each).rates(workload) for each in side] for side in run["times"]]
+
+
+def speed_row(run: Mapping[str, Any], executions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rates of reference and subject on one workload, and the ratio of each pair of repetitions."""
+    rates = _rates(run)
+    row: dict[str, Any] = {"workload": run["workload"], "repetitions": len(rates[0])}
+    for side, mine, times, execution in zip(("reference", "subject"), rates, run["times"], executions, strict=True):
+        row[side] = {name: spread([each[name] for each in mine]) for name in _RATES}
+        row[side]["first_token_seconds"] = spread([each["first"] for each in times])
+        row[side]["execution"] = dict(execution)
+    row["ratio"] = {name: spread([b[name] / a[name] for a, b in zip(*rates, strict=True)]) for name in _RATES}
+    return row

@@ -1,0 +1,137 @@
+"""Memory, speed, fronts and correlations as rows of text; terminal and markdown show the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantgate.efficiency.pareto import REFERENCE, Front, pareto, quality_points
+from quantgate.efficiency.proxy import Correlation, Proxy, proxies
+from quantgate.verdict.records import Result
+from reports.table import number, signed
+
+GIB: Final = 2**30
+MEMORY_HEADER: Final = (
+    "model", "execution", "on disk", "resident", "KV cache", "activations", "peak load", "peak prefill",
+    "peak decode", "deployed",
+)  # fmt: skip
+SPEED_HEADER: Final = (
+    "model", "workload", "prefill tok/s", "decode tok/s", "first token ms", "ratio prefill",
+    "ratio decode", "of the bound",
+)  # fmt: skip
+PROXY_HEADER: Final = ("proxy", "benchmark", "subjects", "Pearson r", "interval", "Spearman rho", "interval")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table with its title, ready to be drawn."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def memory_rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One row a subject and one for the reference, GiB."""
+    measured = [record["memory"] for record in records if record.get("memory")]
+    rows = [measured[0][0]] if measured else []
+    return [_memory_row(row) for row in (*rows, *(pair[1] for pair in measured))]
+
+
+def _memory_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    deployed = row.get("deployed")
+    return (
+        str(row["name"]),
+        str(row["execution"]["name"]),
+        *(_gib(row[name]) for name in ("on_disk", "resident", "cache", "activations")),
+        *(_peak(row["peaks"][stage]) for stage in ("load", "prefill", "decode")),
+        "as measured" if deployed is None else f"{_gib(deployed)} computed",
+    )
+
+
+def _gib(size: float) -> str:
+    return number(size / GIB, 3)
+
+
+def _peak(found: Mapping[str, float]) -> str:
+    """Median, and the lowest and highest of the fresh processes."""
+    return f"{_gib(found['median'])} [{_gib(found['low'])}, {_gib(found['high'])}]"
+
+
+def speed_rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Two rows for every subject and workload: the subject, and the reference that ran in turns with it."""
+    rows = []
+    for record in records:
+        for row in (record.get("speed") or {}).get("rows", ()):
+            for side, name in (("reference", REFERENCE), ("subject", str(record["method"]))):
+                rows.append(_speed_row(name, row, side))
+    return rows
+
+
+def _speed_row(name: str, row: Mapping[str, Any], side: str) -> tuple[str, ...]:
+    mine, workload = row[side], row["workload"]
+    ratios = [_rate(row["ratio"][each], 2) if side == "subject" else "1" for each in ("prefill", "decode")]
+    reached = mine.get("reached", {})
+    return (
+        name,
+        f"{workload['batch']}x{workload['prompt']}x{workload['new']}",
+        _rate(mine["prefill"], 0),
+        _rate(mine["decode"], 1),
+        _rate({key: 1000 * value for key, value in mine["first_token_seconds"].items()}, 0),
+        *ratios,
+        f"{100 * reached['decode']:.0f}%" if reached else "-",
+    )
+
+
+def _rate(found: Mapping[str, float], digits: int) -> str:
+    return f"{found['median']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
+def fronts(results: Sequence[Result]) -> list[Front]:
+    """Quality against bytes and against time per token, as far as the run has both; empty with a single method."""
+    found = []
+    for task, cost, of in (("weight_bytes", "GiB of weights", float), ("decode_speed", "seconds per token", _inverse)):
+        mine = [result for result in results if result.task == task and result.verdict != "invalid"]
+        costs = {result.method: of(result.value) for result in mine if not result.companions.get("simulated")}
+        quality, points = quality_points([r for r in results if r.dimension != "efficiency"], costs)
+        if len(points) < 2:
+            continue
+        costs[REFERENCE] = of(mine[0].reference)
+        quality, points = quality_points([r for r in results if r.dimension != "efficiency"], costs)
+        found.append(pareto(points, cost, quality))
+    return found
+
+
+def _inverse(rate: float) -> float:
+    return 1 / rate
+
+
+def front_lines(front: Front) -> list[str]:
+    """The front and everything it beats, in words."""
+    lines = [f"{front.quality} against {front.cost}: {', '.join(front.front)} on the front"]
+    lines += [f"{name} is dominated by {by}: worth no more, and costs no less" for name, by in front.dominated.items()]
+    return lines
+
+
+def proxy_rows(found: Sequence[Proxy]) -> list[tuple[str, ...]]:
+    """One row for each perplexity or divergence and benchmark that have a correlation."""
+    return [
+        (each.proxy, each.task, str(each.pearson.n), *_correlation(each.pearson), *_correlation(each.spearman))
+        for each in found
+        if not each.pearson.undefined
+    ]
+
+
+def _correlation(found: Correlation) -> tuple[str, str]:
+    return signed(found.value, 3), f"[{signed(found.low, 2)}, {signed(found.high, 2)}]"
+
+
+def tables(records: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> list[Rows]:
+    """All tables of this room that have rows."""
+    every = [
+        Rows("Memory (GiB above the process itself; median [lowest, highest])", MEMORY_HEADER, memory_rows(records)),
+        Rows("Speed (median [lowest, highest]; ratios to the reference in turns)", SPEED_HEADER, speed_rows(records)),
+        Rows("Perplexity and divergence as a proxy", PROXY_HEADER, proxy_rows(proxies(results))),
+    ]
+    return [each for each in every if each.rows]
