@@ -92,7 +92,9 @@ def test_generation_is_greedy_and_exactly_as_long_as_asked(reference):
     assert torch.equal(torch.stack(seen, 1), expected[:, 12:])
     assert timing.first > 0 < timing.rest
     shape = read_architecture(reference, "reference")
-    assert cache_size(cache) == 4 * 2 * shape.layers * shape.kv_heads * shape.head_dim * (12 + 3) * 2  # float32 of two sequences
+    assert (
+        cache_size(cache) == 4 * 2 * shape.layers * shape.kv_heads * shape.head_dim * (12 + 3) * 2
+    )  # float32 of two sequences
 
 
 def test_the_measuring_process(reference):
