@@ -3,8 +3,8 @@
 Weights at least ``n`` standard deviations from the mean of their matrix stay in 16 bit (the paper prints the variance;
 only the standard deviation has the right unit). The others go on the symmetric grid ``s * {-2^(k-1) + 1 .. 2^(k-1)}``
 with the ``s`` that minimizes their squared error. The paper descends to it by 100 to 500 Adam steps with the rounding
-held constant; the gradient ``2 sum (s c - x) c`` is zero at ``s = sum x c / sum c^2``. Here ``s`` is searched from the
-absolute maximum downwards and then iterated to that point, which finds errors no larger and needs no learning rate.
+held constant. Here ``s`` is searched, from the absolute maximum downwards and then around the best in small steps: the
+errors are no larger than those of the descent (a test compares them) and there is no learning rate to choose.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from quantgate.quantize.packing import pack_stream, unpack_stream
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive fp16
 _SHRINKS: Final = tuple(step / 50 for step in range(50, 14, -1))  # of the absolute maximum: 1 down to 0.3
 _NUDGES: Final = tuple(1 + step / 400 for step in range(-7, 8) if step)  # of the best so far: half a step at most
-_REFINEMENTS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,6 @@ def fit(members: Tensor, bits: int) -> Tensor:
     coarse = scale
     for nudge in _NUDGES:
         consider(coarse * nudge)
-    for _ in range(_REFINEMENTS):
-        codes = _codes(members, scale, bits)
-        consider((members * codes).sum(0) / codes.square().sum(0).clamp(min=1.0))
     if not bool(torch.isfinite(best).all()):
         raise MethodError(
             "easyquant", "weights that are not finite or too large for an fp16 scale", expected="finite weights"

@@ -107,6 +107,16 @@ def test_mxfp4_by_hand():
     assert quantize_float4(block / 4, "mxfp4").scales.tolist() == [[125]]
 
 
+@pytest.mark.parametrize("kind", ["nvfp4", "mxfp4"])
+def test_two_codes_a_byte_and_back(kind):
+    algorithm = FloatFormats(FloatSettings(kind))
+    stored = algorithm.quantize([weights()], None)[0].weight
+    tensors = stored.tensors()
+    first = tensors["weight_packed"][2, 5]
+    assert int(first) == int(stored.codes[2, 10]) + 16 * int(stored.codes[2, 11])
+    assert torch.equal(from_compressed(tensors, algorithm.checkpoint_config(), "layer").codes, stored.codes)
+
+
 def test_nvfp4_block_scales():
     weight = weights()
     weight[0, :16] *= 100

@@ -7,7 +7,7 @@ from quantgate.quantize.gptq import GptqSettings, gptq
 from quantgate.quantize.grids import UniformGrid
 from quantgate.quantize.grids import fit as fit_uniform
 from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.slim import SampledHessian, Slim, SlimSettings, allocate, factors, fit, slim
+from quantgate.quantize.slim import SampledHessian, Slim, SlimSettings, _divergence, allocate, factors, fit, slim
 
 from .test_gptq import correlated_inputs, hessian_of, weight_matrix
 
@@ -77,6 +77,13 @@ def test_the_exchange_has_the_smallest_divergence_of_all():
     assert tuple(bits) == best
     assert len(set(divergences.values())) == len(divergences)
     assert 3 in best
+
+
+def test_the_divergence_is_that_of_the_softmax():
+    reference, output = (torch.randn(5, 30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    p, q = torch.softmax(reference.double(), 1), torch.softmax(output.double(), 1)
+    expected = float((p * (p / q).log()).sum(1).mean())
+    assert _divergence(torch.log_softmax(reference, 1), output) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_planted_salient_group_gets_more_bits():
