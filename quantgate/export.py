@@ -105,6 +105,8 @@ def _copy(source: Path, target: Path, rewrite: Callable[[Path, Path], None] | No
         shutil.copytree(source, work, ignore=shutil.ignore_patterns("entry.json"))
         if rewrite:
             rewrite(source, work)
+        for file in work.iterdir():
+            file.chmod(0o644)  # safetensors makes files that only their owner can read
         if target.exists():
             target.rmdir()
         work.rename(target)

@@ -30,6 +30,7 @@ def test_writes_a_checkpoint_that_loads(model_dir, tmp_path, capsys):
     assert export("rtn4", target, model_dir, tmp_path) == 0
     assert "rtn4" in capsys.readouterr().out
     assert not (target / "entry.json").exists()
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o644}
     assert read_record(target).method["method"] == "rtn4"
     assert torch.isfinite(load_quantized(target, torch.float32)(torch.tensor([[1, 2, 3]])).logits).all()
     assert [path.name for path in target.parent.iterdir()] == ["out"]
