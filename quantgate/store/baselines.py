@@ -63,10 +63,15 @@ def read(path: Path) -> Baseline | None:
 
 def write(path: Path, baseline: Baseline) -> None:
     """Write ``baseline`` atomically, one outcome a line so that diffs can be read."""
-    lines = ",\n  ".join(json.dumps(asdict(outcome), ensure_ascii=False) for outcome in baseline.outcomes)
+    lines = ",\n  ".join(json.dumps(_plain(outcome), ensure_ascii=False) for outcome in baseline.outcomes)
     provenance = json.dumps(dict(baseline.provenance), indent=1, sort_keys=True, ensure_ascii=False)
     text = f'{{"schema": {SCHEMA},\n "provenance": {provenance},\n "outcomes": [\n  {lines}\n ]}}\n'
     write_atomically(path, text)
+
+
+def _plain(outcome: ItemOutcome) -> dict[str, Any]:
+    # only corpus metrics have facts
+    return {name: value for name, value in asdict(outcome).items() if name != "facts" or value}
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
