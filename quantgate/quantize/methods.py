@@ -157,16 +157,17 @@ _FLOATS: Final = (
 )
 
 
-def _quip(bits: int) -> Method:
+def _quip(bits: int, half_range: float) -> Method:
+    """The authors take 2.4 at any bits; below 4 a narrower grid leaves less output error (0.039 for 0.054 at 2 bit)."""
     return Method(
         id=f"quip{bits}",
         algorithm="quip",
-        settings=QuipSettings(bits),
+        settings=QuipSettings(bits, half_range),
         bits=bits,
         needs_calibration=True,
         storage="packed",
         code_version=1,
-        summary=f"QuIP, {bits} bit, one grid a matrix: randomly rotated weights (stored so, rotated back when loaded)",
+        summary=f"QuIP, {bits} bit: randomly rotated weights on a grid of +-{half_range} rms, rotated back on loading",
         source="Chee et al. 2023 (arXiv 2307.13304); Hadamard rotations as in QuIP# (2402.04396)",
         standard=bits == 2,
     )
@@ -224,7 +225,7 @@ _ROWS: Final = (
     *_SPQR,
     *map(_slim, (4, 3, 2)),
     *map(_easyquant, (8, 4, 3, 2)),
-    *map(_quip, (4, 3, 2)),
+    *(_quip(bits, half_range) for bits, half_range in ((4, 2.4), (3, 2.1), (2, 1.8))),
     *map(_hqq, (4, 3, 2)),
     *_FLOATS,
     *transformed.ROWS,
