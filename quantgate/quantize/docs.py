@@ -118,14 +118,14 @@ def page() -> str:
     head = [
         "# The methods",
         "",
-        "Written by `python -m quantgate.quantize.docs` from the method table; a test compares. `pytest evals` runs the",
-        "rows marked *standard*; name others with `--methods a,b` or `-k`, or all with `--methods all`. Mix them with",
-        "`--recipe FILE` (`quantgate/quantize/recipe.py` shows the format). Other packages add rows by the entry point",
-        "group `quantgate.methods` (`quantgate/quantize/plugins.py`).",
+        "Written by `python -m quantgate.quantize.docs` from the method table; a test compares. `pytest evals` runs",
+        "the rows marked *standard*; name others with `--methods a,b` or `-k`, or all with `--methods all`. Mix them",
+        "with `--recipe FILE` (`quantgate/quantize/recipe.py` shows the format). Other packages add rows by the entry",
+        "point group `quantgate.methods` (`quantgate/quantize/plugins.py`).",
         "",
-        "W/A/KV: nominal bits of weights, of the inputs of linear layers, of keys and values. *packed*: integers on disk;",
-        "*fake*: 16-bit tensors. A or KV below 16 is simulated in the forward of the loaded checkpoint, LLM.int8 alone",
-        "excepted. What scales, zero points and outliers add is in each report as effective bits.",
+        "W/A/KV: nominal bits of weights, of the inputs of linear layers, of keys and values. *packed*: integers on",
+        "disk; *fake*: 16-bit tensors. A or KV below 16 is simulated in the forward of the loaded checkpoint, LLM.int8",
+        "alone excepted. What scales, zero points and outliers add is in each report as effective bits.",
         "",
     ]
     rows = [[f"`{m.id}`", _bits(m), _yes(m.needs_calibration), m.storage, _yes(m.standard), m.summary] for m in _rows()]
