@@ -61,7 +61,7 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
     rest = _first(shapes, 1, group) if group > 0 else ""
     words = rest or _first(shapes, 0, 32 if bits == 3 else 32 // bits)
     return [
-        Reader("AutoGPTQ", second),
+        Reader("AutoGPTQ", second or _first(shapes, 1, 32) or _first(shapes, 0, 32)),
         Reader("GPTQModel"),
         Reader("transformers (with gptqmodel installed)"),
         Reader("vLLM", words),
