@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.efficiency.pareto import REFERENCE, Front, pareto, quality_points
+from quantgate.efficiency.pareto import REFERENCE
 from quantgate.efficiency.proxy import Correlation, Proxy, proxies
 from quantgate.verdict.records import Result
 from reports.table import number, signed
@@ -86,32 +86,6 @@ def _speed_row(name: str, row: Mapping[str, Any], side: str) -> tuple[str, ...]:
 
 def _rate(found: Mapping[str, float], digits: int) -> str:
     return f"{found['median']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
-
-
-def fronts(results: Sequence[Result]) -> list[Front]:
-    """Quality against bytes and against time per token, as far as the run has both; empty with a single method."""
-    found = []
-    for task, cost, of in (("weight_bytes", "GiB of weights", float), ("decode_speed", "seconds per token", _inverse)):
-        mine = [result for result in results if result.task == task and result.verdict != "invalid"]
-        costs = {result.method: of(result.value) for result in mine if not result.companions.get("simulated")}
-        quality, points = quality_points([r for r in results if r.dimension != "efficiency"], costs)
-        if len(points) < 2:
-            continue
-        costs[REFERENCE] = of(mine[0].reference)
-        quality, points = quality_points([r for r in results if r.dimension != "efficiency"], costs)
-        found.append(pareto(points, cost, quality))
-    return found
-
-
-def _inverse(rate: float) -> float:
-    return 1 / rate
-
-
-def front_lines(front: Front) -> list[str]:
-    """The front and everything it beats, in words."""
-    lines = [f"{front.quality} against {front.cost}: {', '.join(front.front)} on the front"]
-    lines += [f"{name} is dominated by {by}: worth no more, and costs no less" for name, by in front.dominated.items()]
-    return lines
 
 
 def proxy_rows(found: Sequence[Proxy]) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quantgate.efficiency.pareto import fronts
 from reports import efficiency
 from reports.run import Run
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
@@ -36,7 +37,7 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         parts += [f"## {table.title}", _table(table.header, table.rows)]
     if any(record.get("speed") for record in records):
         parts.append("![roofline](roofline.svg)")
-    lines = [line for front in efficiency.fronts(run.results) for line in efficiency.front_lines(front)]
+    lines = [line for front in fronts(run.results) for line in front.lines()]
     if lines:
         parts += ["## Size and speed against quality", "\n".join(f"- {_plain(line)}" for line in lines)]
     if run.notes:

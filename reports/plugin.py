@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from quantgate.efficiency.pareto import fronts
 from quantgate.errors import QuantgateError, StoreError
 from quantgate.store.store import write_atomically
 from reports import efficiency
@@ -156,8 +157,8 @@ def _efficiency(terminalreporter: pytest.TerminalReporter, run: Run, width: int,
     for table in efficiency.tables(list(run.efficiency.values()), run.results):
         terminalreporter.line(f"{table.title}:")
         terminalreporter.write(_rich(table.header, table.rows, max(width, 240), color, [""] * len(table.rows)))
-    for front in efficiency.fronts(run.results) if len(run.subjects) > 1 else ():
-        for line in efficiency.front_lines(front):
+    for front in fronts(run.results):
+        for line in front.lines():
             terminalreporter.line(line)
 
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from quantgate.efficiency.pareto import fronts
 from quantgate.efficiency.proxy import proxies
 from quantgate.verdict.family import MethodDecision, decide
 from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import VERDICTS, Result
-from reports.efficiency import fronts
 from reports.payload import Payload
 
 SCHEMA: Final = 1

@@ -43,6 +43,11 @@ class Front:
     front: tuple[str, ...]
     dominated: Mapping[str, str]
 
+    def lines(self) -> list[str]:
+        """The front and everything it beats, in words."""
+        first = f"{self.quality} against {self.cost}: {', '.join(self.front)} on the front"
+        return [first, *(f"{name} is dominated by {by}" for name, by in self.dominated.items())]
+
     def as_record(self) -> dict[str, Any]:
         """Plain dict for report.json."""
         return asdict(self)
@@ -95,7 +100,7 @@ def _points(results: Sequence[Result], methods: Sequence[str], costs: Mapping[st
     for method in methods:
         mine = [result for result in results if result.method == method]
         points.append(Point(method, costs[method], _mean([(result.value, result.metric) for result in mine])))
-    if REFERENCE in costs:
+    if REFERENCE in costs and not any(name.endswith(f": {REFERENCE}") for name in methods):
         first = {result.task: (result.reference, result.metric) for result in results}
         points.append(Point(REFERENCE, costs[REFERENCE], _mean(list(first.values()))))
     return points
@@ -103,3 +108,23 @@ def _points(results: Sequence[Result], methods: Sequence[str], costs: Mapping[st
 
 def _mean(values: Sequence[tuple[float, str]]) -> float:
     return math.fsum(-math.log(value) if metric == "ppl" else value for value, metric in values) / len(values)
+
+
+def fronts(results: Sequence[Result]) -> list[Front]:
+    """Quality against bytes and against time per token, as far as the results have both for two methods or more.
+
+    A method whose speed was only simulated has no time.
+    """
+    found = []
+    benchmarks = [result for result in results if result.dimension != "efficiency"]
+    for task, cost, power in (("weight_bytes", "GiB of weights", 1), ("decode_speed", "seconds per token", -1)):
+        measured = [result for result in results if result.task == task and result.verdict != "invalid"]
+        real = [result for result in measured if not result.companions.get("simulated")]
+        costs = {result.method: result.value**power for result in real}
+        if len(costs) < 2:
+            continue
+        costs.setdefault(REFERENCE, real[0].reference ** power)
+        quality, points = quality_points(benchmarks, costs)
+        if points:
+            found.append(pareto(points, cost, quality))
+    return found

@@ -35,6 +35,10 @@ class Correlation:
     confidence: float
     undefined: str = ""
 
+    def words(self) -> str:
+        """The value and its interval."""
+        return f"{self.value:+.3f} [{self.low:+.2f}, {self.high:+.2f}]"
+
 
 def correlate(x: Sequence[float], y: Sequence[float], kind: Kind, confidence: float = 0.95) -> Correlation:
     """The correlation of pairs; pairs with a number that is not finite are left out.

@@ -131,7 +131,7 @@ def _pooled_words(pooled: Pooled) -> str:
 
 
 def pool(cases: Iterable[Result]) -> Pooled:
-    """Pooled loss of the cases that were compared and have a margin above 0.
+    """Pooled loss of the cases that were compared and have a margin above 0; efficiency is no quality to weigh it with.
 
     Cases on the same items (``data_digest``) move together, so their errors are added; the others' are independent
     given the models, so their squares are.
@@ -140,7 +140,9 @@ def pool(cases: Iterable[Result]) -> Pooled:
     errors: dict[str, float] = defaultdict(float)
     quantiles: list[float] = []
     for case in cases:
-        if case.verdict == "invalid" or not (case.margin > 0 and math.isfinite(case.ci_high - case.ci_low)):
+        if case.verdict == "invalid" or case.dimension == "efficiency":
+            continue
+        if not (case.margin > 0 and math.isfinite(case.ci_high - case.ci_low)):
             continue
         quantile = normal_quantile(case.confidence)
         harm = -case.delta if case.higher_is_better else case.delta

@@ -1,0 +1,70 @@
+"""Compare the reports of several models: ``python -m quantgate.efficiency report.json [report.json ...]``.
+
+Prints the fronts of quality against bytes and against time over all subjects of all reports, 16-bit ones included, so
+that a larger model in few bits meets a smaller one in 16; and the correlations of perplexity with every benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from quantgate.efficiency.pareto import REFERENCE, fronts
+from quantgate.efficiency.proxy import proxies
+from quantgate.errors import DataError, QuantgateError
+from quantgate.verdict.records import Result
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what the reports say together; 0, or 4 for files that are no reports."""
+    try:
+        results = [result for name in arguments for result in read_results(Path(name))]
+        if not results:
+            raise DataError("reports", "no results", expected="at least one report.json with results")
+    except QuantgateError as error:
+        print(error, file=sys.stderr)
+        return 4
+    for front in fronts(results):
+        print("\n".join(front.lines()))
+    for proxy in proxies(results):
+        if not proxy.pearson.undefined:
+            both = f"Pearson {proxy.pearson.words()}, Spearman {proxy.spearman.words()}"
+            print(f"{proxy.proxy} with {proxy.task} over {proxy.pearson.n} subjects: {both}")
+    return 0
+
+
+def read_results(path: Path) -> list[Result]:
+    """Results of a report.json with the model's name before each method's; the reference as a subject of its own.
+
+    Raises:
+        DataError: the file is missing, or no report.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        model, rows = str(report["model"].get("id", path.stem)), list(report["results"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", expected="a report.json of the suite") from error
+    results = []
+    for row in rows:
+        subject = replace(_result(row), method=f"{model}: {row['method']}")
+        results.append(subject)
+        results.append(replace(subject, method=f"{model}: {REFERENCE}", value=subject.reference, companions={}))
+    return list({(result.method, result.task): result for result in results}.values())
+
+
+def _result(row: dict[str, Any]) -> Result:
+    """The record of one row; numbers that the report has no value for are NaN."""
+    texts = ("task", "dimension", "protocol", "method", "metric", "verdict", "reason")
+    plain: dict[str, Any] = dict.fromkeys((field.name for field in fields(Result)[:16]), math.nan)
+    plain |= dict.fromkeys(texts, "") | {"n_items": 0, "higher_is_better": True}
+    known = {field.name for field in fields(Result)}
+    return Result(**plain | {name: value for name, value in row.items() if name in known and value is not None})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
