@@ -9,14 +9,14 @@ from quantgate.tasks.base import ItemOutcome
 OUTCOMES = (
     ItemOutcome("a/test/0", "a", 1.0, "B", {"prob_right": 0.25}),
     ItemOutcome("a/test/1", "a", None, unscored="no answer"),
-    ItemOutcome("a/test/2", "a", 12.5, "text", facts=(3.0, 4.0)),
 )
+WITH_FACTS = (*OUTCOMES, ItemOutcome("a/test/2", "a", 12.5, "text", facts=(3.0, 4.0)))
 
 
 def test_round_trip(tmp_path):
     path = baselines.path_of(tmp_path, "bundled", "mmlu")
-    baselines.write(path, baselines.Baseline({"weights": "abc"}, OUTCOMES))
-    assert baselines.read(path) == baselines.Baseline({"weights": "abc"}, OUTCOMES)
+    baselines.write(path, baselines.Baseline({"weights": "abc"}, WITH_FACTS))
+    assert baselines.read(path) == baselines.Baseline({"weights": "abc"}, WITH_FACTS)
     assert path.read_text().count('"facts"') == 1, "only corpus metrics have facts"
 
 
