@@ -4,6 +4,7 @@ Numbers are those of the list this project was planned with (section 2.6 of its 
 """
 
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,15 +16,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from quantgate.errors import MethodError
 from quantgate.progress import Silent
+from quantgate.quantize.activations import ActivationLinear, ActivationSettings
+from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
 from quantgate.quantize.checkpoint import load_quantized
 from quantgate.quantize.driver import Sweep
 from quantgate.quantize.floats import quantize_float8
 from quantgate.quantize.methods import METHODS, algorithm_of
 from quantgate.quantize.packing import pack_rows, unpack_rows
+from quantgate.quantize.rtn import RtnSettings, rtn
 from quantgate.quantize.run import quantize_checkpoint
 from quantgate.quantize.slim import SampledHessian, Slim, SlimSettings
 from quantgate.quantize.spqr import SpqrSettings
+from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.prompts import Prompts
 
 from .conftest import random_calibration, tiny_llama
 from .test_gptq import correlated_inputs, weight_matrix
@@ -174,3 +181,61 @@ def test_defect_20_the_working_directory_does_not_matter(tmp_path):
     for path in (ROOT / "quantgate").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not [start for start in ("/home/", "/models/", "/root/", "/mnt/", "HF_ENDPOINT") if start in text], path
+
+
+def corpus(tmp_path, write_jsonl, tokenizer):
+    rows = [{"text": f"line {number} of a page", "url": "", "timestamp": ""} for number in range(200)]
+    write_jsonl(tmp_path, "allenai/c4", "en", "train", rows)
+    return DirectorySource(tmp_path), Prompts(tokenizer, 512, "tiny")
+
+
+def test_defect_2_c4_gives_calibration_text(tmp_path, write_jsonl, tokenizer):
+    """There, the loader of C4's train split ends without a return."""
+    data, prompts = corpus(tmp_path, write_jsonl, tokenizer)
+    calibration = build_calibration(CalibrationChoice("c4", 4, 30), data, data, prompts)
+    assert calibration.n_tokens == 120
+    assert all("line" in text for text in calibration.texts)
+
+
+@pytest.mark.parametrize("length", [1, 30, 77])
+def test_defect_9_the_length_cuts_tokens(length, tmp_path, write_jsonl, tokenizer):
+    """There, the calibration length slices the axis of the samples, so that nothing is cut."""
+    data, prompts = corpus(tmp_path, write_jsonl, tokenizer)
+    samples = build_calibration(CalibrationChoice("c4", 5, length), data, data, prompts).samples
+    assert [len(sample) for sample in samples] == [length] * 5
+
+
+@pytest.mark.parametrize("name", ["rtn4", "gptq4", "awq4", "spqr4", "quip4", "slim4", "easyquant4", "smoothquant8"])
+def test_defect_11_quantized_activations_are_never_ignored(name, model_dir, tmp_path):
+    """There, GPTQ, AWQ and QuIP drop an integer activation type without a word."""
+    row = dataclasses.replace(METHODS[name], activations=ActivationSettings(5), activation_bits=5)
+    record = quantize_checkpoint(model_dir, row, random_calibration([12, 7]), tmp_path, progress=Silent())
+    assert record.activation_bits == 5
+    model = load_quantized(tmp_path, torch.bfloat16)
+    layers = [model.get_submodule(layer) for layer in record.quantized_modules]
+    assert all(isinstance(layer, ActivationLinear) and layer.settings.bits == 5 for layer in layers)
+
+
+@pytest.mark.parametrize("sym", [True, False])
+def test_defect_12_scales_have_the_shape_of_what_shares_them(sym):
+    """There, static scales by token do not exist when they are used, and a reshape by channel is thrown away."""
+    with pytest.raises(MethodError, match="static scales by token"):
+        ActivationSettings(8, "token", dynamic=False)
+    weight = weight_matrix(16, 96)
+    weight[3] *= 100
+    stored = rtn(weight, RtnSettings(8, -1, sym))
+    assert stored.scales.shape == (1, 16)
+    error = (stored.dequantize(torch.float32) - weight).abs().amax(1)
+    assert bool((error <= stored.scales[0].float() * 0.57).all()), "one scale a channel, used by that channel"
+
+
+@pytest.mark.parametrize("name", ["smoothquant8", "smoothquant-gptq-w8", "zeroquant8", "awq-gptq-w3", "awq4"])
+def test_defect_13_transformations_leave_their_sources_alone(name, model_dir, tmp_path):
+    calibration, files = random_calibration([12, 7]), sorted(model_dir.iterdir())
+    before = copy.deepcopy(calibration), [path.read_bytes() for path in files]
+    for number in (1, 2):
+        target = tmp_path / str(number)
+        quantize_checkpoint(model_dir, METHODS[name], calibration, target, progress=Silent())
+    assert before == (calibration, [path.read_bytes() for path in files])
+    weights = [(tmp_path / number / "model.safetensors").read_bytes() for number in ("1", "2")]
+    assert weights[0] == weights[1]
