@@ -111,7 +111,7 @@ def measure(evaluation, method) -> dict:
     start = time.perf_counter()
     perplexity, divergence = (evaluation.result(method, task) for task in evaluation.tasks)
     record = evaluation.subject(method).record
-    evaluation._unload()
+    evaluation.release()
     return {
         "method": method.id,
         "bits": method.bits,

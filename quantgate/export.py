@@ -2,7 +2,8 @@
 
 What is exported is the subject that the suite judges: it comes from the same store, under the same key, and is made
 there if the suite has not made it yet. Which runtimes load it, and why one does not, is said before anything is
-computed. The files are those of the store; only W8A8 is rewritten, into compressed-tensors' layout.
+computed. The files are those of the store; W8A8 is rewritten into compressed-tensors' layout, and in NVFP4
+layers that a runtime may fuse are given a common scale.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from quantgate.progress import Progress
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
+from quantgate.quantize.floats import FloatSettings
 from quantgate.quantize.methods import algorithm_of, get_methods
 from quantgate.quantize.mixed import mixed_config
+from quantgate.quantize.nvfp4 import share_scales
 from quantgate.quantize.readers import linear_shapes, readers
 from quantgate.quantize.w8a8 import convert, is_w8a8, w8a8_config
 from quantgate.store.store import Store, default_root
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     for reader in readers(export_config(method), linear_shapes(model.path, method.id)):
         print(reader, flush=True)
     subject = _subject(args, model, method, store, progress)
-    _copy(subject.path, args.directory, convert if is_w8a8(method) else None)
+    _copy(subject.path, args.directory, rewrite_of(method))
     record = subject.record
     print(f"{args.directory}: {method.id}, {record.bits_effective:.3f} bits a weight, {record.bytes_on_disk} bytes")
     return 0
@@ -78,6 +81,13 @@ def export_config(method: Method) -> dict[str, Any]:
     if method.activations or method.kv_cache:
         return mixed_config({}, None)
     return algorithm_of(method).checkpoint_config()
+
+
+def rewrite_of(method: Method) -> Callable[[Path, Path], None] | None:
+    """What turns a copy (second argument) of the subject's files into what is exported; None: they are it already."""
+    if is_w8a8(method):
+        return convert
+    return share_scales if method.settings == FloatSettings("nvfp4") else None
 
 
 def _subject(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store, progress: Progress) -> Subject:

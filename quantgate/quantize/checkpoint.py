@@ -146,6 +146,13 @@ def save(state: Mapping[str, Tensor], target: Path) -> None:
     write_json(target / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
+def replace_weights(state: Mapping[str, Tensor], target: Path) -> None:
+    """Put ``state`` in the place of all tensors that the checkpoint ``target`` holds."""
+    for path in (*target.glob("*.safetensors"), target / "model.safetensors.index.json"):
+        path.unlink(missing_ok=True)
+    save(state, target)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` with sorted keys and a final newline."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

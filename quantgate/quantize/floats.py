@@ -2,7 +2,7 @@
 
 * E4M3 (largest value 448) and E5M2 (57344) of the OCP FP8 specification, one bf16 scale an output feature;
 * NVFP4: E2M1 values in blocks of 16 input features with an E4M3 scale, and one float32 scale a matrix that brings the
-  largest block scale to 448;
+  largest block scale to 224 .. 448: a power of two, so that matrices can be brought to a common one without loss;
 * MXFP4 (OCP microscaling): E2M1 values in blocks of 32 with a power of two as the scale (E8M0),
   ``2^(floor(log2 max) - 2)``; values between 6 and 8 of those units saturate, as the specification has it.
 
@@ -147,7 +147,7 @@ def quantize_float4(weight: Tensor, kind: FloatFormat) -> Float4BlockWeight:
         scales = (exponent - 2 + _E8M0_BIAS).clamp(0, 2 * _E8M0_BIAS).to(torch.uint8)
         stored = Float4BlockWeight(torch.empty(0), scales, None)
     else:
-        divisor = _E4M3_TOP * E2M1[-1] / largest.amax().clamp(min=_TINY).view(1)
+        divisor = torch.exp2(torch.log2(_E4M3_TOP * E2M1[-1] / largest.amax().clamp(min=_TINY)).floor()).view(1)
         scales = round_float8((largest / E2M1[-1] * divisor).clamp(min=2.0**-9), "e4m3")
         stored = Float4BlockWeight(torch.empty(0), scales, divisor)
     codes = round_e2m1(blocks / stored.block_scales().unsqueeze(2)).view(rows, columns)

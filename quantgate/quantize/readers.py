@@ -69,9 +69,7 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
 
 
 def _compressed(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
-    fused = "it runs q/k/v and gate/up as one matrix with one global scale, here each has its own"
-    divided = config["format"] == "nvfp4-pack-quantized"
-    return [Reader("transformers (with compressed-tensors installed)"), Reader("vLLM", fused if divided else "")]
+    return [Reader("transformers (with compressed-tensors installed)"), Reader("vLLM")]
 
 
 def _bitsandbytes(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:

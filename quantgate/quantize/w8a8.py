@@ -63,9 +63,7 @@ def convert(source: Path, target: Path) -> None:
     state, layers = checkpoint.read_layers(source, config["quantization_config"])
     for name, layer in layers.items():
         state |= {f"{name}.{part}": tensor for part, tensor in _int8(layer, name).items()}
-    for path in (*target.glob("*.safetensors"), target / "model.safetensors.index.json"):
-        path.unlink(missing_ok=True)
-    checkpoint.save(state, target)
+    checkpoint.replace_weights(state, target)
     checkpoint.write_json(target / "config.json", config | {"quantization_config": w8a8_config()})
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from quantgate.cli import main
@@ -104,3 +105,17 @@ def test_w8a8_is_what_transformers_computes(model_dir, tmp_path):
     assert torch.equal(*weights)
     plain = tiny_llama().float()(ids).logits
     assert (found - expected).norm() < 0.3 * (plain - expected).norm()
+
+
+def test_nvfp4_layers_of_a_module_share_their_scale_and_keep_their_weights(model_dir, tmp_path):
+    assert export("nvfloat4", tmp_path / "out", model_dir, tmp_path) == 0
+    (stored,) = (tmp_path / "store" / "subjects").iterdir()
+    before, after = (load_file(directory / "model.safetensors") for directory in (stored, tmp_path / "out"))
+    scales = {name: float(t) for name, t in after.items() if name.endswith("global_scale")}
+    assert len({scales[f"model.layers.0.mlp.{part}_proj.weight_global_scale"] for part in ("gate", "up", "down")}) == 1
+    moved = [name for name in scales if float(before[name]) != scales[name]]
+    assert moved, "all layers had the same scale here: the test would prove nothing"
+    ours, exported = (load_quantized(directory, torch.float32) for directory in (stored, tmp_path / "out"))
+    for name in moved:
+        layer = name.removesuffix(".weight_global_scale")
+        assert torch.equal(ours.get_submodule(layer).weight, exported.get_submodule(layer).weight)

@@ -122,8 +122,10 @@ def test_nvfp4_block_scales():
     weight[0, :16] *= 100
     stored = quantize_float4(weight, "nvfp4")
     assert stored.scales.dtype == torch.float8_e4m3fn
-    assert float(stored.scales.float().max()) == 448
-    assert float(stored.divisor) == pytest.approx(448 * 6 / float(weight.abs().max()))
+    assert 224 <= float(stored.scales.float().max()) <= 448
+    exact = 448 * 6 / float(weight.abs().max())
+    assert exact / 2 < float(stored.divisor) <= exact
+    assert float(stored.divisor.log2()) % 1 == 0
     largest = weight.view(6, 4, 16).abs().amax(2)
     torch.testing.assert_close(stored.block_scales(), largest / 6, rtol=0.07, atol=1e-4)
     error = (stored.dequantize(torch.float32) - weight).view(6, 4, 16).abs().amax(2)
