@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from quantgate.efficiency.meters import Stages, gauge_for
-from quantgate.efficiency.workload import Generator, Workload, cache_size, prompt_of
+from quantgate.efficiency.workload import Generator, Workload, cache_size, prompt_of, run_in_turns
 from quantgate.errors import ModelError
 
 SEED: Final = 1234
+_WARM_UP: Final = 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def measure_memory(job: Job) -> dict[str, Any]:
 
 
 def measure_speed(job: Job) -> dict[str, Any]:
-    """Times of all models in turns, after a warm-up each; the order turns around every repetition.
+    """Times of all models in turns, token by token, after a warm-up; the order turns around every repetition.
 
     Also this machine's rates, measured around it in the same process: the better of before and after.
     """
@@ -150,14 +151,13 @@ def measure_speed(job: Job) -> dict[str, Any]:
 def _timed(generators: list[Generator], workload: Workload, job: Job, config: Any) -> dict[str, Any]:
     """``times[model][repetition]`` = (seconds to the first token, seconds for the rest)."""
     tokens = prompt_of(workload, config.get_text_config(decoder=True).vocab_size, SEED).to(job.device)
-    warm = min(workload.new, 8)
-    for generator in generators:
-        generator.run(tokens, warm)
+    everyone = list(range(len(generators)))
+    run_in_turns(generators, tokens, min(workload.new, _WARM_UP), everyone)
     times: list[list[Mapping[str, float]]] = [[] for _ in generators]
     for repetition in range(job.repetitions):
-        order = range(len(generators)) if repetition % 2 == 0 else reversed(range(len(generators)))
-        for index in order:
-            timing, _ = generators[index].run(tokens, workload.new)
+        order = everyone if repetition % 2 == 0 else everyone[::-1]
+        timings, _ = run_in_turns(generators, tokens, workload.new, order)
+        for index, timing in enumerate(timings):
             times[index].append(asdict(timing))
     return {"workload": asdict(workload), "times": times}
 

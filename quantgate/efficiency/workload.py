@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -85,19 +85,29 @@ class Generator:
         hidden = self.decoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state
         return self.head(hidden[:, -1]).argmax(-1)
 
-    def run(self, tokens: Any, new: int) -> tuple[Timing, Any]:
-        """Read ``tokens`` (int64 ``[batch, prompt]``) and write ``new``; the times, and the cache as it is then."""
-        from transformers import DynamicCache
 
-        cache = DynamicCache()
-        start = time.perf_counter()
-        token = self.step(tokens, cache)
-        self.finish()
-        middle = time.perf_counter()
-        for _ in range(new - 1):
-            token = self.step(token[:, None], cache)
-        self.finish()
-        return Timing(middle - start, time.perf_counter() - middle), cache
+def run_in_turns(
+    generators: Sequence[Generator], tokens: Any, new: int, order: Sequence[int]
+) -> tuple[list[Timing], list[Any]]:
+    """Let all generators read ``tokens`` (int64 ``[batch, prompt]``) and write ``new``, a token each in ``order``.
+
+    Turns are that short because disturbances last for seconds: so they hit all alike, and the ratio stays. Returns the
+    times of each generator, and the caches as they are then.
+    """
+    from transformers import DynamicCache
+
+    caches = [DynamicCache() for _ in generators]
+    inputs, first, rest = [tokens] * len(generators), [0.0] * len(generators), [0.0] * len(generators)
+    for step in range(new):
+        spent = rest if step else first
+        for index in order:
+            generator = generators[index]
+            start = time.perf_counter()
+            token = generator.step(inputs[index], caches[index])
+            generator.finish()
+            spent[index] += time.perf_counter() - start
+            inputs[index] = token[:, None]
+    return [Timing(*each) for each in zip(first, rest, strict=True)], caches
 
 
 def prompt_of(workload: Workload, vocabulary: int, seed: int) -> Any:

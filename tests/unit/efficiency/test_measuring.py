@@ -15,7 +15,16 @@ from quantgate.efficiency.child import Job, run_job
 from quantgate.efficiency.execution import load_plain
 from quantgate.efficiency.meters import CudaGauge, Peak, ResidentGauge, Stages
 from quantgate.efficiency.tasks import EFFICIENCY_TASKS, efficiency_tasks, split_names
-from quantgate.efficiency.workload import WORKLOADS, Generator, Timing, Workload, cache_size, parse_workloads, prompt_of
+from quantgate.efficiency.workload import (
+    WORKLOADS,
+    Generator,
+    Timing,
+    Workload,
+    cache_size,
+    parse_workloads,
+    prompt_of,
+    run_in_turns,
+)
 from quantgate.errors import ModelError, UsageError
 from quantgate.tasks.base import ItemOutcome
 from quantgate.verdict.paired import compare
@@ -85,7 +94,7 @@ def test_generation_is_greedy_and_exactly_as_long_as_asked(reference):
         generator = Generator(model, lambda: None)
         plain_step = generator.step
         generator.step = lambda *args: seen.append(plain_step(*args)) or seen[-1]
-        timing, cache = generator.run(tokens, WORK.new)
+        [timing], [cache] = run_in_turns([generator], tokens, WORK.new, [0])
         expected = model.generate(
             tokens, max_new_tokens=4, min_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0
         )
@@ -119,18 +128,21 @@ def test_a_process_that_failed_says_why(monkeypatch, code, words):
 
 def test_speed_is_measured_in_turns_after_a_warm_up(reference, quantized, monkeypatch):
     order = []
-    plain = Generator.run
+    plain = Generator.step
 
-    def run(self, tokens, new):
-        order.append((id(self), new))
-        return plain(self, tokens, new)
+    def step(self, tokens, cache):
+        order.append((id(self), tokens.shape[1]))
+        return plain(self, tokens, cache)
 
-    monkeypatch.setattr(Generator, "run", run)
+    monkeypatch.setattr(Generator, "step", step)
     models = (("reference", str(reference), False), ("rtn4", str(quantized("rtn4")), True))
     with torch.inference_mode():
         found = child.measure_speed(Job("speed", models, ((1, 8, 12),), "bfloat16", "cpu", 3))
     a, b = order[0][0], order[1][0]
-    assert order == [(a, 8), (b, 8), (a, 12), (b, 12), (b, 12), (a, 12), (a, 12), (b, 12)]
+    turns = [(a, 8), (b, 8), *[(a, 1), (b, 1)] * 11]
+    assert order[:16] == turns[:16]  # the warm-up, 8 tokens each
+    back = [(b, 8), (a, 8), *[(b, 1), (a, 1)] * 11]
+    assert order[16:] == [*turns, *back, *turns]
     row = speed_row(found["runs"][0], found["executions"])
     assert row["repetitions"] == 3
     assert row["subject"]["execution"]["name"] == "int4 (torch)"

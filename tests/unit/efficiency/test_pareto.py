@@ -2,11 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from quantgate.efficiency.pareto import REFERENCE, Point, pareto, quality_points
+from quantgate.efficiency.pareto import REFERENCE, Point, fronts, pareto, quality_points
 from tests.unit.efficiency.paper_a import TABLE_2, result
+
+KINDS = ("knowledge", "efficiency", "efficiency")
 
 
 def names(front):
@@ -73,3 +76,18 @@ def test_without_benchmarks_perplexity_is_the_quality():
     assert words == "-ln perplexity of perplexity_prose"
     assert [(point.name, pytest.approx(point.quality)) for point in points] == [("a", -2), (REFERENCE, -1)]
     assert quality_points([], {"a": 1}) == ("", [])
+
+
+def test_fronts_of_a_run_leave_out_speed_that_was_only_simulated():
+    def of(method, size, rate, score, companions=()):
+        speed = replace(result(method, "decode_speed", rate, "decode_speed", 10.0), companions=dict(companions))
+        rows = [result(method, "mmlu", score), result(method, "weight_bytes", size, "weight_bytes", 4.0), speed]
+        return [replace(row, verdict="pass", dimension=dimension) for row, dimension in zip(rows, KINDS, strict=True)]
+
+    results = [*of("a", 1.0, 20.0, 0.4), *of("b", 2.0, 5.0, 0.3), *of("c", 3.0, 99.0, 0.6, {"simulated": 1.0}.items())]
+    size, speed = fronts(results)
+    assert size.front == ("a", "c")  # the reference, 4 GiB and 0.5, is beaten by c
+    assert size.dominated == {"b": "a", REFERENCE: "c"}
+    assert speed.front == ("a", REFERENCE)  # 20 tokens/s at 0.4, 10 at 0.5
+    assert speed.dominated == {"b": "a"}
+    assert fronts(results[:3]) == []  # one method makes no front

@@ -36,6 +36,8 @@ def test_spearman_sees_order_only_and_its_interval_covers():
         found = correlate(x, 0.6 * x + 0.8 * draw.normal(size=30), "spearman")
         hits += found.low <= true <= found.high
     assert 0.91 <= hits / 300 <= 0.98
+    half = 1.959964 * math.sqrt((1 + found.value**2 / 2) / 27)  # Bonett and Wright (2000)
+    assert found.high == pytest.approx(math.tanh(math.atanh(found.value) + half))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,3 +102,9 @@ def test_invalid_cases_and_cases_without_margin_are_not_pooled() -> None:
     assert math.isnan(pool(cases).share)
     assert pool(cases).n_cases == 0
     assert "over its cases" not in decide(cases[:1])[0].sentence
+
+
+def test_speed_and_bytes_do_not_make_up_for_quality() -> None:
+    quality = case("mmlu")
+    faster = replace(case("decode_speed"), dimension="efficiency", delta=50.0, ci_low=40.0, ci_high=60.0)
+    assert pool([quality, faster]) == pool([quality])
