@@ -195,3 +195,24 @@ def test_statistics_are_those_of_the_float_model():
         model(torch.tensor(random_calibration([20]).samples))
     expected = statistics_of(inputs[0]).matrix()
     torch.testing.assert_close(seen[-1], expected, rtol=0.02, atol=0.01 * float(expected.abs().max()))
+
+
+def test_ranges_are_searched_on_the_scaled_input():
+    """After the fold the first stage reads what its norm, divided by the scale, now gives."""
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Spy(ClippedRtn):
+        def quantize(self, weights, statistics):
+            seen.append(statistics.matrix())
+            return super().quantize(weights, statistics)
+
+    model, inputs = tiny_llama().float(), []
+    sweep = Sweep(model, Spy(ClipSettings(3, 32)), "spy", Silent(), Awq(AwqSettings(3, 32)))
+    sweep.run(random_calibration([20]))
+    assert "model.layers.0.self_attn.q_proj" in sweep.job.folds
+    model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0]))
+    with torch.no_grad():
+        model(torch.tensor(random_calibration([20]).samples))
+    expected = statistics_of(inputs[0]).matrix()
+    torch.testing.assert_close(seen[0], expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -61,3 +61,14 @@ def test_only_what_is_needed_is_kept(rows):
     assert found.total.numel() == 0
     assert not found.magnitude_sum.any()
     assert found.count == 5000
+
+
+def test_what_is_derived_is_made_once_until_more_is_added(rows):
+    statistics = filled(rows[:10])
+    first = statistics.derived("matrix", statistics.matrix)
+    assert statistics.derived("matrix", statistics.matrix) is first
+    statistics.add(rows[10:])
+    torch.testing.assert_close(statistics.derived("matrix", statistics.matrix), filled(rows).matrix())
+    statistics.merge(filled(rows))
+    assert not torch.equal(statistics.derived("matrix", lambda: torch.zeros(1)), first)
+    assert statistics.derived("matrix", statistics.matrix).numel() == 1
