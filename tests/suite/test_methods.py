@@ -45,11 +45,21 @@ def test_a_rule_that_matches_nothing_is_red(gate, recipe):
     result.stdout.fnmatch_lines(["*rule 1 matches no layer*"])
 
 
+def subjects(gate):
+    return gate.report["subjects"]
+
+
 def test_quantized_activations_and_caches_are_judged(gate):
     gate.run("--methods", "smoothquant8,kv8,kv2")
     verdicts = gate.verdicts()
     assert verdicts["smoothquant8-perplexity_ptb"] == verdicts["kv8-perplexity_ptb"] == "pass"
     assert verdicts["kv2-perplexity_ptb"] != "invalid"
+    said = {each["method"]: (each["activation_bits"], each["cache_bits"], each["execution"]) for each in subjects(gate)}
+    assert said == {
+        "smoothquant8": (8, 16, "simulated"),
+        "kv8": (16, 8, "simulated"),
+        "kv2": (16, 2, "simulated"),
+    }
     values = {each["method"]: each for each in gate.report["results"]}
     assert values["kv2"]["delta"] != 0
     assert abs(values["kv8"]["delta"]) < abs(values["kv2"]["delta"])
