@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from quantgate import export
 from quantgate.errors import QuantgateError, UsageError
 from quantgate.progress import Progress
+from quantgate.verdict import verify
 
 _WRONG_USAGE: Final = 4
 
@@ -31,6 +32,7 @@ class Command:
 
 COMMANDS: Final = (
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
+    Command("verify", "draw every verdict of a report again from its items", verify.add_arguments, verify.run),
 )
 
 

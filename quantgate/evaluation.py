@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from quantgate import answers
 from quantgate.efficiency.tasks import EfficiencyTask
@@ -32,16 +32,31 @@ from quantgate.tasks.data import DataSource
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
-from quantgate.verdict.companions import companion_means
-from quantgate.verdict.judge import build_result, judge
+from quantgate.tasks.table import TASKS
+from quantgate.verdict.evidence import Evidence, conclude
+from quantgate.verdict.judge import build_result
+from quantgate.verdict.noise import noise_floor
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Policy, Rule
 from quantgate.verdict.records import Result
+from quantgate.verdict.sequential import can_stop_early, looks, visiting_order
+
+# The A/A run: how many items are asked again, in which order, and in how small batches.
+NOISE_ITEMS: Final = 64
+NOISE_SEGMENTS: Final = 8
+NOISE_SEED: Final = 99
+NOISE_BATCH: Final = 1024
+NOISE_CONFIDENCE: Final = 0.95
+# The engine is quick with many items at a time, so looks are far apart: half as many items again each time.
+FIRST_LOOK: Final = 64
+LOOK_GROWTH: Final = 1.5
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose. ``shared``: other workers use this machine and this store at the same time."""
+    """What the user chose. ``shared``: other workers use this machine and this store at the same time.
+    ``sequential``: stop asking a subject as soon as its verdict is certain.
+    """
 
     model: str = "bundled"
     revision: str | None = None
@@ -49,6 +64,7 @@ class Options:
     device: str = "cpu"
     offline: bool = False
     shared: bool = False
+    sequential: bool = False
     selection: Selection = field(default_factory=Selection)
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
 
@@ -66,15 +82,36 @@ class Asked:
         """Digest of the literal requests."""
         return digest_requests(self.requests)
 
+    def part(self, indices: Iterable[int]) -> Asked:
+        """Some of the items, in the order given."""
+        found = Asked([], [], [])
+        for index in indices:
+            mine = self.requests[self.slices[index]]
+            found.items.append(self.items[index])
+            found.slices.append(slice(len(found.requests), len(found.requests) + len(mine)))
+            found.requests.extend(mine)
+        return found
+
 
 @dataclass(frozen=True)
 class Scored:
-    """Outcomes of one model on one task. ``origin``: ``baseline``, ``store`` or ``computed``."""
+    """Outcomes of one model on one task. ``origin``: ``baseline``, ``store`` or ``computed``.
+
+    ``noise``: by how much two runs of these weights differ, on the scale of the metric (0 where it was not measured).
+    """
 
     outcomes: list[ItemOutcome]
     origin: str
     seconds: float = 0.0
     tokens: int = 0
+    noise: float = 0.0
+
+    def with_more(self, more: Scored) -> Scored:
+        """These outcomes and further ones."""
+        origin = self.origin if self.origin == more.origin else "computed"
+        return Scored(
+            self.outcomes + more.outcomes, origin, self.seconds + more.seconds, self.tokens + more.tokens, self.noise
+        )
 
 
 class Evaluation:
@@ -105,6 +142,8 @@ class Evaluation:
         self._subjects: dict[str, Subject] = {}
         self._reference: dict[str, Scored] = {}
         self._loaded: tuple[str, Any] | None = None
+        self.evidence: dict[tuple[str, str], Evidence] = {}
+        """What every verdict so far rests on, by method and task."""
 
     # --- what is compared -------------------------------------------------------------------------------------------
 
@@ -179,25 +218,29 @@ class Evaluation:
         """
         reference = self.reference_scored(task)
         subject = self.subject(method)
-        scored = self.subject_scored(method, task)
-        rule = self.rule(method, task)
-        comparison = compare(reference.outcomes, scored.outcomes, task.metric, rule.confidence)
-        judgement = judge(
-            comparison,
-            rule,
-            problems=subject.problems(),
+        evidence = Evidence(
+            rule=self.rule(method, task),
+            reference=tuple(reference.outcomes),
+            subject=(),
+            problems=tuple(subject.problems()),
             identical_weights=subject.is_unquantized,
             chance=getattr(task, "chance", None),
+            noise=reference.noise,
+            sequential=self.options.sequential and can_stop_early(task.metric, self.rule(method, task)),
         )
+        scored = self._visited(method, task, evidence) if evidence.sequential else self.subject_scored(method, task)
+        evidence = replace(evidence, subject=tuple(scored.outcomes))
+        self.evidence[method.id, task.id] = evidence
+        found = conclude(evidence)
         summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
         return build_result(
             task=task.id,
             dimension=task.dimension,
             protocol=task.protocol,
             method=method.id,
-            comparison=comparison,
-            judgement=judgement,
-            companions={**companion_means(scored.outcomes), **summary},
+            comparison=found.comparison,
+            judgement=found.judgement,
+            companions={**found.companions, **summary},
             seconds=scored.seconds,
             tokens=scored.tokens,
             from_cache=scored.origin == "store",
@@ -255,6 +298,8 @@ class Evaluation:
     def _matching_baseline(self, task: Task) -> baselines.Baseline | None:
         stored = baselines.read(baselines.path_of(self.baselines_root, self.model.id, task.id))
         if stored is None:
+            if self._is_distance(task):
+                return None  # nothing is missing: the reference's distance from itself is 0
             self.progress.note(f"no baseline of {task.id} for {self.model.id}: the reference is scored now")
             return None
         differing = baselines.differences(stored.provenance, self.provenance(task))
@@ -271,7 +316,7 @@ class Evaluation:
         path = baselines.path_of(self.baselines_root, self.model.id, task.id)
         scored = self.compute_reference(task)
         old = baselines.read(path)
-        baselines.write(path, baselines.Baseline(self.provenance(task), tuple(scored.outcomes)))
+        baselines.write(path, baselines.Baseline(self.provenance(task), tuple(scored.outcomes), scored.noise))
         change = baselines.describe_change(old.outcomes if old else (), scored.outcomes)
         fields = baselines.differences(old.provenance, self.provenance(task)) if old else []
         return f"baseline of {task.id} written: {change}" + (f"; changed: {', '.join(fields)}" if fields else "")
@@ -284,6 +329,8 @@ class Evaluation:
         All planned tasks are answered at once, while the reference is loaded.
         """
         if task.id not in self._reference:
+            for name in baselines.unused(self.baselines_root, self.model.id, TASKS):
+                self.progress.note(f"baseline {name} of {self.model.id} belongs to no task: delete it")
             for planned in self.tasks:
                 self._reference[planned.id] = self._score_reference(planned)
         return self._reference[task.id]
@@ -291,21 +338,54 @@ class Evaluation:
     def _score_reference(self, task: Task) -> Scored:
         if isinstance(task, RollingTask):
             self._answer(task, None)  # the subject will be compared with its top-k log-probabilities
-            if task.measure == "kld":
-                return Scored([ItemOutcome(item.id, item.group, 0.0) for item in self.asked(task).items], "definition")
         stored = self._matching_baseline(task)
-        return Scored(list(stored.outcomes), "baseline") if stored else self.compute_reference(task)
+        return Scored(list(stored.outcomes), "baseline", noise=stored.noise) if stored else self.compute_reference(task)
+
+    def _is_distance(self, task: Task) -> bool:
+        """Whether the task measures a distance from the reference, whose own distance is 0 by definition."""
+        return isinstance(task, RollingTask) and task.measure == "kld"
 
     def compute_reference(self, task: Task) -> Scored:
-        """The reference's outcomes from the store or from a model run, whatever baselines say."""
-        return self._outcomes(task, self._answer(task, None))
+        """The reference's outcomes from the store or from a model run, whatever baselines say, and their noise."""
+        if self._is_distance(task):
+            zeros = [ItemOutcome(item.id, item.group, 0.0) for item in self.asked(task).items]
+            return Scored(zeros, "definition", noise=self._noise(task, zeros))
+        scored = self._outcomes(task, self.asked(task), self._answer(task, None))
+        return replace(scored, noise=self._noise(task, scored.outcomes))
+
+    def _noise(self, task: Task, outcomes: Sequence[ItemOutcome]) -> float:
+        """The noise floor: the reference is asked again in other company, and should give the same answers."""
+        asked = self.asked(task)
+        rolling = isinstance(task, RollingTask)
+        count = min(len(asked.items), NOISE_SEGMENTS if rolling else NOISE_ITEMS)
+        # segments keep their places, by which the kept log-probabilities are found
+        order = list(range(count)) if rolling else visiting_order(len(asked.items), NOISE_SEED)[:count]
+        part = asked.part(order)
+        again = self._outcomes(task, part, self._answer(task, None, part, batch_tokens=NOISE_BATCH)).outcomes
+        comparison = compare([outcomes[index] for index in order], again, task.metric, NOISE_CONFIDENCE)
+        # a distance cannot cancel out over more items, a difference can
+        return noise_floor(comparison, of_items=0 if self._is_distance(task) else len(asked.items))
 
     def subject_scored(self, method: Method, task: Task) -> Scored:
         """The subject's outcomes, from the store or computed."""
-        return self._outcomes(task, self._answer(task, self.subject(method)))
+        return self._outcomes(task, self.asked(task), self._answer(task, self.subject(method)))
 
-    def _outcomes(self, task: Task, answered: answers.Answered) -> Scored:
-        asked = self.asked(task)
+    def _visited(self, method: Method, task: Task, evidence: Evidence) -> Scored:
+        """The subject's outcomes up to the look at which the verdict was certain."""
+        asked, subject = self.asked(task), self.subject(method)
+        order = visiting_order(len(asked.items), self.options.selection.seed)
+        scored, last = Scored([], "store"), 0
+        for count in looks(len(order), first=max(FIRST_LOOK, evidence.rule.min_items), growth=LOOK_GROWTH):
+            # sorted: neighbours share their few-shot examples, which are then read once
+            part = asked.part(sorted(order[last:count]))
+            scored = scored.with_more(self._outcomes(task, part, self._answer(task, subject, part)))
+            found = conclude(replace(evidence, subject=tuple(scored.outcomes)))
+            if found.judgement.verdict != "inconclusive":
+                break
+            last = count
+        return scored
+
+    def _outcomes(self, task: Task, asked: Asked, answered: answers.Answered) -> Scored:
         outcomes = [
             task.score(item, answered.responses[mine]) for item, mine in zip(asked.items, asked.slices, strict=True)
         ]
@@ -313,27 +393,31 @@ class Evaluation:
         stats = answered.stats
         return Scored(outcomes, origin, stats.get("seconds", 0.0), int(stats.get("tokens", 0)))
 
-    def _answer(self, task: Task, subject: Subject | None) -> answers.Answered:
-        asked = self.asked(task)
+    def _answer(
+        self, task: Task, subject: Subject | None, asked: Asked | None = None, *, batch_tokens: int | None = None
+    ) -> answers.Answered:
+        """The model's answers to all items of ``task``, or to those in ``asked``."""
+        asked = asked or self.asked(task)
         rolling = bool(asked.requests) and isinstance(asked.requests[0], Rolling)
-        against = self._answer(task, None).path if rolling and subject else None
+        compared = rolling and (subject is not None or batch_tokens is not None)
+        against = self._answer(task, None).path if compared else None
         name = subject.method.id if subject else "reference"
         key = ResponsesKey(
             weights=subject.weights if subject else self.model.digest.whole,
             requests=asked.digest,
-            engine=self.engine_record(),
+            engine=self.engine_record() | ({"batch_tokens": batch_tokens} if batch_tokens else {}),
             against=_fidelity_key(self.model.digest.whole if against else "") if rolling else "",
         )
 
         def answer(requests: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
             from quantgate.scoring.fidelity import TopKReader, TopKWriter
 
-            engine = self._engine(subject, f"{name} on {task.id}")
+            engine = self._engine(subject, f"{name} on {task.id}", batch_tokens)
             with self.store.computing(self.options.shared):
                 stats = engine.run(
                     requests,
                     lambda index, response: sink(start + index, response),
-                    topk=TopKWriter(extra, start=start) if rolling and subject is None else None,
+                    topk=TopKWriter(extra, start=start) if rolling and not compared else None,
                     against=TopKReader(against, start=start) if against else None,
                 )
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
@@ -353,7 +437,7 @@ class Evaluation:
             "transformers": importlib.metadata.version("transformers"),
         }
 
-    def _engine(self, subject: Subject | None, what: str) -> Any:
+    def _engine(self, subject: Subject | None, what: str, batch_tokens: int | None) -> Any:
         from quantgate.scoring.engine import TorchEngine
 
         name = subject.method.id if subject else "reference"
@@ -361,7 +445,12 @@ class Evaluation:
             self._unload()
             self._loaded = (name, self._load(subject))
         return TorchEngine(
-            self._loaded[1], self.tokenizer, device=self.options.device, progress=self.progress, what=what
+            self._loaded[1],
+            self.tokenizer,
+            device=self.options.device,
+            batch_tokens=batch_tokens,
+            progress=self.progress,
+            what=what,
         )
 
     def _load(self, subject: Subject | None) -> Any:

@@ -18,7 +18,8 @@ from quantgate.verdict.records import Result
 @dataclass(frozen=True)
 class Payload:
     """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far;
-    ``correction``: how the policy corrects for many cases; ``efficiency``: measured rows, of efficiency cases.
+    ``correction``: how the policy corrects for many cases; ``policy``: its name and digest; ``evidence``: all the
+    verdict rests on, empty when there is none; ``efficiency``: measured rows, of efficiency cases.
     """
 
     result: Result
@@ -27,6 +28,8 @@ class Payload:
     notes: tuple[str, ...] = ()
     correction: Correction = "holm"
     efficiency: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict; travels on the test report."""
@@ -37,15 +40,15 @@ class Payload:
             "notes": list(self.notes),
             "correction": self.correction,
             "efficiency": dict(self.efficiency),
+            "policy": dict(self.policy),
+            "evidence": dict(self.evidence),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Payload:
         """Inverse of :meth:`as_json`."""
-        notes = tuple(content["notes"])
-        result = Result(**content["result"])
-        efficiency = content.get("efficiency", {})
-        return cls(result, content["subject"], content["model"], notes, content["correction"], efficiency)
+        further = {name: content[name] for name in ("subject", "model", "correction", "policy", "evidence", "efficiency")}
+        return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 
 
 PAYLOAD = pytest.StashKey[Payload]()

@@ -16,6 +16,7 @@ from quantgate.efficiency.pareto import fronts
 from quantgate.errors import QuantgateError, StoreError
 from quantgate.store.store import write_atomically
 from reports import efficiency
+from quantgate.verdict.verify import EVIDENCE
 from reports.environment import environment
 from reports.markdown import render
 from reports.payload import PAYLOAD, Payload, invalid_result
@@ -111,6 +112,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         leftover.unlink(missing_ok=True)
         run.notes.append("rebuilding the report: an earlier run was interrupted while writing it")
     try:
+        write_atomically(target / EVIDENCE, run.evidence.text)
         write_atomically(target / "report.json", dumps(run.as_json(facts)))
         write_atomically(target / "report.md", render(run, facts))
         picture = roofline_svg(list(run.efficiency.values()))

@@ -13,6 +13,7 @@ from quantgate.efficiency.proxy import proxies
 from quantgate.verdict.family import MethodDecision, decide
 from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import VERDICTS, Result
+from quantgate.verdict.verify import EVIDENCE, EvidenceFile
 from reports.payload import Payload
 
 SCHEMA: Final = 1
@@ -28,6 +29,8 @@ class Run:
         self.notes: list[str] = []
         self.correction: Correction = "holm"
         self.efficiency: dict[str, Mapping[str, Any]] = {}
+        self.policy: Mapping[str, str] = {}
+        self.evidence = EvidenceFile()
 
     def add(self, payload: Payload) -> None:
         """Take in one case."""
@@ -40,6 +43,9 @@ class Run:
             )
         self.model = payload.model or self.model
         self.correction = payload.correction
+        self.policy = payload.policy or self.policy
+        if payload.evidence:
+            self.evidence.add(payload.result, payload.evidence)
         self.notes += [note for note in payload.notes if note not in self.notes]
 
     def counts(self) -> dict[str, int]:
@@ -56,6 +62,8 @@ class Run:
             "schema": SCHEMA,
             "model": dict(self.model),
             "environment": dict(environment),
+            "policy": {**self.policy, "correction": self.correction},
+            "evidence": {"file": EVIDENCE, "sha256": self.evidence.digest},
             "counts": self.counts(),
             "subjects": [dict(subject) for subject in self.subjects.values()],
             "decisions": [asdict(decision) for decision in self.decisions()],

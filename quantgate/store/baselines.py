@@ -6,9 +6,10 @@ the run's; otherwise the run says which field differs and computes the reference
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,15 +18,24 @@ from quantgate.errors import StoreError
 from quantgate.store.store import write_atomically
 from quantgate.tasks.base import ItemOutcome
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """``provenance``: plain strings and numbers; ``outcomes``: one per item, in the task's order."""
+    """``provenance``: plain strings and numbers; ``outcomes``: one per item, in the task's order; ``noise``: by how
+    much a second run of the same weights may differ, in the metric's unit.
+    """
 
     provenance: Mapping[str, Any]
     outcomes: tuple[ItemOutcome, ...]
+    noise: float
+
+    @property
+    def seal(self) -> str:
+        """sha256 over all of it: a score that was changed by hand breaks it."""
+        content = [dict(self.provenance), [asdict(outcome) for outcome in self.outcomes], self.noise]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def folder_name(model_id: str) -> str:
@@ -49,7 +59,10 @@ def read(path: Path) -> Baseline | None:
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         outcomes = tuple(ItemOutcome(**each | {"facts": tuple(each.get("facts", ()))}) for each in content["outcomes"])
-        return Baseline(dict(content["provenance"]), outcomes)
+        found = Baseline(dict(content["provenance"]), outcomes, float(content["noise"]))
+        if found.seal != content["seal"]:
+            raise ValueError("its seal is broken: the content was changed after it was written")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -65,7 +78,8 @@ def write(path: Path, baseline: Baseline) -> None:
     """Write ``baseline`` atomically, one outcome a line so that diffs can be read."""
     lines = ",\n  ".join(json.dumps(_plain(outcome), ensure_ascii=False) for outcome in baseline.outcomes)
     provenance = json.dumps(dict(baseline.provenance), indent=1, sort_keys=True, ensure_ascii=False)
-    text = f'{{"schema": {SCHEMA},\n "provenance": {provenance},\n "outcomes": [\n  {lines}\n ]}}\n'
+    head = f'"schema": {SCHEMA},\n "seal": "{baseline.seal}",\n "noise": {baseline.noise!r}'
+    text = f'{{{head},\n "provenance": {provenance},\n "outcomes": [\n  {lines}\n ]}}\n'
     write_atomically(path, text)
 
 
@@ -77,6 +91,12 @@ def _plain(outcome: ItemOutcome) -> dict[str, Any]:
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names of the provenance fields that differ, in alphabetical order."""
     return sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+
+
+def unused(root: Path, model_id: str, known: Iterable[str]) -> list[str]:
+    """Names of baseline files of this model that belong to no task there is: nobody reads them any more."""
+    expected = {path_of(root, model_id, task_id).name for task_id in known}
+    return sorted(path.name for path in (root / folder_name(model_id)).glob("*.json") if path.name not in expected)
 
 
 def describe_change(old: Sequence[ItemOutcome], new: Sequence[ItemOutcome]) -> str:

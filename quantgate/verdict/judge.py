@@ -50,25 +50,28 @@ def judge(
     identical_weights: bool = False,
     noise: float = 0.0,
     chance: float | None = None,
+    whole: Comparison | None = None,
 ) -> Judgement:
     """The verdict on ``comparison`` under ``rule``.
 
     ``problems``: what does not match between the two sides (digests, versions), one phrase each. ``identical_weights``:
     the subject's weights equal the reference's. ``noise``: the difference two runs of the same weights show, in the
     metric's unit (see ``noise.noise_floor``). ``chance``: the task's own chance level where the policy has none.
+    ``whole``: the reference on the full benchmark, where ``comparison`` speaks of a part: margin and floor are its.
     """
     if comparison.metric.name != rule.metric.name or comparison.confidence != rule.confidence:
         raise ValueError(
             f"rule for {rule.metric.name} at {rule.confidence} does not fit a comparison of "
             f"{comparison.metric.name} at {comparison.confidence}"
         )
-    margin = rule.margin.in_units(comparison.reference)
+    whole = whole or comparison
+    margin = rule.margin.in_units(whole.reference)
     floor = rule.floor or (Floor(chance) if chance is not None and "floor" not in rule.sources else None)
     invalid = (
         _foreign(problems, identical_weights)
         or _unusable(comparison, rule)
-        or _hopeless(comparison, floor)
-        or _bad_margin(comparison, rule, margin, noise, floor)
+        or _hopeless(whole, floor)
+        or _bad_margin(whole, rule, margin, noise, floor)
     )
     if invalid:
         return Judgement("invalid", invalid, margin)

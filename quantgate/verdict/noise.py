@@ -11,16 +11,20 @@ from quantgate.verdict.intervals import normal_quantile
 from quantgate.verdict.paired import Comparison
 
 
-def noise_floor(again: Comparison) -> float:
+def noise_floor(again: Comparison, of_items: int = 0) -> float:
     """Largest difference that re-running the same weights makes plausible, in the metric's unit.
 
     ``again`` compares two runs of the reference. |difference| + normal quantile · standard error; 0 when both runs
     agree on every item. Unlike the verdict's interval this speaks of these very items, which are asked again, so an
     A/A run without any difference has no noise. NaN (which no margin clears) when the comparison is undefined.
+
+    ``of_items``: items of the whole benchmark, when ``again`` holds a part of them. Two runs of the same weights are
+    exchangeable: their true difference is 0, and what is seen shrinks with the root of the number of items.
     """
     if again.undefined or again.n_items < 2:
         return 0.0 if _all_the_same(again) else math.nan
     size = abs(again.shift) + normal_quantile(again.confidence) * again.spread.se
+    size *= math.sqrt(again.n_items / max(of_items, again.n_items))
     if again.metric.kind == "exp_mean":
         return again.reference * math.expm1(size) if size < 700 else math.inf
     return size

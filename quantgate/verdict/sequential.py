@@ -25,16 +25,22 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from scipy import special
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.tasks.base import ItemOutcome, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.intervals import Codes, Floats
 from quantgate.verdict.paired import Comparison
+from quantgate.verdict.policy import Rule
 from quantgate.verdict.records import Verdict
 
 Population: TypeAlias = Literal["beyond", "benchmark"]
 # Shares of the largest stake that cannot go broke; halved every second step, down to about 1%.
 _STAKES: Final = 0.98 * 2.0 ** (-np.arange(14) / 2)
 _BISECTIONS: Final = 50
+
+
+def can_stop_early(metric: Metric, rule: Rule) -> bool:
+    """Whether a case may be stopped early: 0/1 scores, and no companion number that needs all items."""
+    return metric.kind == "binary" and not rule.companions
 
 
 def visiting_order(n: int, seed: int) -> list[int]:
@@ -80,6 +86,12 @@ class SequentialTest:
         if self._capital(harm, self.margin, -1.0) >= self._goal and self._groups_agree(harm, codes, -1.0):
             return "regressed"
         return "inconclusive"
+
+    def p_values(self, differences: Floats) -> tuple[float, float]:
+        """Of "at least as bad as the margin" and of "within it": 1 / capital, valid whenever one stops (Ville)."""
+        harm = self._harm(differences)
+        for_pass, for_regressed = (math.exp(-max(0.0, self._capital(harm, self.margin, sign))) for sign in (1.0, -1.0))
+        return for_pass, for_regressed
 
     def interval(self, differences: Floats) -> tuple[float, float]:
         """Confidence sequence for the mean difference: where neither bet has reached its goal."""

@@ -1,0 +1,194 @@
+"""All that a verdict rests on, and the one function that draws it.
+
+The suite judges a case by ``conclude``; ``quantgate verify`` calls it again on what a run wrote down. So a report can
+be checked by anybody, without a model, from the outcomes of the items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
+from quantgate.tasks.table import TASKS
+from quantgate.verdict.companions import COMPANIONS, calls, companion_means, compare_companion, items_for_companion
+from quantgate.verdict.judge import Judgement, judge, judge_companions, with_companions
+from quantgate.verdict.paired import Comparison, compare
+from quantgate.verdict.policy import Floor, Margin, Rule
+from quantgate.verdict.sequential import SequentialTest, score_differences
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One case before its verdict.
+
+    ``reference`` holds the whole benchmark, ``subject`` the items that were asked, in the order of the visit when
+    ``sequential``. ``noise``: the floor that two runs of the same weights showed, in the metric's unit. ``problems``,
+    ``identical_weights`` and ``chance`` are explained in ``judge``.
+    """
+
+    rule: Rule
+    reference: tuple[ItemOutcome, ...]
+    subject: tuple[ItemOutcome, ...]
+    problems: tuple[str, ...] = ()
+    identical_weights: bool = False
+    chance: float | None = None
+    noise: float = 0.0
+    sequential: bool = False
+
+    @property
+    def paired_reference(self) -> tuple[ItemOutcome, ...]:
+        """The reference's outcomes of the items the subject was asked."""
+        if not self.sequential:
+            return self.reference  # a subject that lacks items must not hide it: ``compare`` refuses the pair
+        asked = {outcome.item_id for outcome in self.subject}
+        return tuple(outcome for outcome in self.reference if outcome.item_id in asked)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The comparison, what is said about it, and the numbers beside the metric."""
+
+    comparison: Comparison
+    judgement: Judgement
+    companions: Mapping[str, float]
+
+
+def conclude(evidence: Evidence) -> Conclusion:
+    """Compare and judge; the same evidence always gives the same conclusion.
+
+    Raises:
+        ProvenanceError: the two sides do not hold the same items.
+    """
+    rule = evidence.rule
+    reference = evidence.paired_reference
+    comparison = compare(reference, evidence.subject, rule.metric, rule.confidence)
+    companions = _companions(reference, evidence.subject, comparison)
+    whole = None
+    if evidence.sequential and not comparison.undefined:
+        scored = [outcome for outcome in evidence.reference if outcome.score is not None]
+        whole = replace(comparison, reference=rule.metric.of(scored), n_items=len(scored))
+        comparison = sequential_test(evidence, whole).applied(comparison, _differences(evidence))
+    judgement = judge(
+        comparison,
+        rule,
+        problems=evidence.problems,
+        identical_weights=evidence.identical_weights,
+        noise=evidence.noise,
+        chance=evidence.chance,
+        whole=whole,
+    )
+    if judgement.verdict == "invalid":
+        return Conclusion(comparison, judgement, companions)
+    if whole is not None:
+        judgement = _anytime(evidence, whole, comparison, judgement)
+    else:
+        judgement = with_companions(judgement, judge_companions(reference, evidence.subject, rule))
+    return Conclusion(comparison, judgement, companions)
+
+
+def sequential_test(evidence: Evidence, whole: Comparison) -> SequentialTest:
+    """The bets of a case; the margin is that of the whole benchmark, so it is fixed before the first item is seen."""
+    rule = evidence.rule
+    margin = rule.margin.in_units(whole.reference)
+    return SequentialTest(margin, rule.confidence, len(evidence.reference), rule.metric.higher_is_better)
+
+
+def _differences(evidence: Evidence) -> Any:
+    return score_differences(evidence.reference, evidence.subject)[0]
+
+
+def _anytime(evidence: Evidence, whole: Comparison, comparison: Comparison, judgement: Judgement) -> Judgement:
+    """The judgement with p-values that hold although the run chose when to stop."""
+    p_pass, p_regressed = sequential_test(evidence, whole).p_values(_differences(evidence))
+    if comparison.spread.clustered:
+        p_pass, p_regressed = max(p_pass, judgement.p_pass), max(p_regressed, judgement.p_regressed)
+    saved = len(evidence.reference) - len(evidence.subject)
+    told = f"stopped after {len(evidence.subject)} of {len(evidence.reference)} items, {saved} saved"
+    return replace(judgement, p_pass=p_pass, p_regressed=p_regressed, reason=f"{judgement.reason}; {told}")
+
+
+def _companions(
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], comparison: Comparison
+) -> dict[str, float]:
+    """Means beside the metric, flips by kind, and how many items a companion needs for one of the metric's."""
+    found = companion_means(subject)
+    if comparison.metric.kind == "binary":
+        found |= {name: float(count) for name, count in calls(reference, subject).items()}
+    for name in COMPANIONS:
+        if name in found and comparison.metric.name != name and not comparison.undefined:
+            other = compare_companion(reference, subject, name, comparison.confidence)
+            ratio = math.nan if other.undefined else items_for_companion(comparison, other)
+            found |= {f"{name}_reference": other.reference} | ({} if math.isnan(ratio) else {f"{name}_items": ratio})
+    return found
+
+
+# --- on disk --------------------------------------------------------------------------------------------------------
+
+
+def outcomes_to_json(outcomes: Sequence[ItemOutcome]) -> list[list[Any]]:
+    """One short list an item: its fields in their order."""
+    return [[o.item_id, o.group, o.score, o.answer, dict(o.companions), o.unscored, list(o.facts)] for o in outcomes]
+
+
+def outcomes_from_json(content: Sequence[Sequence[Any]]) -> tuple[ItemOutcome, ...]:
+    """Inverse of :func:`outcomes_to_json`. Raises ValueError or TypeError on any other content."""
+    return tuple(ItemOutcome(*each[:-1], tuple(each[-1])) for each in content)
+
+
+def digest_outcomes(outcomes: Sequence[ItemOutcome]) -> str:
+    """sha256 of what came out, item by item: any change by hand shows."""
+    lines = (json.dumps(each, sort_keys=True, ensure_ascii=False) for each in outcomes_to_json(outcomes))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def rule_to_json(rule: Rule) -> dict[str, Any]:
+    """Plain-JSON form of a rule; the formula of a corpus metric is named by its task."""
+    content = asdict(replace(rule, metric=ACCURACY))
+    metric = rule.metric
+    plain = {"name": metric.name, "higher_is_better": metric.higher_is_better, "kind": metric.kind, "unit": metric.unit}
+    return content | {"metric": plain}
+
+
+def rule_from_json(content: Mapping[str, Any]) -> Rule:
+    """Inverse of :func:`rule_to_json`. Raises KeyError or TypeError on any other content."""
+    fields = dict(content)
+    known = TASKS.get(fields["task"])
+    fields["metric"] = known.metric if known else Metric(**fields["metric"])
+    fields["margin"] = Margin(**fields["margin"])
+    fields["floor"] = Floor(**fields["floor"]) if fields["floor"] is not None else None
+    fields["allow"] = tuple(fields["allow"])
+    fields["companions"] = {name: Margin(**each) for name, each in fields["companions"].items()}
+    return Rule(**fields)
+
+
+def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
+    """Plain-JSON form of the evidence; floats survive exactly."""
+    return {
+        "rule": rule_to_json(evidence.rule),
+        "reference": outcomes_to_json(evidence.reference),
+        "subject": outcomes_to_json(evidence.subject),
+        "problems": list(evidence.problems),
+        "identical_weights": evidence.identical_weights,
+        "chance": evidence.chance,
+        "noise": evidence.noise,
+        "sequential": evidence.sequential,
+    }
+
+
+def evidence_from_json(content: Mapping[str, Any]) -> Evidence:
+    """Inverse of :func:`evidence_to_json`. Raises KeyError, TypeError or ValueError on any other content."""
+    return Evidence(
+        rule=rule_from_json(content["rule"]),
+        reference=outcomes_from_json(content["reference"]),
+        subject=outcomes_from_json(content["subject"]),
+        problems=tuple(content["problems"]),
+        identical_weights=content["identical_weights"],
+        chance=content["chance"],
+        noise=content["noise"],
+        sequential=content["sequential"],
+    )
