@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import answers
+from quantgate import answers, candidates
 from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.models.loading import load_reference, load_tokenizer, torch_dtype
 from quantgate.models.source import ModelFiles, read_json, resolve_model
@@ -29,7 +29,7 @@ from quantgate.store.store import Store
 from quantgate.subjects import Subject, make_subject
 from quantgate.tasks.base import Item, ItemOutcome, Selection, Summarized, Task, digest_items, splits_note
 from quantgate.tasks.data import DataSource
-from quantgate.tasks.overlap import check_disjoint, texts_of
+from quantgate.tasks.overlap import check_disjoint, check_unique, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS
@@ -190,23 +190,30 @@ class Evaluation:
                 mine = task.requests(item, self.prompts)
                 slices.append(slice(len(requests), len(requests) + len(mine)))
                 requests.extend(mine)
-            self._asked[task.id] = Asked(items, requests, slices)
+            asked = Asked(items, requests, slices)
+            check_unique(task.id, [item.id for item in items], [requests[mine] for mine in slices])
+            self._asked[task.id] = asked
         return self._asked[task.id]
 
     def subject(self, method: Method) -> Subject:
         """The model quantized by ``method``, from the store or made now."""
         if method.id not in self._subjects:
             self._unload()  # quantizing loads the 16-bit weights itself: never two models in memory
-            self._subjects[method.id] = make_subject(
-                self.model,
-                method,
-                lambda: self.calibration,
-                self.store,
-                device=self.options.device,
-                shared=self.options.shared,
-                progress=self.progress,
-            )
+            self._subjects[method.id] = self._open(method)
         return self._subjects[method.id]
+
+    def _open(self, method: Method) -> Subject:
+        if method.algorithm == candidates.ALGORITHM:
+            return candidates.open_candidate(self.model, method)
+        return make_subject(
+            self.model,
+            method,
+            lambda: self.calibration,
+            self.store,
+            device=self.options.device,
+            shared=self.options.shared,
+            progress=self.progress,
+        )
 
     # --- the record -------------------------------------------------------------------------------------------------
 
@@ -456,6 +463,8 @@ class Evaluation:
     def _load(self, subject: Subject | None) -> Any:
         if subject is None:
             return load_reference(self.model.path, self.model.id, self.options.dtype, self.options.device)
+        if subject.method.algorithm == candidates.ALGORITHM:
+            return candidates.load_candidate(subject.path, subject.method.id, self.options.dtype, self.options.device)
         from quantgate.quantize.checkpoint import load_quantized
 
         return load_quantized(subject.path, torch_dtype(self.options.dtype), self.options.device)

@@ -28,6 +28,7 @@ class Subject:
     """A quantized model on disk. ``weights``: the digest of its store key, by which its answers are cached.
 
     ``unchanged``: names of modules that claim to be quantized although their weights equal the reference's.
+    ``foreign``: how a checkpoint made elsewhere does not belong to the reference.
     """
 
     method: Method
@@ -36,6 +37,7 @@ class Subject:
     weights: str
     from_cache: bool
     unchanged: tuple[str, ...] = field(default=())
+    foreign: tuple[str, ...] = field(default=())
 
     @property
     def is_unquantized(self) -> bool:
@@ -45,9 +47,12 @@ class Subject:
     def problems(self) -> list[str]:
         """What speaks against judging this subject as a product of its method."""
         if not self.unchanged or self.is_unquantized:
-            return []
+            return list(self.foreign)
         total = len(self.record.quantized_modules) + (self.record.cache_bits < 16)
-        return [f"{len(self.unchanged)} of {total} modules still hold 16-bit weights (first: {self.unchanged[0]})"]
+        return [
+            *self.foreign,
+            f"{len(self.unchanged)} of {total} modules still hold 16-bit weights (first: {self.unchanged[0]})",
+        ]
 
 
 def make_subject(

@@ -47,7 +47,9 @@ class Payload:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Payload:
         """Inverse of :meth:`as_json`."""
-        further = {name: content[name] for name in ("subject", "model", "correction", "policy", "evidence", "efficiency")}
+        further = {
+            name: content[name] for name in ("subject", "model", "correction", "policy", "evidence", "efficiency")
+        }
         return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 
 

@@ -15,8 +15,8 @@ from rich.text import Text
 from quantgate.efficiency.pareto import fronts
 from quantgate.errors import QuantgateError, StoreError
 from quantgate.store.store import write_atomically
-from reports import efficiency
 from quantgate.verdict.verify import EVIDENCE
+from reports import efficiency
 from reports.environment import environment
 from reports.markdown import render
 from reports.payload import PAYLOAD, Payload, invalid_result
@@ -25,6 +25,7 @@ from reports.run import Run, dumps
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
 _RUN: Final = pytest.StashKey[Run]()
+_COLLECTOR: Final = pytest.StashKey["Collector"]()
 _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
     "reason", "items_worse", "items_better", "flips", "data_digest",
@@ -48,7 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Start an empty run. It collects in the controller only: workers send their reports there."""
     config.stash[_RUN] = Run()
-    config.pluginmanager.register(Collector(config.stash[_RUN]), "quantgate-collector")
+    config.stash[_COLLECTOR] = Collector(config.stash[_RUN])
+    config.pluginmanager.register(config.stash[_COLLECTOR], "quantgate-collector")
 
 
 class Collector:
@@ -56,9 +58,26 @@ class Collector:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.selected: set[str] = set()
+        self.seen: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without workers: the selected cases."""
+        self.selected |= {item.nodeid for item in session.items}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """With workers: what each of them selected."""
+        self.selected |= set(ids)
+
+    def missing(self) -> list[tuple[str, str, str]]:
+        """Cases that were selected and of which nothing was heard: (method, task, dimension)."""
+        unheard = sorted(self.selected - self.seen)
+        return [case for nodeid in unheard if (case := _case_of(nodeid.partition("@")[0]))]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Reports of all workers arrive here."""
+        self.seen.add(report.nodeid)
         content = getattr(report, "quantgate", None)
         if content is not None:
             self.run.add(Payload.from_json(content))
@@ -104,7 +123,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the reports once, in the controller."""
     config = session.config
     run = config.stash[_RUN]
-    if hasattr(config, "workerinput") or not run.results:
+    if hasattr(config, "workerinput"):
+        return
+    if not config.option.collectonly:
+        _account_for_all(session)
+    if not run.results:
         return
     facts = environment(config.rootpath, config.invocation_params.args, config.option.seed)
     target = report_directory(config)
@@ -122,6 +145,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         # a gate that could not write its evidence must not look green
         run.notes.append(f"the report could not be written: {error}")
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def _account_for_all(session: pytest.Session) -> None:
+    """A selected case of which nothing was heard (its worker died) is invalid, and the run is red.
+
+    Where the run was stopped on purpose (``-x``, Ctrl-C) it is red already, and the rest was not lost but not asked.
+    """
+    if session.shouldstop or session.shouldfail or session.exitstatus == pytest.ExitCode.INTERRUPTED:
+        return
+    for case in session.config.stash[_COLLECTOR].missing():
+        reason = "selected, but no verdict arrived: the worker that judged it is gone"
+        session.config.stash[_RUN].add(Payload(invalid_result(*case, reason=reason)))
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def report_directory(config: pytest.Config) -> Path:

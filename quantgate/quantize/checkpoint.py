@@ -239,6 +239,11 @@ def _install(
         activations.install(model, name, config["activations"], mine)
 
 
+def is_known_layout(config: Mapping[str, Any]) -> bool:
+    """Whether ``load_quantized`` reads a checkpoint with this config.json."""
+    return (config.get("quantization_config") or {}).get("quant_method") in _LAYOUTS
+
+
 def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, StoredWeight]]:
     """All tensors that are stored as they are, and the quantized layers by name.
 

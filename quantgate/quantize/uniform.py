@@ -84,11 +84,28 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     grid = UniformGrid(int(config["bits"]), bool(config["sym"]))
     version = cast(CheckpointFormat, config.get("checkpoint_format", "gptq"))
     g_idx, scales = tensors["g_idx"], tensors["scales"]
-    if int(g_idx.max()) >= scales.shape[0]:
-        raise ModelError(who, f"group {int(g_idx.max())} in g_idx", expected=f"less than {scales.shape[0]} groups")
+    _check_groups(g_idx, scales, int(config["group_size"]), who)
     codes = unpack_rows(tensors["qweight"], grid.bits, g_idx.shape[0])
     zeros = unpack_zeros(tensors["qzeros"], grid.bits, scales.shape[1], version)
     return UniformWeight(codes, scales, zeros, g_idx, grid)
+
+
+def _check_groups(g_idx: Tensor, scales: Tensor, group_size: int, who: str) -> None:
+    """Refuse groups that contradict the configuration: weights would be scaled by their neighbours' scales."""
+    features, groups = g_idx.shape[0], scales.shape[0]
+    size = group_size if group_size > 0 else features
+    if int(g_idx.min()) < 0 or int(g_idx.max()) >= groups:
+        raise ModelError(who, f"group {int(g_idx.max())} in g_idx", expected=f"less than {groups} groups")
+    members = torch.bincount(g_idx.to(torch.int64), minlength=groups)
+    if groups != -(-features // size) or int(members.max()) > size:
+        raise ModelError(
+            who,
+            f"{groups} groups of up to {int(members.max())} features",
+            expected=f"groups of {size}, as group_size says",
+            hint="compare group_size in quantize_config.json with the checkpoint's scales and g_idx",
+        )
+    if not bool(torch.isfinite(scales).all()):
+        raise ModelError(who, "scales that are not finite", expected="finite fp16 scales")
 
 
 def gptq_layout_config(*, bits: int, group_size: int, sym: bool, **details: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Calibration text must not contain what is tested: a shared run of words would flatter the subject.
+"""Calibration text must not contain what is tested, and no item may be there twice: both would flatter the subject.
 
 Two texts overlap when they share 13 consecutive words (lower-cased, punctuation dropped), the window commonly used to
 find test items in training data.
@@ -7,12 +7,13 @@ find test items in training data.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from quantgate.errors import DataError
 
 WINDOW: Final = 13
+COPIES: Final = 0.05  # benchmarks hold a few questions twice; more than that is no benchmark
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -54,3 +55,27 @@ def check_disjoint(calibration: Iterable[str], name: str, tested: Iterable[tuple
                     expected="calibration text apart from everything that is scored",
                     hint="choose another --calibration",
                 )
+
+
+def check_unique(task: str, names: Sequence[str], asked: Sequence[Sequence[Hashable]]) -> None:
+    """Raise DataError when many items ask literally the same: copies make a small sample look like a large one.
+
+    Args:
+        task: the task's id.
+        names: the items' ids.
+        asked: the requests of each item.
+    """
+    first: dict[Hashable, str] = {}
+    copies = []
+    for name, requests in zip(names, asked, strict=True):
+        original = first.setdefault(tuple(requests), name)
+        if original != name:
+            copies.append((name, original))
+    if len(copies) > COPIES * len(names):
+        name, original = copies[0]
+        raise DataError(
+            f"task {task}",
+            f"{len(copies)} of {len(names)} items ask literally the same as another ({name} as {original})",
+            expected=f"at most {COPIES:.0%} copies",
+            hint="remove the copies from the data",
+        )

@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final
 
 from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
 from quantgate.tasks.table import TASKS
@@ -20,6 +20,8 @@ from quantgate.verdict.judge import Judgement, judge, judge_companions, with_com
 from quantgate.verdict.paired import Comparison, compare
 from quantgate.verdict.policy import Floor, Margin, Rule
 from quantgate.verdict.sequential import SequentialTest, score_differences
+
+_ENOUGH_TO_DIFFER: Final = 4
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def conclude(evidence: Evidence) -> Conclusion:
     judgement = judge(
         comparison,
         rule,
-        problems=evidence.problems,
+        problems=(*evidence.problems, *_same_answers(reference, evidence.subject)),
         identical_weights=evidence.identical_weights,
         noise=evidence.noise,
         chance=evidence.chance,
@@ -89,6 +91,22 @@ def conclude(evidence: Evidence) -> Conclusion:
     else:
         judgement = with_companions(judgement, judge_companions(reference, evidence.subject, rule))
     return Conclusion(comparison, judgement, companions)
+
+
+def _same_answers(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> list[str]:
+    """Says so when all real numbers beside the scores are the reference's to the last bit.
+
+    Quantization moves every one of them. A checkpoint whose loader quietly serves the 16-bit model does not.
+    """
+    before = {outcome.item_id: outcome.companions for outcome in reference}
+    pairs = [(before[o.item_id], o.companions) for o in subject if o.companions and before.get(o.item_id)]
+    names = {name for old, new in pairs for name in old.keys() & new.keys() if name in COMPANIONS}
+    if len(pairs) < _ENOUGH_TO_DIFFER or not names:
+        return []
+    same = all(old.get(name) == new.get(name) for old, new in pairs for name in names)
+    return (
+        [f"all {len(pairs)} answers equal the reference's to the last bit ({', '.join(sorted(names))})"] if same else []
+    )
 
 
 def sequential_test(evidence: Evidence, whole: Comparison) -> SequentialTest:
@@ -137,7 +155,9 @@ def outcomes_to_json(outcomes: Sequence[ItemOutcome]) -> list[list[Any]]:
 
 def outcomes_from_json(content: Sequence[Sequence[Any]]) -> tuple[ItemOutcome, ...]:
     """Inverse of :func:`outcomes_to_json`. Raises ValueError or TypeError on any other content."""
-    return tuple(ItemOutcome(*each[:-1], tuple(each[-1])) for each in content)
+    names = [field.name for field in fields(ItemOutcome)]
+    named = (dict(zip(names, each, strict=True)) for each in content)
+    return tuple(ItemOutcome(**each | {"facts": tuple(each["facts"])}) for each in named)
 
 
 def digest_outcomes(outcomes: Sequence[ItemOutcome]) -> str:
@@ -156,14 +176,14 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
 
 def rule_from_json(content: Mapping[str, Any]) -> Rule:
     """Inverse of :func:`rule_to_json`. Raises KeyError or TypeError on any other content."""
-    fields = dict(content)
-    known = TASKS.get(fields["task"])
-    fields["metric"] = known.metric if known else Metric(**fields["metric"])
-    fields["margin"] = Margin(**fields["margin"])
-    fields["floor"] = Floor(**fields["floor"]) if fields["floor"] is not None else None
-    fields["allow"] = tuple(fields["allow"])
-    fields["companions"] = {name: Margin(**each) for name, each in fields["companions"].items()}
-    return Rule(**fields)
+    given = dict(content)
+    known = TASKS.get(given["task"])
+    given["metric"] = known.metric if known else Metric(**given["metric"])
+    given["margin"] = Margin(**given["margin"])
+    given["floor"] = Floor(**given["floor"]) if given["floor"] is not None else None
+    given["allow"] = tuple(given["allow"])
+    given["companions"] = {name: Margin(**each) for name, each in given["companions"].items()}
+    return Rule(**given)
 
 
 def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
