@@ -75,10 +75,11 @@ def conclude(evidence: Evidence) -> Conclusion:
         scored = [outcome for outcome in evidence.reference if outcome.score is not None]
         whole = replace(comparison, reference=rule.metric.of(scored), n_items=len(scored))
         comparison = sequential_test(evidence, whole).applied(comparison, _differences(evidence))
+    same = [] if evidence.identical_weights else _same_answers(reference, evidence.subject)
     judgement = judge(
         comparison,
         rule,
-        problems=(*evidence.problems, *_same_answers(reference, evidence.subject)),
+        problems=(*evidence.problems, *same),
         identical_weights=evidence.identical_weights,
         noise=evidence.noise,
         chance=evidence.chance,

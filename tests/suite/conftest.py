@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from quantgate.store import baselines
+
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = """
 schema = 1
@@ -92,6 +94,17 @@ class Gate:
 
     def verdicts(self):
         return {f"{each['method']}-{each['task']}": each["verdict"] for each in self.report["results"]}
+
+
+@pytest.fixture
+def edit_baseline(tmp_path):
+    """Rewrites the stored baseline of a task as ``change`` says, with a good seal."""
+
+    def edit(change, task="perplexity_ptb"):
+        [path] = (tmp_path / "baselines").rglob(f"{task}.json")
+        baselines.write(path, change(baselines.read(path)))
+
+    return edit
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Baselines: used when everything matches, named and recomputed when not, updated only on purpose."""
 
-import json
+from dataclasses import replace
 
 
 def test_update_writes_shows_and_fails(gate, tmp_path):
@@ -25,17 +25,25 @@ def test_a_matching_baseline_is_used(gate):
     assert gate.report["notes"] == []
 
 
-def test_a_foreign_baseline_is_named_and_not_used(gate, tmp_path):
+def test_a_foreign_baseline_is_named_and_not_used(gate, edit_baseline):
     gate.run("--update-baselines")
-    [path] = (tmp_path / "baselines").rglob("perplexity_ptb.json")
-    content = json.loads(path.read_text())
-    content["provenance"]["weights"] = "0" * 64
-    content["outcomes"] = [{**each, "score": 99.0} for each in content["outcomes"]]
-    path.write_text(json.dumps(content))
+
+    def foreign(baseline):
+        outcomes = tuple(replace(each, score=99.0) for each in baseline.outcomes)
+        return replace(baseline, provenance={**baseline.provenance, "weights": "0" * 64}, outcomes=outcomes)
+
+    edit_baseline(foreign)
     result = gate.run()
     assert result.ret == 0
     result.stdout.fnmatch_lines(["note: the baseline of perplexity_ptb * differs in weights: the reference is scored*"])
     assert gate.report["results"][0]["reference"] < 1000
+
+
+def test_a_baseline_nobody_reads_is_named(gate, tmp_path):
+    gate.run("--update-baselines")
+    [path] = (tmp_path / "baselines").rglob("perplexity_ptb.json")
+    path.with_name("perplexity_pbt.json").write_text(path.read_text())
+    gate.run().stdout.fnmatch_lines(["note: baseline perplexity_pbt.json of * belongs to no task: delete it"])
 
 
 def test_another_limit_is_another_baseline(gate):

@@ -15,9 +15,23 @@ WITH_FACTS = (*OUTCOMES, ItemOutcome("a/test/2", "a", 12.5, "text", facts=(3.0, 
 
 def test_round_trip(tmp_path):
     path = baselines.path_of(tmp_path, "bundled", "mmlu")
-    baselines.write(path, baselines.Baseline({"weights": "abc"}, WITH_FACTS))
+    baselines.write(path, baselines.Baseline({"weights": "abc"}, WITH_FACTS, 0.0))
     assert baselines.read(path) == baselines.Baseline({"weights": "abc"}, WITH_FACTS)
     assert path.read_text().count('"facts"') == 1, "only corpus metrics have facts"
+
+
+def test_a_changed_score_breaks_the_seal(tmp_path):
+    path = tmp_path / "mmlu.json"
+    baselines.write(path, baselines.Baseline({"weights": "abc"}, OUTCOMES, 0.0))
+    path.write_text(path.read_text().replace('"score": 1.0', '"score": 0.0'))
+    with pytest.raises(StoreError, match="seal is broken"):
+        baselines.read(path)
+
+
+def test_unused_files_are_named(tmp_path):
+    for task in ("mmlu", "mmul"):
+        baselines.write(baselines.path_of(tmp_path, "m", task), baselines.Baseline({}, OUTCOMES, 0.0))
+    assert baselines.unused(tmp_path, "m", ["mmlu", "gsm8k"]) == ["mmul.json"]
 
 
 def test_missing_is_none(tmp_path):

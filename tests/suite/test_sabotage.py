@@ -1,0 +1,129 @@
+"""Every known way to a false green ends red, with the right sentence (rows in tests/suite/sabotage.py)."""
+
+import fnmatch
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from tests.suite.sabotage import ROWS, Scene
+
+POLICY = """
+schema = 1
+[metrics.ppl]
+margin = { relative = 0.05 }
+min_items = 4
+[metrics.kld_mean]
+margin = { absolute = 0.00002 }
+min_items = 4
+[metrics.acc]
+margin = { absolute = 0.1 }
+min_items = 4
+"""
+
+
+@pytest.fixture
+def scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseline, write_jsonl):
+    """The gate with eighty questions instead of six, so that equal answers are a pass and not a small sample."""
+    policy.write_text(POLICY)
+    rows = []
+    for number in range(80):
+        choices = [f"Yes, {number} is.", "No, it is not."]
+        targets = {"choices": choices[:: 1 if number % 2 else -1], "labels": [1, 0]}
+        rows.append({"question": f"Is {number} a number?", "mc1_targets": targets, "mc2_targets": targets})
+    write_jsonl(data_dir, "truthfulqa/truthful_qa", "multiple_choice", "validation", rows)
+    return Scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseline, write_jsonl)
+
+
+def said(result):
+    """All that was printed, as one text."""
+    return result.text if hasattr(result, "text") else "\n".join([*result.stdout.lines, *result.stderr.lines])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "_"))
+def test_ends_red_and_says_why(row, scene, monkeypatch):
+    if os.environ.get("QUANTGATE_BREAK_GUARDS"):
+        if not row.guards:
+            pytest.skip("no guard of ours to break")
+        for name, broken in row.guards:
+            owner, _, attribute = name.rpartition(".")
+            original = getattr(pytest.importorskip(owner) if owner.islower() else _class(owner), attribute)
+            monkeypatch.setattr(name, broken(original))
+    result = row.run(scene)
+    assert result.ret == row.code
+    assert fnmatch.fnmatchcase(said(result), f"*{row.says}*")
+
+
+def _class(dotted):
+    module, _, name = dotted.rpartition(".")
+    return getattr(pytest.importorskip(module), name)
+
+
+def test_the_untouched_gate_is_green(scene):
+    """Without sabotage the same command lines pass: red must come from the sabotage."""
+    assert scene.run("--tasks", "kld,perplexity,truthfulqa").ret == 0
+    path = scene.checkpoint("rtn8")
+    assert scene.judge_candidate(path).ret == 0
+
+
+def test_a_better_subject_passes(scene):
+    """Non-inferiority is one-sided: who is better than the reference is not punished for being different."""
+    scene.run("--update-baselines", "--tasks", "perplexity")
+
+    def worse(baseline):
+        return replace(baseline, outcomes=tuple(replace(each, score=each.score + 1) for each in baseline.outcomes))
+
+    scene.edit_baseline(worse)
+    assert scene.run("--tasks", "perplexity").ret == 0
+    [result] = scene.gate.report["results"]
+    assert result["reference_from"] == "baseline"
+    assert result["delta"] < -100
+
+
+def test_clock_and_locale_change_nothing(scene, monkeypatch, tmp_path):
+    command = ("--tasks", "kld,perplexity", "--methods", "rtn4")
+    assert scene.run(*command).ret == 0
+    before = scene.gate.report["results"]
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    monkeypatch.setenv("LC_ALL", "tr_TR.UTF-8")
+    assert scene.gate.subprocess(*command, "--store", tmp_path / "elsewhere").ret == 0
+    volatile = {"seconds", "from_cache", "reference_from"}
+    after = scene.gate.report["results"]
+    for old, new in zip(before, after, strict=True):
+        assert {k: v for k, v in old.items() if k not in volatile} == {
+            k: v for k, v in new.items() if k not in volatile
+        }
+
+
+def test_a_worker_that_dies_is_red(scene, monkeypatch):
+    monkeypatch.setenv("QUANTGATE_KILL", "score:2")
+    result = scene.gate.subprocess("-n", "2", "-p", "tests.suite.killer", "--max-worker-restart", "0", "--tasks", "kld")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*crashed*"])
+
+
+def test_verify_confirms_an_honest_report(scene):
+    from quantgate.verdict.verify import verify
+
+    scene.run("--tasks", "kld,perplexity,truthfulqa", "--methods", "rtn8,rtn2")
+    findings = verify(scene.root / "report")
+    assert (findings.confirmed, findings.differences) == (6, [])
+    assert json.loads((scene.root / "report" / "report.json").read_text())["evidence"]["file"] == "evidence.jsonl"
+
+
+def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
+    rows = []
+    for number in range(600):
+        targets = {"choices": [f"Yes, {number}.", "No, never."][:: 1 if number % 2 else -1], "labels": [1, 0]}
+        rows.append({"question": f"Is {number} a number?", "mc1_targets": targets, "mc2_targets": targets})
+    write_jsonl(data_dir, "truthfulqa/truthful_qa", "multiple_choice", "validation", rows)
+    assert scene.run("--tasks", "truthfulqa").ret == 0
+    assert scene.run("--tasks", "truthfulqa", "--sequential").ret == 0
+    [result] = scene.gate.report["results"]
+    assert result["verdict"] == "pass"
+    assert 64 <= result["n_items"] < 600
+    assert f"stopped after {result['n_items']} of 600 items, {600 - result['n_items']} saved" in result["reason"]
+    from quantgate.verdict.verify import verify
+
+    assert verify(scene.root / "report").confirmed == 1
