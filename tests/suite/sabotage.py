@@ -1,10 +1,11 @@
 """Ways to a false green, each with the sentence that must stop it and the guard that says it.
 
 A row sabotages the gate and runs it. Its lure is real: with the guard out of order the same run is green, which
-``QUANTGATE_BREAK_GUARDS=1`` shows (``benchmarks/sabotage_mutations.py`` runs it for all rows).
+``QUANTGATE_BREAK_GUARDS=1`` shows.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import shutil
@@ -200,8 +201,8 @@ def _(scene):
 
 
 def _patched_loading(scene, change):
-    from quantgate.quantize import checkpoint
-
+    # by name: pytester forgets modules that a run imported, and the package would hand out the forgotten one
+    checkpoint = importlib.import_module("quantgate.quantize.checkpoint")
     load = checkpoint.load_quantized
     scene.monkeypatch.setattr(checkpoint, "load_quantized", lambda *args, **kwargs: change(load(*args, **kwargs)))
 
