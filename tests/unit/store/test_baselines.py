@@ -16,7 +16,7 @@ WITH_FACTS = (*OUTCOMES, ItemOutcome("a/test/2", "a", 12.5, "text", facts=(3.0, 
 def test_round_trip(tmp_path):
     path = baselines.path_of(tmp_path, "bundled", "mmlu")
     baselines.write(path, baselines.Baseline({"weights": "abc"}, WITH_FACTS, 0.0))
-    assert baselines.read(path) == baselines.Baseline({"weights": "abc"}, WITH_FACTS)
+    assert baselines.read(path) == baselines.Baseline({"weights": "abc"}, WITH_FACTS, 0.0)
     assert path.read_text().count('"facts"') == 1, "only corpus metrics have facts"
 
 
