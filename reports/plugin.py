@@ -34,6 +34,7 @@ _WORDS: Final = (  # columns that hold no numbers
     "method", "task", "metric", "verdict", "storage", "calibration", "from", "model", "workload", "execution", "proxy",
     "benchmark",
 )  # fmt: skip
+_REPORTS: Final = (EVIDENCE, "report.json", "report.md", "roofline.svg")
 _MARKUP: Final = {"pass": "green", "regressed": "red", "inconclusive": "yellow", "invalid": "red"}
 _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}
 
@@ -131,16 +132,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     facts = environment(config.rootpath, config.invocation_params.args, config.option.seed)
     target = report_directory(config)
-    for leftover in target.glob(".report.*.part"):
+    leftovers = [path for name in _REPORTS for path in target.glob(f".{name}.*.part")]
+    for leftover in leftovers:
         leftover.unlink(missing_ok=True)
+    if leftovers:
         run.notes.append("rebuilding the report: an earlier run was interrupted while writing it")
     try:
-        write_atomically(target / EVIDENCE, run.evidence.text)
-        write_atomically(target / "report.json", dumps(run.as_json(facts)))
-        write_atomically(target / "report.md", render(run, facts))
         picture = roofline_svg(list(run.efficiency.values()))
-        if picture:
-            write_atomically(target / "roofline.svg", picture)
+        texts = (run.evidence.text, dumps(run.as_json(facts)), render(run, facts), picture)
+        for name, text in zip(_REPORTS, texts, strict=True):
+            if text:
+                write_atomically(target / name, text)
     except StoreError as error:
         # a gate that could not write its evidence must not look green
         run.notes.append(f"the report could not be written: {error}")

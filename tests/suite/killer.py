@@ -1,7 +1,7 @@
 """A pytest plugin that kills its own process with SIGKILL at a chosen moment (``-p tests.suite.killer``).
 
 ``QUANTGATE_KILL=<place>:<n>`` names the place and how many times it is passed unharmed: ``quantize``
-(after a stage was quantized), ``score`` (in the middle of an answer's line) or ``report`` (report.json half written).
+(after a stage was quantized), ``score`` (in the middle of an answer's line) or ``report`` (a report file half written).
 """
 
 import os
@@ -26,17 +26,16 @@ def pytest_configure(config):
 
 
 def kill_quantizing(passed):
-    from quantgate.quantize.driver import Sweep
+    from quantgate.quantize import driver
 
-    original = Sweep._quantize
+    original = driver._quantize
 
-    def quantize(self, *args, **kwargs):
-        result = original(self, *args, **kwargs)
+    def quantize(*args):
+        original(*args)
         if passed():
             die()
-        return result
 
-    Sweep._quantize = quantize
+    driver._quantize = quantize
 
 
 def kill_scoring(passed):

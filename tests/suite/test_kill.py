@@ -38,9 +38,12 @@ def untouched(gate, tmp_path):
     [
         ("quantize:3", "rebuilding gptq4 of .*: an earlier run was interrupted while building it"),
         ("score:2", "resuming reference on perplexity_ptb: 2 of 8 answers were kept"),
-        ("score:11", "resuming gptq4 on perplexity_ptb: 3 of 8 answers were kept"),
+        # the reference is asked twice (the second time for the noise floor) before the subject
+        ("score:11", "resuming reference on perplexity_ptb: 3 of 8 answers were kept"),
+        ("score:19", "resuming gptq4 on perplexity_ptb: 3 of 8 answers were kept"),
         ("report:0", "rebuilding the report: an earlier run was interrupted while writing it"),
         ("report:1", "rebuilding the report"),
+        ("report:2", "rebuilding the report"),
     ],
 )
 def test_killed_then_right(gate, untouched, kill, said):
