@@ -77,3 +77,9 @@ def test_unknown_id(wrong, close):
 def test_ids_that_would_break_selection(name):
     with pytest.raises(ValueError, match="method id"):
         Method(name, "rtn", GptqSettings(4), 4, False, "packed", 1, "", "")
+
+
+@pytest.mark.parametrize("name", ["spqr4", "spqr-dense-w2", "easyquant4", "nvfloat4"])
+def test_rows_whose_weights_changed_say_so(name):
+    """Weights stored by their first version (other zero points, searches and scales) must not be taken for theirs."""
+    assert METHODS[name].as_record()["code_version"] == 2
