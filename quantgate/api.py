@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from quantgate.models.loading import load_tokenizer
-from quantgate.models.source import ModelFiles, read_json, resolve_model
+from quantgate.models.loading import context_length, load_tokenizer
+from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress, Silent
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
@@ -68,8 +68,7 @@ def quantize(
 
 
 def _built(model: ModelFiles, choice: CalibrationChoice | None, *, offline: bool) -> Calibration:
-    config = read_json(model.path / "config.json", f"model {model.id!r}")
-    limit = int(config.get("max_position_embeddings") or 2048)
+    limit = context_length(model.path, model.id)
     prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
     bundled = open_data("bundled", _BUNDLED_DATA, offline=True)
     data = bundled if offline else open_data("hub", _BUNDLED_DATA, offline=offline)

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from quantgate import answers, candidates
+from quantgate.asked import Asked, ask_items
 from quantgate.efficiency.tasks import EfficiencyTask
-from quantgate.models.loading import load_reference, load_tokenizer, torch_dtype
-from quantgate.models.source import ModelFiles, read_json, resolve_model
+from quantgate.models.loading import context_length, load_reference, load_tokenizer, torch_dtype
+from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
-from quantgate.scoring.requests import Request, Rolling, Sink, digest_requests
+from quantgate.scoring.requests import Request, Rolling, Sink
 from quantgate.store import baselines
 from quantgate.store.keys import ResponsesKey
 from quantgate.store.store import Store
 from quantgate.subjects import Subject, make_subject
-from quantgate.tasks.base import Item, ItemOutcome, Selection, Summarized, Task, digest_items, splits_note
+from quantgate.tasks.base import ItemOutcome, Selection, Summarized, Task, digest_items, splits_note
 from quantgate.tasks.data import DataSource
-from quantgate.tasks.overlap import check_disjoint, check_unique, texts_of
+from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS
@@ -67,30 +68,6 @@ class Options:
     sequential: bool = False
     selection: Selection = field(default_factory=Selection)
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A task's items, their requests in one row, and which slice belongs to which item."""
-
-    items: list[Item]
-    requests: list[Request]
-    slices: list[slice]
-
-    @cached_property
-    def digest(self) -> str:
-        """Digest of the literal requests."""
-        return digest_requests(self.requests)
-
-    def part(self, indices: Iterable[int]) -> Asked:
-        """Some of the items, in the order given."""
-        found = Asked([], [], [])
-        for index in indices:
-            mine = self.requests[self.slices[index]]
-            found.items.append(self.items[index])
-            found.slices.append(slice(len(found.requests), len(found.requests) + len(mine)))
-            found.requests.extend(mine)
-        return found
 
 
 @dataclass(frozen=True)
@@ -160,8 +137,7 @@ class Evaluation:
     @cached_property
     def prompts(self) -> Prompts:
         """Encodes prompts for the reference's tokenizer and context length."""
-        config = read_json(self.model.path / "config.json", f"model {self.model.id!r}")
-        return Prompts(self.tokenizer, int(config.get("max_position_embeddings") or 2048), self.model.id)
+        return Prompts(self.tokenizer, context_length(self.model.path, self.model.id), self.model.id)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -184,15 +160,9 @@ class Evaluation:
         """Items and requests of ``task``, built once."""
         if task.id not in self._asked:
             items = task.items(self.data, self.options.selection, self.prompts)
-            requests: list[Request] = []
-            slices = []
-            for item in items:
-                mine = task.requests(item, self.prompts)
-                slices.append(slice(len(requests), len(requests) + len(mine)))
-                requests.extend(mine)
-            asked = Asked(items, requests, slices)
-            check_unique(task.id, [item.id for item in items], [requests[mine] for mine in slices])
-            self._asked[task.id] = asked
+            self._asked[task.id] = asked = ask_items(task, items, self.prompts)
+            for note in asked.notes(task.id):
+                self.progress.note(note)
         return self._asked[task.id]
 
     def subject(self, method: Method) -> Subject:
@@ -254,6 +224,7 @@ class Evaluation:
             reference_from=reference.origin,
             data_digest=digest_items(self.asked(task).items),
             data_source=self.data.name + splits_note(self.asked(task).items),
+            shortened=self.asked(task).counts(outcome.item_id for outcome in scored.outcomes),
         )
 
     def rule(self, method: Method, task: Task | EfficiencyTask) -> Rule:
@@ -394,7 +365,10 @@ class Evaluation:
 
     def _outcomes(self, task: Task, asked: Asked, answered: answers.Answered) -> Scored:
         outcomes = [
-            task.score(item, answered.responses[mine]) for item, mine in zip(asked.items, asked.slices, strict=True)
+            ItemOutcome(item.id, item.group, None, unscored=asked.unasked[item.id])
+            if item.id in asked.unasked
+            else task.score(item, answered.responses[mine])
+            for item, mine in zip(asked.items, asked.slices, strict=True)
         ]
         origin = "store" if answered.from_cache else "computed"
         stats = answered.stats

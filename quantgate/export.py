@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.errors import UsageError
-from quantgate.models.loading import load_tokenizer
-from quantgate.models.source import ModelFiles, read_json, resolve_model
+from quantgate.models.loading import context_length, load_tokenizer
+from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
@@ -92,8 +92,7 @@ def rewrite_of(method: Method) -> Callable[[Path, Path], None] | None:
 
 def _subject(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store, progress: Progress) -> Subject:
     def calibrate() -> Calibration:
-        config = read_json(model.path / "config.json", f"model {model.id!r}")
-        limit = int(config.get("max_position_embeddings") or 2048)
+        limit = context_length(model.path, model.id)
         prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
         choice = CalibrationChoice(args.calibration, args.calibration_samples, args.calibration_length, args.seed)
         data = open_data(args.data, BUNDLED_DATA, offline=args.offline)

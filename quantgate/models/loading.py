@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from quantgate.errors import ModelError
+
+_USUAL_CONTEXT: Final = 2048
 
 
 def torch_dtype(name: str) -> Any:
@@ -26,6 +28,24 @@ def load_tokenizer(path: Path, name: str) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {name!r}", f"the tokenizer cannot be read ({error})") from error
+
+
+def context_length(path: Path, name: str) -> int:
+    """Most tokens the model in ``path`` was made for; 2,048 where its configuration does not say.
+
+    Raises ModelError when transformers cannot read the configuration.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {name!r}", f"its configuration cannot be read ({error})") from error
+    # the same names, in the same order, as the engine goes by
+    lengths = (
+        getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    )
+    return next((int(length) for length in lengths if length), _USUAL_CONTEXT)
 
 
 def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:

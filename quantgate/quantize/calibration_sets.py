@@ -50,7 +50,7 @@ def build_calibration(
     dataset, config, field, joint, domain = _CORPORA[choice.name]
     text = joint.join(row[field] for row in data.rows(dataset, config, "train", {field: str}))
     who = f"calibration set {choice.name!r}"
-    tokens = prompts.text_tokens(text)
+    tokens = prompts.encode(text)
     samples = segments(tokens, choice.n_samples, choice.length, choice.seed, who)
     return Calibration(
         choice.name, domain, tuple(samples), tuple(prompts.decode(each) for each in samples), choice.seed

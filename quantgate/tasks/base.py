@@ -112,10 +112,9 @@ KLD_MEAN = Metric("kld_mean", False, "mean", "nats")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the user asked of every task: ``limit`` items at most, ``num_fewshot`` examples, drawn with ``seed``."""
+    """What the user asked of every task: ``limit`` items at most, drawn with ``seed``."""
 
     limit: int | None = None
-    num_fewshot: int | None = None
     seed: int = 1234
 
 
@@ -158,6 +157,14 @@ class Summarized(Protocol):
 
     def summary(self, outcomes: Sequence[ItemOutcome]) -> Mapping[str, float]:
         """Name -> value over the scored ones of ``outcomes``."""
+
+
+@runtime_checkable
+class Shortening(Protocol):
+    """A task that leaves out part of an item where the model's context has no room for all of it."""
+
+    def shortened(self, item: Item, prompts: Prompts) -> str:
+        """What of ``item`` its requests leave out, in few words for the record; empty when nothing."""
 
 
 def only(responses: Sequence[Response], kind: type[Kind]) -> Kind:

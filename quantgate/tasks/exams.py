@@ -29,7 +29,7 @@ from quantgate.tasks.choices import log_likelihoods, mean_token_likelihoods, sco
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.exam_subjects import CEVAL_HARD, CEVAL_NAMES, CMMLU_CHINA, CMMLU_NAMES, MMLU_GROUPS
 from quantgate.tasks.extraction import LETTERS, SIMILAR, chinese_choice, english_choice
-from quantgate.tasks.items import first_shots, limited
+from quantgate.tasks.items import first_shots, k_shot, limited
 from quantgate.tasks.prompts import Prompts, user
 
 
@@ -175,11 +175,11 @@ class ExamLikelihood:
         what = (
             "likelihood of the option letter" if self.form == "letter" else "mean token likelihood of the option text"
         )
-        return f"{self.shots}-shot, {what}"
+        return f"{k_shot(self.shots)}, {what}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Rows of all subjects with their dev examples."""
-        return self.exam.items(data, selection, self.shots if selection.num_fewshot is None else selection.num_fewshot)
+        return self.exam.items(data, selection, self.shots)
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One likelihood per option."""

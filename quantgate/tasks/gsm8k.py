@@ -18,7 +18,7 @@ from quantgate.errors import DataError
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
 from quantgate.tasks.base import EXACT_MATCH, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource, Fields, Row
-from quantgate.tasks.items import first_shots, items_of_split
+from quantgate.tasks.items import first_shots, items_of_split, k_shot
 from quantgate.tasks.prompts import Prompts, user
 
 _FIELDS: Final[Fields] = {"question": str, "answer": str}
@@ -111,13 +111,12 @@ class Gsm8k:
     @property
     def protocol(self) -> str:
         """Zero-shot chat or few-shot text, greedy, extractor by name."""
-        form = "zero-shot chat" if self.shots is None else f"{self.shots}-shot chain of thought"
+        form = "zero-shot chat" if self.shots is None else f"{k_shot(self.shots)} chain of thought"
         return f"{form}, greedy, at most {self.max_new_tokens} new tokens, {self.extractor}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test rows of the configuration ``main``; few-shot examples are the first rows of ``train``."""
-        wanted = self.shots if self.shots is None or selection.num_fewshot is None else selection.num_fewshot
-        shots = first_shots(data, self.dataset, "main", "train", _FIELDS, wanted or 0)
+        shots = first_shots(data, self.dataset, "main", "train", _FIELDS, self.shots or 0)
         items = items_of_split(data, self.dataset, "main", "test", _FIELDS, selection, _check_row)
         return [replace(item, shots=shots) for item in items]
 

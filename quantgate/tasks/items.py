@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass, replace
 from typing import TypeVar
 
 from quantgate.errors import DataError
-from quantgate.tasks.base import Item, Selection
+from quantgate.tasks.base import Item, Selection, Task
 from quantgate.tasks.data import DataSource, Fields, Row
 
 Kind = TypeVar("Kind")
@@ -32,6 +33,18 @@ def limited(items: list[Item], limit: int | None, seed: int) -> list[Item]:
             if queue and len(chosen) < limit:
                 chosen.append(queue.pop())
     return [items[index] for index in sorted(chosen)]
+
+
+def k_shot(shots: int) -> str:
+    """``zero-shot``, ``5-shot``: how protocols call it."""
+    return f"{shots}-shot" if shots else "zero-shot"
+
+
+def with_shots(task: Task, shots: int | None) -> Task:
+    """The task behind ``shots`` examples, where it has a number of them to change; None leaves it as it is."""
+    if shots is None or getattr(task, "shots", None) is None or not is_dataclass(task):
+        return task
+    return replace(task, shots=shots)
 
 
 def first_shots(

@@ -16,7 +16,7 @@ from quantgate.scoring.requests import LikelihoodResponse, Request, Response
 from quantgate.tasks.base import ACCURACY, PERPLEXITY, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.choices import NOT_FINITE
 from quantgate.tasks.data import DataSource, Fields
-from quantgate.tasks.items import first_shots, limited
+from quantgate.tasks.items import first_shots, k_shot, limited
 from quantgate.tasks.prompts import Prompts
 
 _FIELDS: Final[Fields] = {"text": str}
@@ -28,6 +28,7 @@ class Lambada:
 
     id: str = "lambada"
     measure: Literal["acc", "ppl"] = "acc"
+    shots: int = 0
     dataset: str = "EleutherAI/lambada_openai"
     dimension: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 1
@@ -40,11 +41,11 @@ class Lambada:
     @property
     def protocol(self) -> str:
         """What is made of the last word's likelihood."""
-        return "zero-shot, last word greedy" if self.measure == "acc" else "zero-shot, loss of the last word"
+        return f"{k_shot(self.shots)}, {'last word greedy' if self.measure == 'acc' else 'loss of the last word'}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test passages; few-shot examples are the first rows of ``train``."""
-        shots = first_shots(data, self.dataset, "default", "train", _FIELDS, selection.num_fewshot or 0)
+        shots = first_shots(data, self.dataset, "default", "train", _FIELDS, self.shots)
         items = []
         for number, row in enumerate(data.rows(self.dataset, "default", "test", _FIELDS)):
             if not all(part.strip() for part in row["text"].rpartition(" ")[::2]):

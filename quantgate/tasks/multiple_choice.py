@@ -22,7 +22,7 @@ from quantgate.scoring.requests import Request, Response
 from quantgate.tasks.base import ACC_NORM, ACCURACY, Item, ItemOutcome, Metric, Selection
 from quantgate.tasks.choices import Question, log_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
-from quantgate.tasks.items import first_shots, limited
+from quantgate.tasks.items import first_shots, k_shot, limited
 from quantgate.tasks.prompts import Prompts
 
 _BRACKETS: Final = re.compile(r"\[.*?\]")  # WikiHow's mark-up in HellaSwag: [header], [step], [substeps]
@@ -146,11 +146,12 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """One of :data:`BENCHMARKS` under one metric; zero-shot unless ``--num-fewshot`` asks for train rows."""
+    """One of :data:`BENCHMARKS` under one metric; zero-shot unless ``shots`` train rows are asked for."""
 
     id: str
     benchmark: str
     norm: Literal["none", "characters"] = "none"
+    shots: int = 0
     dimension: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 1
 
@@ -172,12 +173,12 @@ class MultipleChoice:
     @property
     def protocol(self) -> str:
         """What the options are compared by."""
-        return f"zero-shot, option log-likelihood{' per character' if self.norm == 'characters' else ''}"
+        return f"{k_shot(self.shots)}, option log-likelihood{' per character' if self.norm == 'characters' else ''}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Rows of the split under test; few-shot examples are the first rows of ``train``."""
         where = BENCHMARKS[self.benchmark]
-        shots = first_shots(data, where.dataset, where.config, "train", where.fields, selection.num_fewshot or 0)
+        shots = first_shots(data, where.dataset, where.config, "train", where.fields, self.shots)
         items = []
         for number, row in enumerate(data.rows(where.dataset, where.config, where.split, where.fields)):
             name = f"{where.config}/{where.split}/{number}"

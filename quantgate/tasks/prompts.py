@@ -26,11 +26,7 @@ class Prompts:
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, with the special tokens the tokenizer puts in front of every text (often none)."""
-        return tuple(self._tokenizer(text).input_ids)
-
-    def text_tokens(self, text: str) -> Tokens:
-        """Tokens of a corpus for perplexity: long texts are encoded whole, without a length warning."""
-        return tuple(self._tokenizer(text, verbose=False).input_ids)
+        return self._ids(text, special=True)
 
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, special tokens included."""
@@ -46,26 +42,29 @@ class Prompts:
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         """Tokens of a dialogue up to where the assistant's next answer begins."""
-        return tuple(self._tokenizer(self._render(messages, True), add_special_tokens=False).input_ids)
+        return self._ids(self._render(messages, True), special=False)
 
-    def chat_cut(self, ask: str, document: str, room: int) -> Tokens:
+    def chat_cut(self, ask: str, document: str, room: int) -> tuple[Tokens, bool]:
         """As :meth:`chat` for ``ask`` + ``document``, cut at its end until ``room`` tokens of the context are left.
 
-        Raises ModelError when not even an empty document fits.
+        Also tells whether anything was cut. Raises ModelError when not even an empty document fits.
         """
-        limit = self.max_length - room
+        limit, cut = self.max_length - room, False
         prompt = self.chat([{"role": "user", "content": ask + document}])
-        pieces = self._tokenizer(document, add_special_tokens=False).input_ids if len(prompt) > limit else []
+        pieces = self._ids(document, special=False) if len(prompt) > limit else ()
         while len(prompt) > limit and pieces:
-            pieces = pieces[: -(len(prompt) - limit)]  # a cut may change how its end is cut into tokens: look again
-            prompt = self.chat([{"role": "user", "content": ask + str(self._tokenizer.decode(pieces))}])
+            cut, pieces = (
+                True,
+                pieces[: -(len(prompt) - limit)],
+            )  # a cut may change how its end is cut into tokens: look again
+            prompt = self.chat([{"role": "user", "content": ask + self.decode(pieces)}])
         if len(prompt) > limit:
             raise ModelError(
                 f"model {self._name!r}",
                 f"its context of {self.max_length} tokens has no room for a prompt and {room} new tokens",
                 hint="choose other --tasks",
             )
-        return prompt
+        return prompt, cut
 
     def chat_pair(self, messages: Sequence[Mapping[str, str]], answer: str) -> Likelihood:
         """A likelihood request for ``answer`` as the assistant's next turn; only the answer's own text is scored."""
@@ -73,21 +72,24 @@ class Prompts:
 
     def dialogue(self, messages: Sequence[Mapping[str, str]]) -> Tokens:
         """Tokens of a whole dialogue, final answer and its end marker included (calibration samples)."""
-        return tuple(self._tokenizer(self._render(messages, False), add_special_tokens=False).input_ids)
+        return self._ids(self._render(messages, False), special=False)
 
     def _split(self, context: str, continuation: str, *, special: bool) -> Likelihood:
         kept = context.rstrip(" ")
         continuation = context[len(kept) :] + continuation
-        whole = tuple(self._tokenizer(kept + continuation, add_special_tokens=special).input_ids)
+        whole = self._ids(kept + continuation, special=special)
         n_context = self._length(kept, special)
         return Likelihood(whole[:n_context], whole[n_context:])
 
     def _length(self, context: str, special: bool) -> int:
         # the options of a question come one after the other behind the same, often long, context
         if self._context[:2] != (context, special):
-            length = len(self._tokenizer(context, add_special_tokens=special).input_ids)
-            self._context = (context, special, length)
+            self._context = (context, special, len(self._ids(context, special=special)))
         return self._context[2]
+
+    def _ids(self, text: str, *, special: bool) -> Tokens:
+        # not verbose: what is longer than the context is dealt with, and needs no warning
+        return tuple(self._tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
     def _render(self, messages: Sequence[Mapping[str, str]], generation: bool) -> str:
         if not getattr(self._tokenizer, "chat_template", None):

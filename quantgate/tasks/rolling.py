@@ -54,7 +54,7 @@ class RollingTask:
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Segments from the start of the corpus; ``--limit`` counts segments."""
         length = min(self.length, prompts.max_length)
-        tokens = prompts.text_tokens(CORPORA[self.corpus].read(data))
+        tokens = prompts.encode(CORPORA[self.corpus].read(data))
         count = min(len(tokens) // length, selection.limit or self.max_segments)
         if not count:
             raise DataError(f"corpus {self.corpus!r}", f"{len(tokens)} tokens", expected=f"at least {length}")
@@ -65,6 +65,11 @@ class RollingTask:
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """The segment itself."""
         return [Rolling(tuple(item.row["tokens"]))]
+
+    def shortened(self, item: Item, prompts: Prompts) -> str:
+        """Segments are no longer than the model's context."""
+        length = len(item.row["tokens"])
+        return f"segments of {length} tokens" if length < self.length else ""
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """Mean loss (or mean KL divergence) of the segment. The reference itself has KL 0 by definition."""

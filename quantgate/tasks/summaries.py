@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Final
 
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
+from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response, Tokens
 from quantgate.tasks.base import Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.items import items_of_split
@@ -66,8 +66,11 @@ class Summaries:
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One greedy summary."""
-        prompt = prompts.chat_cut(_ASK, item.row[self.text_field], room=self.max_new_tokens)
-        return [Generate(prompt, self.max_new_tokens)]
+        return [Generate(self._prompt(item, prompts)[0], self.max_new_tokens)]
+
+    def shortened(self, item: Item, prompts: Prompts) -> str:
+        """Whether the end of the document was cut."""
+        return "document cut at its end" if self._prompt(item, prompts)[1] else ""
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """ROUGE-1 of the answer."""
@@ -79,3 +82,6 @@ class Summaries:
             "rougeL": found["rougeL"],
         }
         return ItemOutcome(item.id, item.group, found["rouge1"], response.text.strip(), companions)
+
+    def _prompt(self, item: Item, prompts: Prompts) -> tuple[Tokens, bool]:
+        return prompts.chat_cut(_ASK, item.row[self.text_field], room=self.max_new_tokens)

@@ -202,6 +202,7 @@ def build_result(
     reference_from: str = "",
     data_digest: str = "",
     data_source: str = "",
+    shortened: Mapping[str, int] | None = None,
 ) -> Result:
     """The record of one case. The judgement's p-values travel among the companions, where they are defined."""
     further = dict(companions or {})
@@ -239,4 +240,5 @@ def build_result(
         reference_from=reference_from,
         data_digest=data_digest,
         data_source=data_source,
+        shortened=dict(shortened or {}),
     )

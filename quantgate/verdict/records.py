@@ -20,7 +20,8 @@ class Result:
     ``delta`` = value - reference in the metric's own unit, with its interval ``ci_low``..``ci_high`` at
     ``confidence``; ``margin`` is how much worse is allowed, in the same unit, always >= 0. ``items_worse`` and
     ``items_better`` count paired items; ``flips`` the items whose answer changed. ``unscored`` maps a reason to the
-    number of items it took out. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined".
+    number of items it took out; ``shortened`` maps what was left out of a prompt, so that it fits the model's context,
+    to the number of items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined".
     """
 
     task: str
@@ -51,6 +52,7 @@ class Result:
     reference_from: str = ""
     data_digest: str = ""
     data_source: str = ""
+    shortened: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict for report.json."""

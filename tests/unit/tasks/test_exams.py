@@ -9,6 +9,7 @@ from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse
 from quantgate.tasks.base import ItemOutcome, Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.exam_subjects import CEVAL_HARD, CEVAL_NAMES, CMMLU_CHINA, CMMLU_NAMES, MMLU_GROUPS
+from quantgate.tasks.items import with_shots
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.table import TASKS
 
@@ -50,7 +51,7 @@ def answers(*logprobs, n_tokens=1):
 
 
 def test_mmlu_prompt_is_literal(data, prompts):
-    item = MMLU.items(data, Selection(num_fewshot=1), prompts)[0]
+    item = with_shots(MMLU, 1).items(data, Selection(), prompts)[0]
     requests = MMLU.requests(item, prompts)
     assert prompts.decode(requests[0].context) == (
         "The following are multiple choice questions (with answers) about sea life.\n\n"
@@ -62,7 +63,7 @@ def test_mmlu_prompt_is_literal(data, prompts):
 
 def test_mmlu_cloze_prompt_is_literal(data, prompts):
     task = TASKS["mmlu_cloze"]
-    item = task.items(data, Selection(num_fewshot=1), prompts)[0]
+    item = with_shots(task, 1).items(data, Selection(), prompts)[0]
     requests = task.requests(item, prompts)
     assert prompts.decode(requests[0].context) == (
         "The following are multiple choice questions (with answers) about sea life.\n\n"
@@ -73,7 +74,7 @@ def test_mmlu_cloze_prompt_is_literal(data, prompts):
 
 def test_mmlu_cloze_compares_mean_token_likelihoods(data, prompts):
     task = TASKS["mmlu_cloze"]
-    item = task.items(data, Selection(num_fewshot=1), prompts)[0]
+    item = with_shots(task, 1).items(data, Selection(), prompts)[0]
     responses = [LikelihoodResponse(total, count, False) for total, count in ((-3, 1), (-8, 4), (-9, 3), (-6, 2))]
     assert task.score(item, responses).score == 1.0
 
@@ -89,7 +90,7 @@ def test_no_test_row_is_among_the_examples(tmp_path, write_jsonl, prompts, name,
     spelt = (lambda row: row) if name == "ceval" else (lambda row: {key.capitalize(): row[key] for key in row})
     write_jsonl(tmp_path, exam.dataset, subject, exam.split, [spelt(chinese(number)) for number in (1, 2, 3)])
     write_jsonl(tmp_path, exam.dataset, subject, "dev", [spelt(chinese(number)) for number in range(10, 15)])
-    for number, item in enumerate(TASKS[name].items(DirectorySource(tmp_path), Selection(num_fewshot=2), prompts), 1):
+    for number, item in enumerate(with_shots(TASKS[name], 2).items(DirectorySource(tmp_path), Selection(), prompts), 1):
         for request in TASKS[name].requests(item, prompts):
             text = prompts.decode(request.context)
             assert [f"第{shot}题" in text for shot in range(10, 15)] == [True, True, False, False, False]
@@ -98,7 +99,7 @@ def test_no_test_row_is_among_the_examples(tmp_path, write_jsonl, prompts, name,
 
 def test_mmlu_without_enough_dev_rows(data, prompts):
     with pytest.raises(DataError, match=r"5 rows; expected at least 6 for 6-shot prompts; lower --num-fewshot"):
-        MMLU.items(data, Selection(num_fewshot=6), prompts)
+        with_shots(MMLU, 6).items(data, Selection(), prompts)
 
 
 def test_mmlu_score(data, prompts):
@@ -127,15 +128,15 @@ def test_mmlu_refuses_an_answer_outside_the_options(data, tmp_path, write_jsonl,
 def test_limit_spreads_over_groups(tmp_path, write_jsonl, prompts):
     for subject in ("a", "b", "c"):
         write_jsonl(tmp_path, "cais/mmlu", subject, "test", [row(index, subject) for index in range(20)])
-    items = MMLU.items(DirectorySource(tmp_path), Selection(limit=7, num_fewshot=0), prompts)
+    items = with_shots(MMLU, 0).items(DirectorySource(tmp_path), Selection(limit=7), prompts)
     groups = [item.group for item in items]
     assert len(items) == 7
     assert {group: groups.count(group) >= 2 for group in "abc"} == {"a": True, "b": True, "c": True}
-    assert items == MMLU.items(DirectorySource(tmp_path), Selection(limit=7, num_fewshot=0), prompts)
+    assert items == with_shots(MMLU, 0).items(DirectorySource(tmp_path), Selection(limit=7), prompts)
 
 
 def test_ceval_prompt_is_literal(data, prompts):
-    item = TASKS["ceval"].items(data, Selection(num_fewshot=1), prompts)[0]
+    item = with_shots(TASKS["ceval"], 1).items(data, Selection(), prompts)[0]
     requests = TASKS["ceval"].requests(item, prompts)
     assert prompts.decode(requests[2].context) == (
         "以下是中国关于法学的单项选择题，请选出其中的正确答案。\n\n"
@@ -146,7 +147,7 @@ def test_ceval_prompt_is_literal(data, prompts):
 
 
 def test_cmmlu_prompt_is_literal(data, prompts):
-    item = TASKS["cmmlu"].items(data, Selection(num_fewshot=1), prompts)[0]
+    item = with_shots(TASKS["cmmlu"], 1).items(data, Selection(), prompts)[0]
     assert prompts.decode(TASKS["cmmlu"].requests(item, prompts)[0].context) == (
         "以下是关于艺术学的单项选择题，请直接给出正确答案的选项。\n\n"
         "第10题____。\nA. a10\nB. b10\nC. c10\nD. d10\n答案： B\n\n"
@@ -156,7 +157,7 @@ def test_cmmlu_prompt_is_literal(data, prompts):
 
 def test_free_answer_prompts_are_literal_and_show_no_examples(data, prompts):
     def asked(name):
-        item = TASKS[name].items(data, Selection(num_fewshot=5), prompts)[0]
+        item = with_shots(TASKS[name], 5).items(data, Selection(), prompts)[0]
         [request] = TASKS[name].requests(item, prompts)
         return prompts.decode(request.prompt).removeprefix("<|im_start|>user\n")
 

@@ -9,6 +9,7 @@ from quantgate.scoring.requests import GenerateResponse
 from quantgate.tasks.base import Item, Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.gsm8k import Gsm8k, any_number, first_occurrence, gold_number, last_number, numbers
+from quantgate.tasks.items import with_shots
 from quantgate.tasks.prompts import Prompts
 
 
@@ -82,7 +83,7 @@ def data(tmp_path, write_jsonl):
 
 def test_chat_asks_the_bare_question(data, tokenizer):
     prompts = Prompts(tokenizer, 512, "tiny")
-    item = Gsm8k().items(data, Selection(num_fewshot=2), prompts)[1]
+    item = with_shots(Gsm8k(), 2).items(data, Selection(), prompts)[1]
     [request] = Gsm8k().requests(item, prompts)
     assert prompts.decode(request.prompt) == "<|im_start|>user\nTest 1?<|im_end|>\n<|im_start|>assistant\n"
     assert (item.shots, request.stop) == ((), ())
@@ -90,7 +91,7 @@ def test_chat_asks_the_bare_question(data, tokenizer):
 
 def test_chain_of_thought_shows_train_problems_only_and_stops_at_the_next_question(data, tokenizer):
     prompts, task = Prompts(tokenizer, 512, "tiny"), Gsm8k("gsm8k_cot", shots=8)
-    item = task.items(data, Selection(num_fewshot=2), prompts)[1]
+    item = with_shots(task, 2).items(data, Selection(), prompts)[1]
     [request] = task.requests(item, prompts)
     assert prompts.decode(request.prompt) == (
         "Question: Train 0?\nAnswer: It is <<0=0>>0.\n#### 0\n\n"

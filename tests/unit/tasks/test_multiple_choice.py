@@ -11,6 +11,7 @@ from quantgate.scoring.engine import TorchEngine
 from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.items import with_shots
 from quantgate.tasks.multiple_choice import BENCHMARKS, MultipleChoice
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.table import GROUPS, TASKS
@@ -164,8 +165,8 @@ def test_items_of_one_source_are_one_group(tmp_path, write_jsonl, prompts):
 @pytest.mark.parametrize("name", [*BENCHMARKS, "lambada"])
 def test_examples_come_from_train_and_hold_no_test_row(data, prompts, name):
     task = TASKS[name]
-    for number, item in enumerate(task.items(data, Selection(num_fewshot=2), prompts)):
-        assert item.shots == task.items(data, Selection(num_fewshot=2), prompts)[0].shots
+    for number, item in enumerate(with_shots(task, 2).items(data, Selection(), prompts)):
+        assert item.shots == with_shots(task, 2).items(data, Selection(), prompts)[0].shots
         for request in task.requests(item, prompts):
             text = prompts.decode(request.context)
             assert ["SHOT0" in text, "SHOT1" in text, "SHOT2" in text] == [True, True, False]
@@ -173,14 +174,14 @@ def test_examples_come_from_train_and_hold_no_test_row(data, prompts, name):
 
 
 def test_an_example_shows_its_right_answer(data, prompts):
-    item = TASKS["winogrande"].items(data, Selection(num_fewshot=1), prompts)[0]
+    item = with_shots(TASKS["winogrande"], 1).items(data, Selection(), prompts)[0]
     context = prompts.decode(TASKS["winogrande"].requests(item, prompts)[1].context)
     assert context.split("\n\n")[0] == "The cup SHOT0 did not fit the box because the cup was too big."
 
 
 def test_too_few_examples(data, prompts):
     with pytest.raises(DataError, match=r"ybisk/piqa/plain_text/train in .*: 3 rows; expected at least 4 for 4-shot"):
-        TASKS["piqa"].items(data, Selection(num_fewshot=4), prompts)
+        with_shots(TASKS["piqa"], 4).items(data, Selection(), prompts)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""What a task asks of a model: items, requests, and what was left out of them so that they fit the model's context.
+
+A prompt that is too long loses its few-shot examples one by one, the first ones first. An item that does not fit
+without any is not asked, and is ``unscored`` with that reason. Both depend on the reference's tokenizer and context
+alone, so reference and subject are asked the same; both are counted in the record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from quantgate.scoring.requests import Generate, Likelihood, Request, digest_requests
+from quantgate.tasks.base import Item, Shortening, Task
+from quantgate.tasks.overlap import check_unique
+from quantgate.tasks.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task's items, their requests in one row, and which slice belongs to which item.
+
+    By item id: ``shortened`` says what of the prompt was left out, ``unasked`` why nothing is asked.
+    """
+
+    items: list[Item]
+    requests: list[Request]
+    slices: list[slice]
+    shortened: Mapping[str, str] = field(default_factory=dict)
+    unasked: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the literal requests."""
+        return digest_requests(self.requests)
+
+    def part(self, indices: Iterable[int]) -> Asked:
+        """Some of the items, in the order given."""
+        found = Asked([], [], [], self.shortened, self.unasked)
+        for index in indices:
+            found.add(self.items[index], self.requests[self.slices[index]])
+        return found
+
+    def add(self, item: Item, requests: Sequence[Request]) -> None:
+        """Append an item with its requests."""
+        self.items.append(item)
+        self.slices.append(slice(len(self.requests), len(self.requests) + len(requests)))
+        self.requests.extend(requests)
+
+    def counts(self, names: Iterable[str]) -> dict[str, int]:
+        """How many of the items called ``names`` were shortened, by what was left out."""
+        return dict(Counter(self.shortened[name] for name in names if name in self.shortened))
+
+    def notes(self, task: str) -> list[str]:
+        """One sentence for everything that was left out."""
+        of = f"of {len(self.items)} items"
+        short = [f"{count} {of} are asked with {what}" for what, count in self.counts(self.shortened).items()]
+        left = [f"{count} {of} are not asked: {reason}" for reason, count in Counter(self.unasked.values()).items()]
+        return [f"{task}: {what}" for what in (*short, *left)]
+
+
+def ask_items(task: Task, items: Sequence[Item], prompts: Prompts) -> Asked:
+    """The requests for ``items``, each as far as it fits. Raises DataError when many items ask literally the same."""
+    shortened: dict[str, str] = {}
+    unasked: dict[str, str] = {}
+    asked = Asked([], [], [], shortened, unasked)
+    for item in items:
+        fitting, requests = _fitted(task, item, prompts)
+        if not all(_tokens_read(request, 1) <= prompts.max_length for request in requests):
+            unasked[item.id] = f"its prompt is longer than the model's context of {prompts.max_length} tokens"
+            requests = []
+        elif missing := _missing(task, item, fitting, requests, prompts):
+            shortened[item.id] = missing
+        asked.add(fitting, requests)
+    named = zip(asked.items, asked.slices, strict=True)
+    distinct = {item.id: asked.requests[mine] for item, mine in named if item.id not in unasked}
+    check_unique(task.id, list(distinct), list(distinct.values()))
+    return asked
+
+
+def _fitted(task: Task, item: Item, prompts: Prompts) -> tuple[Item, list[Request]]:
+    """The item with as many of its last examples as fit (none at worst), and its requests."""
+    requests = task.requests(item, prompts)
+    while item.shots and not _fit(requests, prompts):
+        item = replace(item, shots=item.shots[1:])
+        requests = task.requests(item, prompts)
+    return item, requests
+
+
+def _missing(task: Task, item: Item, fitting: Item, requests: Sequence[Request], prompts: Prompts) -> str:
+    """What was left out, for the record; empty when nothing."""
+    found = []
+    if len(fitting.shots) < len(item.shots):
+        found.append(f"{len(fitting.shots)} of {len(item.shots)} examples")
+    if isinstance(task, Shortening) and (cut := task.shortened(fitting, prompts)):
+        found.append(cut)
+    if not _fit(requests, prompts):
+        found.append(f"room for fewer than {max(map(_new_tokens, requests))} new tokens")
+    return ", ".join(found)
+
+
+def _fit(requests: Sequence[Request], prompts: Prompts) -> bool:
+    """Whether all requests fit the context with the longest answer they allow."""
+    return all(_tokens_read(request, _new_tokens(request)) <= prompts.max_length for request in requests)
+
+
+def _new_tokens(request: Request) -> int:
+    return request.max_new_tokens if isinstance(request, Generate) else 0
+
+
+def _tokens_read(request: Request, new: int) -> int:
+    """Tokens that must be read for up to ``new`` generated ones. The last token, generated or scored, never is."""
+    if isinstance(request, Generate):
+        return len(request.prompt) + new - 1
+    whole = len(request.context) + len(request.continuation) if isinstance(request, Likelihood) else len(request.tokens)
+    return whole - 1
