@@ -1,6 +1,7 @@
 """The defects of the toolbox MI-optimize, one test each: what is wrong there holds here.
 
-Numbers are those of the list this project was planned with (section 2.6 of its specification).
+Numbers are those of the list this project was planned with (section 2.6 of its specification). Those of its evaluation
+(tasks, scores, speed, its own tests) are in ``tests/unit/test_known_defects.py``.
 """
 
 import copy
@@ -16,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from fixtures.options import BUNDLED_DATA
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
 from quantgate.quantize.activations import ActivationLinear, ActivationSettings
-from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
+from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
 from quantgate.quantize.checkpoint import load_quantized
 from quantgate.quantize.driver import Sweep
 from quantgate.quantize.floats import quantize_float8
@@ -195,6 +197,25 @@ def test_defect_2_c4_gives_calibration_text(tmp_path, write_jsonl, tokenizer):
     calibration = build_calibration(CalibrationChoice("c4", 4, 30), data, data, prompts)
     assert calibration.n_tokens == 120
     assert all("line" in text for text in calibration.texts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defect_3_every_named_set_exists_and_is_drawn_by_the_seed(name, tmp_path, write_jsonl, tokenizer):
+    """There, a set that is to be shuffled ends at an unbound variable, and of a family of sets one is shipped."""
+    for dataset, config, field in (
+        ("allenai/c4", "en", "text"),
+        ("Salesforce/wikitext", "wikitext-2-raw-v1", "text"),
+        ("ptb-text-only/ptb_text_only", "penn_treebank", "sentence"),
+    ):
+        rows = [{field: f"line {number} of {dataset}"} for number in range(200)]
+        write_jsonl(tmp_path, dataset, config, "train", rows)
+    data, bundled, prompts = DirectorySource(tmp_path), DirectorySource(BUNDLED_DATA), Prompts(tokenizer, 4096, "tiny")
+    first, again, other = (
+        build_calibration(CalibrationChoice(name, 4, 30, seed), data, bundled, prompts) for seed in (1, 1, 2)
+    )
+    assert first.samples == again.samples
+    assert first.samples != other.samples
+    assert len(first.samples) == 4
 
 
 @pytest.mark.parametrize("length", [1, 30, 77])
