@@ -2,11 +2,16 @@
 
 Command:
     python benchmarks/prefill_rate.py --model DIR [--threads 2] [--questions 50]
+    python benchmarks/prefill_rate.py --shape 2048x5632x32x4x4
+
+``--shape`` takes random weights: hidden size, feed-forward size, heads, key heads, layers.
 
 Operations counted: linear layers and output head at the positions where they are needed, and attention (scores and
 weighted values over causal pairs) of the *unique* tokens; nothing else, so norms, activations, padding, masks, repeated
 tokens and Python count against the engine. The matmul rate is the best of three square sizes, and is measured before
-and after. "plain" is transformers' own forward pass over one batch of 8 x 256 tokens, for comparison.
+and after. "plain" is transformers' own forward pass over one batch of 8 x 256 tokens, for comparison. "its products
+alone" are the same linear layers as bare matrix products over as many rows: what would be left if everything else were
+free. Small hidden sizes stay far below the square matmul there already.
 """
 
 from __future__ import annotations
@@ -14,14 +19,18 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import sys
 import time
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import Likelihood, Rolling
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from quantgate.progress import Silent  # noqa: E402
+from quantgate.scoring.engine import TorchEngine  # noqa: E402
+from quantgate.scoring.requests import Likelihood, Rolling  # noqa: E402
 
 
 class NoTokenizer:
@@ -89,9 +98,39 @@ def plain_rate(model) -> float:
     return best
 
 
+@torch.no_grad()
+def products_rate(model, rows: int) -> float:
+    """The rate of the linear layers' products by themselves, [rows, in] x [in, out], in operations per second."""
+    shapes = [tuple(m.weight.shape) for m in model.model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
+    best = math.inf
+    pairs = [(torch.randn(rows, k).bfloat16(), torch.randn(n, k).bfloat16()) for n, k in shapes]
+    for _ in range(5):
+        started = clock()
+        for x, weight in pairs:
+            torch.nn.functional.linear(x, weight)
+        best = min(best, clock() - started)
+    return sum(2 * rows * n * k for n, k in shapes) / best
+
+
+def random_model(shape: str):
+    hidden, feed_forward, heads, kv_heads, layers = (int(part) for part in shape.split("x"))
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=feed_forward,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        num_hidden_layers=layers,
+        vocab_size=32000,
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="directory of a Llama-like model")
+    what.add_argument("--shape", help="random weights of this shape instead")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=2)
@@ -101,11 +140,14 @@ def main() -> None:
     global clock
     clock = time.process_time if args.cpu_time else time.perf_counter
     torch.set_num_threads(args.threads)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    if args.model:
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    else:
+        model = random_model(args.shape)
     engine = TorchEngine(model, NoTokenizer(), progress=Silent(), batch_tokens=args.batch_tokens)
     before = matmul_rate()
     print(f"{args.threads} threads; matmul {before / 1e12:.3f} T/s")
-    rates = {"plain 8 x 256": (plain_rate(model), "")}
+    rates = {"its products alone": (products_rate(model, 4096), ""), "plain 8 x 256": (plain_rate(model), "")}
     for name, requests in workloads(args.questions, model.config.vocab_size).items():
         seconds = math.inf
         for _ in range(args.repeats):
