@@ -81,7 +81,7 @@ def build(args: argparse.Namespace):
     data = open_data("bundled", ROOT / "evals" / "data", offline=True)
     options = Options(
         model=args.model,
-        selection=Selection(args.limit, None, 1234),
+        selection=Selection(limit=args.limit),
         calibration=CalibrationChoice(n_samples=args.calibration_samples),
     )
     tasks = select_tasks([f"perplexity_{args.corpus}", f"kld_{args.corpus}"], data)
