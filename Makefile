@@ -23,6 +23,7 @@ lint: .venv/.ready
 	@$(PIP) $$(grep '^torch==' requirements.txt)
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -r requirements-bundled.txt
+	@$(PIP) --no-deps -e .  # the command quantgate
 	@touch $@
 
 clean:
