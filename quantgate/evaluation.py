@@ -209,6 +209,7 @@ class Evaluation:
         evidence = replace(evidence, subject=tuple(scored.outcomes))
         self.evidence[method.id, task.id] = evidence
         found = conclude(evidence)
+        dataset = str(getattr(task, "dataset", ""))
         summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
         return build_result(
             task=task.id,
@@ -223,7 +224,7 @@ class Evaluation:
             from_cache=scored.origin == "store",
             reference_from=reference.origin,
             data_digest=digest_items(self.asked(task).items),
-            data_source=self.data.name + splits_note(self.asked(task).items),
+            data_source=self.data.origin(dataset) + splits_note(self.asked(task).items),
             shortened=self.asked(task).counts(outcome.item_id for outcome in scored.outcomes),
         )
 

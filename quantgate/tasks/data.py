@@ -1,16 +1,17 @@
 """Rows of benchmark data, checked against the fields a task needs.
 
 Three sources, one layout: a directory holds ``<org>__<name>/<config>/<split>.jsonl`` with the field names and types of
-the Hugging Face hub's dataset; the bundled items are such a directory; the hub itself is read through ``datasets`` at
-pinned revisions. Lines are split at line feeds only: some rows hold other line separators inside their strings.
+the Hugging Face hub's dataset; the bundled items are such a directory; the hub itself is read through ``datasets``, and
+records name the commit that was read. Lines are split at line feeds only: some rows hold other line separators inside
+their strings.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,6 +20,7 @@ from quantgate.errors import DataError
 Row: TypeAlias = dict[str, Any]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]
 _SAFE_PART: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class DataSource(Protocol):
@@ -27,6 +29,9 @@ class DataSource(Protocol):
     @property
     def name(self) -> str:
         """``bundled``, ``hub`` or the directory, for records."""
+
+    def origin(self, dataset: str) -> str:
+        """What records say about rows of ``dataset``: the name, and which version was read where there are several."""
 
     def has(self, dataset: str) -> bool:
         """Whether the source may hold ``dataset`` (a hub id); the hub is assumed to hold everything."""
@@ -55,6 +60,11 @@ class DirectorySource:
     def name(self) -> str:
         """The label, or the directory's own name: an absolute path would make records differ between machines."""
         return self.label or self.root.name
+
+    def origin(self, dataset: str) -> str:
+        """The name: a directory holds one version of everything."""
+        del dataset
+        return self.name
 
     def has(self, dataset: str) -> bool:
         """Whether the dataset's folder is there."""
@@ -142,14 +152,27 @@ def check_fields(row: Row, fields: Fields, where: str) -> None:
 
 @dataclass(frozen=True)
 class HubSource:
-    """The Hugging Face hub through ``datasets``; revisions are pinned per dataset in :data:`REVISIONS`."""
+    """The Hugging Face hub through ``datasets``.
+
+    Datasets in :data:`REVISIONS` are read at the commit that stands there, all others at the newest of their main
+    branch (offline: the one in the cache). :meth:`origin` tells which commit that was.
+    """
 
     offline: bool = False
+    _read: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """Always ``hub``."""
         return "hub"
+
+    def origin(self, dataset: str) -> str:
+        """``hub, <dataset> at <commit>`` once rows were read, and whether this project pins that commit."""
+        if not dataset:
+            return self.name
+        commits = " and ".join(sorted(self._read.get(dataset, ()))) or "an unknown commit"
+        pinned = "" if dataset in REVISIONS else ", not pinned"
+        return f"{self.name}, {dataset} at {commits}{pinned}"
 
     def has(self, dataset: str) -> bool:
         """Assumed; a missing dataset shows when it is read."""
@@ -179,6 +202,7 @@ class HubSource:
         table = _ask_hub(
             dataset, lambda: load_dataset(dataset, config, split=split, revision=revision, download_mode=mode)
         )
+        self._keep(dataset, [file["filename"] for file in table.cache_files])
         rows = [dict(row) for row in table]
         for number, row in enumerate(rows):
             check_fields(row, fields, f"{dataset} ({config}, {split}), row {number}")
@@ -192,11 +216,17 @@ class HubSource:
 
         revision = REVISIONS.get(dataset)
         path = _ask_hub(dataset, lambda: hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
+        self._keep(dataset, [path])
         return _read(Path(path), f"{dataset}/{name}")
+
+    def _keep(self, dataset: str, files: Iterable[str]) -> None:
+        # both caches, that of ``datasets`` and that of files, put what they hold into a folder named after its commit
+        commits = {part for file in files for part in Path(file).parts if _COMMIT.fullmatch(part)}
+        self._read.setdefault(dataset, set()).update(commits)
 
 
 REVISIONS: Final[Mapping[str, str]] = {}
-"""Commit per dataset. Filled as commits are verified against the hub; absent ones are read at their main revision."""
+"""Commit per dataset, filled as commits are verified against the hub."""
 
 
 def _ask_hub(dataset: str, ask: Any) -> Any:

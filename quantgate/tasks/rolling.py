@@ -41,6 +41,11 @@ class RollingTask:
     version: ClassVar[int] = 1
 
     @property
+    def dataset(self) -> str:
+        """Hub id of the corpus; empty for text that CPython carries."""
+        return CORPORA[self.corpus].dataset
+
+    @property
     def metric(self) -> Metric:
         """Perplexity or mean KL divergence."""
         return _METRICS[self.measure]

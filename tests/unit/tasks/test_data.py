@@ -3,7 +3,7 @@
 import pytest
 
 from quantgate.errors import DataError
-from quantgate.tasks.data import DirectorySource, open_data
+from quantgate.tasks.data import DirectorySource, HubSource, open_data
 
 FIELDS = {"question": str, "answer": int}
 
@@ -94,3 +94,57 @@ def test_hub_rows_are_checked_like_files(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: table)
     with pytest.raises(DataError, match="row 0: field 'answer' is a str"):
         open_data("hub", tmp_path, offline=True).rows("org/set", "main", "test", FIELDS)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """The caches as ``datasets`` and ``huggingface_hub`` lay them out, offline: two commits of one dataset."""
+    import datasets
+    from huggingface_hub import constants
+
+    for config, commit in (("main", "a" * 40), ("other", "b" * 40)):
+        folder = tmp_path / "datasets" / "org___set" / config / "0.0.0" / commit
+        table = datasets.Dataset.from_list([{"question": config, "answer": 1}])
+        info = datasets.DatasetInfo(features=table.features, config_name=config, dataset_name="set", version="0.0.0")
+        info.splits = {"test": datasets.SplitInfo("test", num_bytes=1, num_examples=1, dataset_name="set")}
+        folder.mkdir(parents=True)
+        with datasets.arrow_writer.ArrowWriter(path=str(folder / "set-test.arrow"), features=table.features) as writer:
+            writer.write_table(table.data.table)
+        info.write_to_directory(str(folder))
+    files = tmp_path / "files" / "datasets--org--set"
+    (files / "snapshots" / ("c" * 40)).mkdir(parents=True)
+    (files / "snapshots" / ("c" * 40) / "table.csv").write_text("a,b\n")
+    (files / "refs").mkdir()
+    (files / "refs" / "main").write_text("c" * 40)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "files"))
+
+
+def test_the_commit_that_was_read_from_the_hub_is_named(hub_cache):
+    source = HubSource(offline=True)
+    assert source.origin("org/set") == "hub, org/set at an unknown commit, not pinned"
+    assert source.rows("org/set", "main", "test", FIELDS) == [{"question": "main", "answer": 1}]
+    assert source.origin("org/set") == f"hub, org/set at {'a' * 40}, not pinned"
+    source.rows("org/set", "other", "test", FIELDS)
+    assert source.text("org/set", "table.csv") == "a,b\n"
+    assert source.origin("org/set") == f"hub, org/set at {'a' * 40} and {'b' * 40} and {'c' * 40}, not pinned"
+    assert source.origin("") == "hub"
+
+
+def test_a_pinned_commit_is_asked_for_and_not_called_unpinned(hub_cache, monkeypatch):
+    import datasets
+
+    asked = []
+    real = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **named: asked.append(named) or real(*args, **named))
+    monkeypatch.setattr("quantgate.tasks.data.REVISIONS", {"org/set": "a" * 40})
+    source = HubSource(offline=True)
+    source.rows("org/set", "main", "test", FIELDS)
+    assert asked[0]["revision"] == "a" * 40
+    assert source.origin("org/set") == f"hub, org/set at {'a' * 40}"
+
+
+def test_a_directory_is_its_own_origin(source):
+    assert source.origin("org/set") == source.name
