@@ -138,25 +138,41 @@ class CausalModel:
             mask: from :meth:`masks`, or int64 [B, past + L] with 0 at left padding, or None for plain causal.
             cache: a transformers Cache to continue and to fill, or None.
         """
-        taken: list[Tensor] = []
-
-        def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            taken.append(args[0])
-            return (args[0][:1, :1], *args[1:])  # the head itself has nearly nothing to do
-
         given: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
         if positions is not None and "position_ids" in self._parameters:
             given["position_ids"] = positions
-        handle = self.head.register_forward_pre_hook(take)
-        try:
-            with attention.sharing(cache if isinstance(cache, PrefixCache) and self._is_shared(cache) else None):
-                logits = self.model(input_ids=tokens, **given).logits
-        finally:
-            handle.remove()
+        shared = cache if isinstance(cache, PrefixCache) and self._is_shared(cache) else None
+        with attention.sharing(shared), self._taking() as taken:
+            logits = self.model(input_ids=tokens, **given).logits
         if self._plain_head is None:
             direct = self.head(taken[0][:1, :1])
             self._plain_head = torch.allclose(direct.float(), logits.float(), rtol=0, atol=0, equal_nan=True)
         return taken[0]
+
+    @contextmanager
+    def _taking(self) -> Iterator[list[Tensor]]:
+        """Within a block the head's input is put into the list, and the head itself has nothing, or little, to do."""
+        taken: list[Tensor] = []
+
+        def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            taken.append(args[0])
+            return (args[0][:1, :1], *args[1:])
+
+        def skip(states: Tensor) -> Tensor:
+            return states[..., :1]
+
+        handle = self.head.register_forward_pre_hook(take)
+        own = vars(self.head).get("forward")  # set where a library has wrapped the module
+        if self._plain_head:  # nothing follows the head that could mind
+            self.head.forward = skip
+        try:
+            yield taken
+        finally:
+            handle.remove()
+            if own is not None:
+                self.head.forward = own
+            else:
+                vars(self.head).pop("forward", None)
 
     def _is_shared(self, cache: PrefixCache) -> bool:
         return bool(cache.spans) and self.shares_prefixes

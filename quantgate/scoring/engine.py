@@ -77,7 +77,7 @@ class TorchEngine:
         ModelError: the model cannot be scored this way.
     """
 
-    version: ClassVar[int] = 1  # counts up whenever answers could change
+    version: ClassVar[int] = 2  # counts up whenever answers could change
 
     def __init__(
         self,

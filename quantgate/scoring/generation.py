@@ -22,7 +22,7 @@ from quantgate.scoring.reader import PlanReader, Reading
 from quantgate.scoring.requests import Generate, GenerateResponse, Sink
 from quantgate.scoring.tree import build_tree
 
-_MAX_ROWS: Final = 64
+_MAX_ROWS: Final = 128
 _ROOM: Final = 64  # free columns of a fresh cache
 _SLACK_TOKENS: Final = 8  # tokens that may decode to nothing inside a stop string
 
@@ -82,8 +82,8 @@ class GenerationRun:
         cache: GrowingCache | None = None
         exhausted = False
         while True:
-            alive = sum(one.finish is None for one in running)
-            while not exhausted and alive + len(self._waiting) < _MAX_ROWS // 2:
+            alive = [one.length for one in running if one.finish is None]
+            while not exhausted and self._has_room(alive):
                 reading = next(readings, None)
                 exhausted = reading is None
                 if reading is not None:
@@ -95,6 +95,12 @@ class GenerationRun:
             while _is_full_enough(running):
                 self._step(running, cache)
                 yield self._done + sum(len(one.tokens) for one in running if one.finish is None)
+
+    def _has_room(self, alive: Sequence[int]) -> bool:
+        """Whether more prompts could run beside rows of these lengths and those that wait."""
+        lengths = [*alive, *(prefix.length for _, prefix in self._waiting)]
+        rows = len(lengths) + 1
+        return rows <= _MAX_ROWS and rows * (max(lengths, default=0) + _ROOM) <= self.limits.context
 
     def _start(self, reading: Reading) -> None:
         """First token of every prompt that ends in this batch; the unfinished wait with their keys and values."""

@@ -117,6 +117,43 @@ def test_a_row_that_ended_at_the_window_does_not_break_the_rows_beside_it(kind):
         assert collect(engine_of(model), [prompt])[0] == [answer]
 
 
+def passes(model, requests):
+    """Forward passes that a run takes."""
+    seen = []
+    handle = model.register_forward_pre_hook(lambda module, args: seen.append(1))
+    try:
+        collect(engine_of(model, batch_tokens=1024), requests)
+    finally:
+        handle.remove()
+    return len(seen)
+
+
+def test_prompts_of_several_readings_are_continued_together():
+    model, draw = tiny_model("llama"), random.Random(6)
+    prompts = [Generate(tuple(draw.randrange(2, VOCABULARY) for _ in range(40)), 20) for _ in range(60)]
+    readings = 3  # of 1024 tokens at most
+    assert passes(model, prompts) == readings + 19
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_a_wrapped_head_is_as_before_after_a_run(kind):
+    model = copy.deepcopy(tiny_model(kind))
+    calls, inner = [], model.lm_head.forward
+
+    def wrapped(states):
+        calls.append(states.shape)
+        return inner(states)
+
+    requests = [Likelihood((4, 5, 6), (7, 8)), Generate((4, 5), 3)]
+    wanted, _ = collect(engine_of(model), requests)
+    assert "forward" not in vars(model.lm_head)
+    model.lm_head.forward = wrapped
+    answers, _ = collect(engine_of(model), requests)
+    assert answers == wanted
+    assert calls
+    assert model.lm_head.forward is wrapped
+
+
 def test_among_equal_logits_only_the_first_token_counts_as_chosen():
     model = copy.deepcopy(tiny_model("gpt2"))
     model.lm_head.weight.data[:] = 0.0
