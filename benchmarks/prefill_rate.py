@@ -28,9 +28,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quantgate.progress import Silent  # noqa: E402
-from quantgate.scoring.engine import TorchEngine  # noqa: E402
-from quantgate.scoring.requests import Likelihood, Rolling  # noqa: E402
+from quantgate.progress import Silent
+from quantgate.scoring.engine import TorchEngine
+from quantgate.scoring.requests import Likelihood, Rolling
 
 
 class NoTokenizer:
