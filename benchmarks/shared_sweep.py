@@ -3,7 +3,7 @@
 The methods that look at data are taken with the statistics of the 16-bit model (`with_float_inputs`), which is what a
 sweep can share; ``--sequential`` takes paper A's settings instead, where each method needs activations of its own. The
 checkpoints of both ways are compared file by file: a sweep changes no bit. Each step runs in this process, one after
-the other; model and calibration text are those of `gptq_vs_llmcompressor.py`.
+the other; model and calibration text are those of `quantize_vs_peers.py`.
 
     python benchmarks/shared_sweep.py --model DIR --methods rtn4,gptq4,awq4,spqr4
 """
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("sweep", "separate"), help="one side, to run the other at another time")
     parser.add_argument("--perplexity", action="store_true", help="also measure each checkpoint of the sweep")
     args = parser.parse_args()
-    from gptq_vs_llmcompressor import draw_tokens
+    from quantize_vs_peers import draw_tokens
 
     from quantgate.quantize.calibration import Calibration
     from quantgate.quantize.methods import get_methods
@@ -80,7 +80,7 @@ def weights(directory: Path) -> bytes:
 
 def measure(directory: Path, rows: list, held_out: list) -> None:
     import torch
-    from gptq_vs_llmcompressor import perplexity
+    from quantize_vs_peers import perplexity
 
     from quantgate.quantize.checkpoint import load_quantized
 

@@ -6,8 +6,7 @@
 * MXFP4 (OCP microscaling): E2M1 values in blocks of 32 with a power of two as the scale (E8M0),
   ``2^(floor(log2 max) - 2)``; values between 6 and 8 of those units saturate, as the specification has it.
 
-All but E5M2, which has no reader there, are stored as compressed-tensors stores them, so that transformers and vLLM
-load them.
+All but E5M2, which has no reader there, are stored as compressed-tensors stores them; transformers loads them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ exactly what auto-gptq's packer writes. 5, 6 and 7 bit follow from the same rule
 
 Zero points: the format's version 1 (``checkpoint_format: "gptq"``) stores ``zero - 1``. A zero of 0, which only
 asymmetric grids have, becomes -1: auto-gptq's own packer then also damages the neighbouring fields of the word. Version
-2 (``"gptq_v2"``: GPTQModel, vLLM, transformers) stores the zero itself. So symmetric weights, whose zero is never 0,
+2 (``"gptq_v2"``, GPTQModel's) stores the zero itself. So symmetric weights, whose zero is never 0,
 are written as version 1, which everything reads, and asymmetric weights as version 2. No zero is ever clamped.
 """
 

@@ -1,7 +1,9 @@
 """Which other runtimes load a checkpoint we write, and why one does not: known before anything is computed.
 
-What is said here of a runtime was read in its sources or seen when it loaded our files: AutoGPTQ 0.7.1, GPTQModel,
-transformers 5.17 with compressed-tensors 0.20 and bitsandbytes 0.50, vLLM's ``gptq`` and ``compressed_tensors`` layers.
+Seen to load our files and to unpack the same weights bit by bit: AutoGPTQ 0.7.1 and GPTQModel 7.7
+(``benchmarks/gptq_oracle.py``), transformers 5.17 with compressed-tensors 0.20 (NVFP4 up to its bf16 rounding of block
+scales) and with bitsandbytes 0.50 (tests). For the others (`Reader.seen` is false) checkpoints are written in the
+layout they document; they were not run here. vLLM's refusals were read in the sources of its ``gptq`` layer.
 """
 
 from __future__ import annotations
@@ -19,13 +21,19 @@ Shapes = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Reader:
-    """A runtime. ``refusal``: why it does not load the checkpoint as it is meant; empty when it does."""
+    """A runtime. ``refusal``: why it does not load the checkpoint as it is meant; empty when nothing speaks against it.
+
+    ``seen``: whether it was run on checkpoints of this layout.
+    """
 
     name: str
     refusal: str = ""
+    seen: bool = True
 
     def __str__(self) -> str:
-        return f"{self.name}: no, {self.refusal}" if self.refusal else f"{self.name}: yes"
+        if self.refusal:
+            return f"{self.name}: no, {self.refusal}"
+        return f"{self.name}: yes" if self.seen else f"{self.name}: written in its layout; not run here"
 
 
 def linear_shapes(model_dir: Path, who: str) -> dict[str, tuple[int, int]]:
@@ -63,17 +71,17 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
     return [
         Reader("AutoGPTQ", second or _first(shapes, 1, 32) or _first(shapes, 0, 32)),
         Reader("GPTQModel"),
-        Reader("transformers (with gptqmodel installed)"),
-        Reader("vLLM", words),
+        Reader("transformers (with gptqmodel installed)", seen=False),
+        Reader("vLLM", words, seen=False),
     ]
 
 
 def _compressed(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
-    return [Reader("transformers (with compressed-tensors installed)"), Reader("vLLM")]
+    return [Reader("transformers (with compressed-tensors installed)"), Reader("vLLM", seen=False)]
 
 
 def _bitsandbytes(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
-    return [Reader("transformers (with bitsandbytes installed)"), Reader("vLLM")]
+    return [Reader("transformers (with bitsandbytes installed)"), Reader("vLLM", seen=False)]
 
 
 def _own(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:

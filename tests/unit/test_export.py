@@ -83,6 +83,15 @@ def test_formats_without_an_outside_reader_say_so(method):
     assert all("no reader outside" in refusal for refusal in answers(method, EVEN).values())
 
 
+def test_what_was_not_run_is_not_claimed():
+    """Nobody ran vLLM here: an export must not promise that it loads."""
+    for method in METHODS:
+        for reader in readers(export_config(METHODS[method]), EVEN):
+            unproven = reader.name.startswith("vLLM") or "gptqmodel" in reader.name
+            assert str(reader).endswith(": yes") == (not reader.refusal and not unproven)
+    assert "vLLM: written in its layout; not run here" in map(str, readers(export_config(METHODS["gptq4"]), EVEN))
+
+
 def test_it_is_said_before_quantizing(model_dir, tmp_path, capsys):
     assert export("gptq4", tmp_path / "out", model_dir, tmp_path) == 1  # the tokenizer here is none
     assert "vLLM: no, 96 input features of model.layers.0.self_attn.q_proj" in capsys.readouterr().out

@@ -1,14 +1,16 @@
-"""auto-gptq 0.7.1 as an oracle: it loads a checkpoint written here, and must compute what we compute.
+"""auto-gptq 0.7.1 and GPTQModel 7.7 as oracles: they load a checkpoint written here, and must compute what we compute.
 
 Two comparisons, printed as figures:
 
-* layers: every packed linear of auto-gptq's loaded model is run on the identity matrix, so that its own unpacking code
-  shows its weights; they are compared with ours bit by bit (in float32 and fp16);
+* layers: every packed linear of the peer's loaded model is run on the identity matrix, so that its own unpacking code
+  shows its weights; they are compared with ours bit by bit in fp16;
 * logits: both models on the same tokens.
 
-    python benchmarks/auto_gptq_oracle.py --checkpoint DIR --peer-python peers/agptq/bin/python
+    python benchmarks/gptq_oracle.py --checkpoint DIR --peer auto-gptq --peer-python peers/agptq/bin/python
+    python benchmarks/gptq_oracle.py --checkpoint DIR --peer gptqmodel --peer-python peers/gptqmodel/bin/python
 
-The peer wants a virtual environment of its own: ``pip install torch==2.13.0 transformers==4.40.2 peft==0.10.0``, then
+Peers want virtual environments of their own. GPTQModel: see `quantize_vs_peers.py`. auto-gptq:
+``pip install torch==2.13.0 transformers==4.40.2 peft==0.10.0``, then
 ``BUILD_CUDA_EXT=0 pip install --no-build-isolation auto-gptq==0.7.1``.
 """
 
@@ -27,45 +29,61 @@ TOKENS = [[(17 * step * step + 31 * row) % 251 + 100 for step in range(64)] for 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="directory written by quantgate")
-    parser.add_argument("--peer-python", type=Path, required=True, help="python with auto-gptq 0.7.1")
+    parser.add_argument("--peer", choices=LOADERS, required=True)
+    parser.add_argument("--peer-python", type=Path, required=True, help="python with that peer")
     parser.add_argument("--dump", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.dump:
-        dump_theirs(args.checkpoint, args.dump)
+        dump_theirs(LOADERS[args.peer](args.checkpoint), args.dump)
         return
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) / "theirs.safetensors"
-        command = [str(args.peer_python), __file__, "--checkpoint", str(args.checkpoint)]
+        command = [str(args.peer_python), __file__, "--checkpoint", str(args.checkpoint), "--peer", args.peer]
         command += ["--peer-python", str(args.peer_python), "--dump", str(dump)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode or not dump.is_file():
-            sys.exit(f"auto-gptq failed:\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}")
-        compare(args.checkpoint, dump)
+            sys.exit(f"{args.peer} failed:\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}")
+        compare(args.checkpoint, args.peer, dump)
 
 
-def dump_theirs(checkpoint: Path, dump: Path) -> None:
-    """Runs under auto-gptq's python: the weights its layers unpack, and its logits, in fp16 and float32."""
-    import torch
+def load_auto_gptq(checkpoint: Path):
     from auto_gptq import AutoGPTQForCausalLM
+
+    return AutoGPTQForCausalLM.from_quantized(
+        str(checkpoint), device="cpu", use_safetensors=True, disable_exllama=True, disable_exllamav2=True
+    ).model
+
+
+def load_gptqmodel(checkpoint: Path):
+    import torch
+    from gptqmodel import BACKEND, GPTQModel
+
+    return GPTQModel.load(str(checkpoint), backend=BACKEND.GPTQ_TORCH, device="cpu", dtype=torch.float16).model
+
+
+LOADERS = {"auto-gptq": load_auto_gptq, "gptqmodel": load_gptqmodel}
+
+
+def dump_theirs(model, dump: Path) -> None:
+    """Runs under the peer's python: the weights its layers unpack, and its logits, in fp16."""
+    import torch
     from safetensors.torch import save_file
 
-    wrapper = AutoGPTQForCausalLM.from_quantized(
-        str(checkpoint), device="cpu", use_safetensors=True, disable_exllama=True, disable_exllamav2=True
-    )
-    model = wrapper.model.eval()
-    kinds = sorted({type(m).__module__ for m in model.modules() if hasattr(m, "qweight")})
-    found = {"kinds": torch.tensor(list("|".join(kinds).encode()), dtype=torch.uint8)}
+    model = model.eval()
+    kinds = sorted({f"{type(m).__module__}.{type(m).__name__}" for m in model.modules() if hasattr(m, "qweight")})
+    found = {"kinds": torch.tensor(list(", ".join(kinds).encode()), dtype=torch.uint8)}
     with torch.no_grad():
         for name, module in model.named_modules():
             if hasattr(module, "qweight"):
                 bias, module.bias = module.bias, None
-                found[f"layer.{name}"] = module(torch.eye(module.infeatures, dtype=torch.float16)).t().contiguous()
+                identity = torch.eye(module.g_idx.shape[0], dtype=torch.float16)
+                found[f"layer.{name}"] = module(identity).t().contiguous()
                 module.bias = bias
         found["logits"] = model(input_ids=torch.tensor(TOKENS)).logits.float()
     save_file(found, dump)
 
 
-def compare(checkpoint: Path, dump: Path) -> None:
+def compare(checkpoint: Path, peer: str, dump: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -73,7 +91,7 @@ def compare(checkpoint: Path, dump: Path) -> None:
     from quantgate.quantize.checkpoint import load_quantized
 
     theirs = load_file(dump)
-    print("auto-gptq's layers:", bytes(theirs.pop("kinds").tolist()).decode())
+    print(f"{peer}'s layers:", bytes(theirs.pop("kinds").tolist()).decode())
     logits = theirs.pop("logits")
     ours = load_quantized(checkpoint, torch.float16)
     layers = {name.removeprefix("layer."): weight for name, weight in theirs.items()}
