@@ -23,7 +23,7 @@ from quantgate.store.store import Store
 RESPONSES: Final = "responses.jsonl"
 STATS: Final = "stats.json"
 
-_CHUNK_REQUESTS: Final = {Likelihood: 512, Rolling: 4, Generate: 64}
+_CHUNK_REQUESTS: Final = {Likelihood: 512, Rolling: 4, Generate: 128}
 
 Ask = Callable[[Sequence[Request], int, Sink, Path], dict[str, float]]
 """Answers a chunk of requests that starts at the given index, calls the sink per answer (with the index in the whole
