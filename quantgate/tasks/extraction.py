@@ -18,6 +18,8 @@ step 0 replaces the option "1" inside "12".
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -58,6 +60,24 @@ _CHINESE: Final = tuple(
         r"(?<![a-zA-Z]) ([ABCD]) (?![a-zA-Z=])",
     )
 )
+
+
+def stands_alone(text: str, word: str) -> bool:
+    """Paper A's rule for SNLI and GSM8K: the first place where ``word`` occurs lies between edges.
+
+    Edges are both ends of the text, whitespace, ASCII signs and Unicode punctuation (so a curly quotation mark is one,
+    a pound sign is none), as in BERT's basic tokenizer.
+    """
+    start = text.find(word)
+    if start < 0:
+        return False
+    around = (text[:start][-1:], text[start + len(word) :][:1])
+    return all(not char or _is_edge(char) for char in around)
+
+
+def _is_edge(char: str) -> bool:
+    kind = unicodedata.category(char)
+    return char in "\t\n\r" or kind == "Zs" or char in string.punctuation or kind.startswith("P")
 
 
 def english_choice(response: str, question: str, options: Sequence[str]) -> tuple[str, int]:

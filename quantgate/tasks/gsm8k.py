@@ -18,11 +18,14 @@ from quantgate.errors import DataError
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
 from quantgate.tasks.base import EXACT_MATCH, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource, Fields, Row
+from quantgate.tasks.extraction import stands_alone
 from quantgate.tasks.items import first_shots, items_of_split, k_shot
 from quantgate.tasks.prompts import Prompts, user
 
 _FIELDS: Final[Fields] = {"question": str, "answer": str}
 _NUMBER: Final = re.compile(r"(?<![\d.])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
+# paper A's: any sign, digits with or without proper thousands commas, a point with or without digits around it
+_PAPER_NUMBER: Final = re.compile(r"[+-]?(?=\.?\d)(?:[1-9]\d{0,2}(?:,\d{3})*|\d*)(?:\.\d*)?(?=\D|$)")
 _TOLERANCE: Final = Decimal("1e-4")
 _STOP: Final = ("Question:",)
 
@@ -49,20 +52,19 @@ def last_number(response: str, gold: str) -> tuple[str, bool]:
 
 
 def any_number(response: str, gold: str) -> tuple[str, bool]:
-    """Paper A's ``get_acc_new``: right when any number of the response is within 1e-4 of the gold one."""
+    """Paper A's ``get_acc_new``: right when any number of the response is within 1e-4 of the gold one.
+
+    A sign in front of a digit always counts: ``7-5`` holds 7 and -5.
+    """
     target = Decimal(gold)
-    hits = [number for number in numbers(response) if abs(number - target) <= _TOLERANCE]
+    found = (Decimal(match.group().replace(",", "")) for match in _PAPER_NUMBER.finditer(response))
+    hits = [number for number in found if abs(number - target) <= _TOLERANCE]
     return (str(hits[0]), True) if hits else last_number(response, gold)
 
 
 def first_occurrence(response: str, gold: str) -> tuple[str, bool]:
     """Paper A's ``get_acc``: only the first place where the gold string occurs counts, and it must stand alone."""
-    start = response.find(gold)
-    if start < 0:
-        return last_number(response, gold)[0], False
-    before, after = response[:start][-1:], response[start + len(gold) :][:1]
-    alone = all(not edge or not (edge.isalnum() or edge == "_") for edge in (before, after))
-    return (gold, True) if alone else (last_number(response, gold)[0], False)
+    return (gold, True) if stands_alone(response, gold) else (last_number(response, gold)[0], False)
 
 
 EXTRACTORS: Final[Mapping[str, Callable[[str, str], tuple[str, bool]]]] = {
@@ -105,8 +107,12 @@ class Gsm8k:
     shots: int | None = None
     dataset: str = "openai/gsm8k"
     dimension: ClassVar[str] = "knowledge"
-    version: ClassVar[int] = 1
     metric: ClassVar[Metric] = EXACT_MATCH
+
+    @property
+    def version(self) -> int:
+        """Paper A's two extractors now go by its code to the letter."""
+        return 1 if self.extractor == "last_number" else 2
 
     @property
     def protocol(self) -> str:

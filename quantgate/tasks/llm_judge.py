@@ -118,12 +118,15 @@ def constraints_prompt(instructions: Sequence[str], answer: str) -> str:
 
 
 def parse_verdicts(reply: str, count: int) -> list[bool] | None:
-    """The list on the reply's last line as truth values; None unless it holds exactly ``count`` times YES or NO."""
+    """The list on the reply's last line as truth values; None unless it holds exactly ``count`` times YES or NO.
+
+    A single verdict may stand without its brackets.
+    """
     lines = reply.strip("` \t\n").split("\n")  # a code fence around the list ends with a line of backquotes
     found = re.search(r"\[([^\[\]]*)\]", lines[-1])
-    if found is None:
+    if found is None and count != 1:
         return None
-    words = [word.strip().strip("'\"`").upper() for word in found[1].split(",")]
+    words = [word.strip().strip("'\"`").upper() for word in (found[1] if found else lines[-1]).split(",")]
     if len(words) != count or not set(words) <= {"YES", "NO"}:
         return None
     return [word == "YES" for word in words]

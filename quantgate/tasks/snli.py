@@ -12,7 +12,6 @@ Three ways to score, the first two from the same answers:
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -22,26 +21,18 @@ from quantgate.scoring.requests import Generate, GenerateResponse, Request, Resp
 from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.choices import mean_token_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
+from quantgate.tasks.extraction import stands_alone
 from quantgate.tasks.items import limited, rows_of_split
 from quantgate.tasks.prompts import Prompts, user
 
 WORDS: Final = ("yes", "maybe", "no")  # by label: entailment, neutral, contradiction
 _FIELDS: Final[Fields] = {"premise": str, "hypothesis": str, "label": int}
-_EDGES: Final = frozenset(string.whitespace + string.punctuation)
 
 
 def first_occurrence(answer: str) -> list[str]:
     """Paper A's rule: every word whose first occurrence stands alone; the answer is right for each of them."""
     text = answer.lower()
-    return [word for word in WORDS if _stands_alone(text, word)]
-
-
-def _stands_alone(text: str, word: str) -> bool:
-    start = text.find(word)
-    if start < 0:
-        return False
-    around = (text[:start][-1:], text[start + len(word) :][:1])
-    return all(not edge or edge in _EDGES for edge in around)
+    return [word for word in WORDS if stands_alone(text, word)]
 
 
 def one_label(answer: str) -> list[str]:
@@ -81,8 +72,12 @@ class Snli:
     max_new_tokens: int = 64
     dataset: str = "stanfordnlp/snli"
     dimension: ClassVar[str] = "knowledge"
-    version: ClassVar[int] = 1
     metric: ClassVar[Metric] = ACCURACY
+
+    @property
+    def version(self) -> int:
+        """Paper A's rule now takes Unicode punctuation for an edge, as its code does."""
+        return 2 if self.rule == "first_occurrence" else 1
 
     @property
     def protocol(self) -> str:

@@ -175,7 +175,6 @@ def test_a_reply_that_cannot_be_read_is_unscored_and_never_satisfied(data, promp
         ("[YES, NO]", 2, [True, False]),
         ("```python\n['NO']\n```", 1, [False]),
         ("So: ['YES', 'YES']  ", 2, [True, True]),
-        ("YES", 1, None),
         ("['YES']\nThat is all.", 1, None),
         ("['YES', 'YES']", 3, None),
         ("['YES', 'MAYBE']", 2, None),
@@ -183,6 +182,10 @@ def test_a_reply_that_cannot_be_read_is_unscored_and_never_satisfied(data, promp
         ("[1, 1]", 2, None),
         ("", 1, None),
         ("[__import__('os').system('x')]", 1, None),
+        ("It does.\nYES", 1, [True]),
+        ("'NO'", 1, [False]),
+        ("YES, it does", 1, None),
+        ("YES, NO", 2, None),
     ],
 )
 def test_parse_verdicts(reply, count, verdicts):

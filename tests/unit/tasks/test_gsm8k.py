@@ -49,6 +49,18 @@ def test_numbers(text, expected):
         ("The total is 180", "18", False, False, False),
         ("x18y then 18", "18", True, True, False),
         ("", "0", False, False, False),
+        ("She has £18 left", "18", True, True, False),  # a pound sign is no edge, a dollar sign is
+        ("She has **18** left", "18", True, True, True),
+        ("“18”", "18", True, True, True),
+        ("_18_", "18", True, True, True),
+        ("20-18=2", "18", False, False, True),  # the paper's regular expression reads -18
+        ("20 - 18 = 2", "18", False, True, True),
+        ("about .5 of it", "0.5", False, True, False),
+        ("so 18.", "18.0", True, True, False),
+        ("+7 and 007", "7", True, True, True),
+        ("1,2345", "1234", False, False, False),
+        ("1,234,56", "1234", False, True, False),
+        ("1,234,567.25", "1234567.25", True, True, False),
     ],
 )
 def test_extractors(response, gold, last, any_, first):

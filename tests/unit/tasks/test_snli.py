@@ -41,6 +41,11 @@ from quantgate.tasks.snli import Snli, SnliLikelihood, first_occurrence, one_lab
         ("It cannot be known. No.", "", "no"),
         ("maybe2", "", ""),
         ("no_", "no", ""),  # an underscore is punctuation to the paper, a letter of the word to the strict rule
+        ("“No”", "no", "no"),  # curly quotation marks and dashes are punctuation
+        ("Yes—it does", "yes", "yes"),
+        ("yes。", "yes", "yes"),
+        ("\u00a0maybe\u3000", "maybe", "maybe"),
+        ("≈no", "", "no"),  # a mathematical sign is none
         ("Nein", "", ""),
         ("Probably", "", ""),
         ("是", "", ""),
