@@ -15,6 +15,7 @@ the input's second moments ``H``, which GPTQ collects anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -30,7 +31,8 @@ from quantgate.quantize.statistics import InputStatistics, Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
 _SMALLEST: Final = 1e-4  # of a scale before normalisation, as in the paper's code
-_CHUNK: Final = 1 << 17  # weights worked on at a time: in float32 they stay in the L2 cache
+_CHUNK: Final = 1 << 19  # weights worked on at a time: few enough for the caches, many for one conversion of H to bf16
+_USUAL: Final = 0.4  # of the grid: where the best ratio mostly is, so most of the others are soon given up
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def candidate_scales(activation: Tensor, weight: Tensor, grid: int) -> list[Tens
     return found
 
 
-def rounding_loss(columns: Tensor, scale: Tensor, hessian: Tensor, settings: AwqSettings) -> float:
+def rounding_loss(
+    columns: Tensor, scale: Tensor, hessian: Tensor, settings: AwqSettings, least: float = math.inf
+) -> float:
     """``tr(d H d^T)`` of the change ``d`` that rounding ``w * scale`` to the grid makes to ``w``.
 
     Args:
@@ -92,6 +96,7 @@ def rounding_loss(columns: Tensor, scale: Tensor, hessian: Tensor, settings: Awq
         scale: float32 ``[in]``.
         hessian: float32 ``[in, in]``.
         settings: the grid.
+        least: give up, with infinity, once the loss is larger: outputs only add to it, ``H`` is positive semidefinite.
     """
     grid = UniformGrid(settings.bits, settings.sym)
     scaled_hessian = hessian / scale / scale.unsqueeze(1)
@@ -101,6 +106,8 @@ def rounding_loss(columns: Tensor, scale: Tensor, hessian: Tensor, settings: Awq
         error = _round(values, settings.group_size, grid).sub_(values)
         with exact_bf16_products(True):  # ranks candidates: three digits of a sum over all weights are plenty
             total += float((scaled_hessian @ error).mul_(error).sum())
+        if total > least:
+            return math.inf
     return total
 
 
@@ -134,8 +141,11 @@ class Awq:
         activation = fold.pooled(statistics.mean_magnitude)
         weight = fold.pooled(weight_magnitude(columns, self.settings.group_size))
         scales = candidate_scales(activation, weight, self.settings.grid)
-        losses = [rounding_loss(columns, scale[fold.channels], hessian, self.settings) for scale in scales]
-        return scales[min(range(len(losses)), key=losses.__getitem__)]
+        losses = [math.inf] * len(scales)
+        for index in sorted(range(len(scales)), key=lambda index: abs(index - _USUAL * len(scales))):
+            scale = scales[index][fold.channels]
+            losses[index] = rounding_loss(columns, scale, hessian, self.settings, min(losses))
+        return scales[losses.index(min(losses))]
 
 
 def clip_ranges(columns: Tensor, hessian: Tensor, settings: ClipSettings) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,12 @@
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
+from quantgate.quantize import awq
 from quantgate.quantize.awq import (
     Awq,
     AwqSettings,
@@ -97,14 +99,25 @@ def test_searched_scales_beat_rounding_alone(layer, bits):
     assert float(scale[[3, 20]].min()) > float(scale.median())  # loud channels get finer weights
 
 
-def test_the_best_candidate_is_taken(layer):
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_the_best_candidate_is_taken(layer, bits, monkeypatch):
+    """Giving up early, output by output, loses nothing: all candidates are worked out here."""
+    monkeypatch.setattr(awq, "_CHUNK", INPUTS)
     weight, rows = layer
-    settings, statistics = AwqSettings(3, GROUP), statistics_of(rows)
+    settings, statistics = AwqSettings(bits, GROUP), statistics_of(rows)
     columns, hessian = weight.t().contiguous(), statistics.matrix()
     tried = candidate_scales(statistics.mean_magnitude, weight_magnitude(columns, GROUP), 20)
     losses = [rounding_loss(columns, scale, hessian, settings) for scale in tried]
     chosen = Awq(settings).scale(fold_for(weight), [weight], statistics)
-    assert rounding_loss(columns, chosen, hessian, settings) == min(losses)
+    assert torch.equal(chosen, tried[losses.index(min(losses))])
+
+
+def test_a_hopeless_candidate_is_given_up(layer):
+    weight, rows = layer
+    columns, hessian, scale = weight.t().contiguous(), statistics_of(rows).matrix(), torch.rand(INPUTS) + 0.5
+    loss = rounding_loss(columns, scale, hessian, AwqSettings(3, GROUP))
+    assert rounding_loss(columns, scale, hessian, AwqSettings(3, GROUP), loss) == loss  # equal is not larger
+    assert rounding_loss(columns, scale, hessian, AwqSettings(3, GROUP), 0.9 * loss) == math.inf
 
 
 def group_losses(weight, scales, zeros, hessian, settings):
