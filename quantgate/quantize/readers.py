@@ -68,8 +68,9 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
     # vLLM loads whole groups only, and packed zero points only in whole words (3 bit: 32 values in 3 words)
     rest = _first(shapes, 1, group) if group > 0 else ""
     words = rest or _first(shapes, 0, 32 if bits == 3 else 32 // bits)
+    whole = "" if config["desc_act"] else rest  # seen: without act-order AutoGPTQ reshapes weights into whole groups
     return [
-        Reader("AutoGPTQ", second or _first(shapes, 1, 32) or _first(shapes, 0, 32)),
+        Reader("AutoGPTQ", second or whole or _first(shapes, 1, 32) or _first(shapes, 0, 32)),
         Reader("GPTQModel"),
         Reader("transformers (with gptqmodel installed)", seen=False),
         Reader("vLLM", words, seen=False),

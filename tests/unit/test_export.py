@@ -74,6 +74,9 @@ def test_who_reads_the_gptq_layout():
     assert "gptq_v2" in answers("awq4", EVEN)["AutoGPTQ"]
     assert answers("gptq4", ODD)["vLLM"] == "576 input features of up are no multiple of 128"
     assert answers("gptq4", ODD)["GPTQModel"] == ""
+    assert answers("gptq4", ODD)["AutoGPTQ"] == ""  # by act-order: groups by index
+    assert answers("rtn4", EVEN)["AutoGPTQ"] == ""
+    assert answers("rtn4", ODD)["AutoGPTQ"] == "576 input features of up are no multiple of 128"
     assert "112 input features of up are no multiple of 32" in answers("gptq4", {"up": (256, 112)})["AutoGPTQ"]
     assert "260 output features" in answers("gptq4", {"up": (260, 128)})["vLLM"]
 
