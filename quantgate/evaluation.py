@@ -359,9 +359,11 @@ class Evaluation:
             part = asked.part(sorted(order[last:count]))
             scored = scored.with_more(self._outcomes(task, part, self._answer(task, subject, part)))
             found = conclude(replace(evidence, subject=tuple(scored.outcomes)))
+            last = count
+            if found.judgement.verdict == "invalid" and found.comparison.n_unscored:
+                continue  # too large a share of few items has no score; of all items it may not be
             if found.judgement.verdict != "inconclusive":
                 break
-            last = count
         return scored
 
     def _outcomes(self, task: Task, asked: Asked, answered: answers.Answered) -> Scored:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantgate.efficiency.pareto import fronts
-from reports import efficiency
+from reports import companions, efficiency
 from reports.run import Run
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
@@ -30,6 +30,10 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
             for result in ordered(run.results)
         ),
     ]
+    beside = companions.rows(run.results)
+    if beside:
+        added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(run.results).items()]
+        parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
     if run.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in run.subjects.values()])]
     records = list(run.efficiency.values())

@@ -144,9 +144,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             if text:
                 write_atomically(target / name, text)
     except StoreError as error:
-        # a gate that could not write its evidence must not look green
         run.notes.append(f"the report could not be written: {error}")
-        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        _not_green(session)
+
+
+def _not_green(session: pytest.Session) -> None:
+    """A gate that could not write its evidence must not look green."""
+    session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 def _account_for_all(session: pytest.Session) -> None:

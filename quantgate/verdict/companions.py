@@ -20,23 +20,40 @@ from quantgate.verdict.paired import Comparison, companion_outcomes, compare
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A companion number: its metric, what it tells, and the reference's value where that is fixed by definition."""
+    """A companion number: its metric, what it adds, and the reference's value where that is fixed by definition."""
 
     metric: Metric
     meaning: str
     of_reference: float | None = None
 
 
+_RIGHT: Final = "probability of the right option among the options: every item contributes, not only those that flip"
+_SUMMARY: Final = "another measure of the same summary: F-measure over "
+_TAIL: Final = "99th percentile of the KL divergence: sees rare, large damage that a mean hides"
+
 COMPANIONS: Final[Mapping[str, Companion]] = {
-    "prob_right": Companion(Metric("prob_right", True, "mean"), "probability mass on the right option"),
-    "nll": Companion(Metric("nll", False, "mean", "nats"), "mean loss per token"),
-    "rouge2": Companion(Metric("rouge2", True, "mean"), "F-measure over pairs of words"),
-    "rougeL": Companion(Metric("rougeL", True, "mean"), "F-measure of the longest common subsequence of words"),
-    "ssr": Companion(Metric("ssr", True, "mean"), "mean share of constraints met"),
+    "prob_right": Companion(Metric("prob_right", True, "mean"), _RIGHT),
+    "nll": Companion(Metric("nll", False, "mean", "nats"), "mean loss per token: perplexity without the exponential"),
+    "rouge2": Companion(Metric("rouge2", True, "mean"), f"{_SUMMARY}pairs of words"),
+    "rougeL": Companion(Metric("rougeL", True, "mean"), f"{_SUMMARY}the longest common subsequence of words"),
+    "ssr": Companion(Metric("ssr", True, "mean"), "mean share of constraints met: half-kept instructions count half"),
     "csl": Companion(Metric("csl", True, "mean", "levels"), "levels in a row that meet all their constraints"),
-    "kld_mean": Companion(Metric("kld_mean", False, "mean", "nats"), "mean KL divergence from the reference", 0.0),
-    "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats"), "99th percentile of the KL divergence", 0.0),
-    "same_top_p": Companion(Metric("same_top_p", True, "mean"), "share of tokens with the reference's top choice", 1.0),
+    "kld_mean": Companion(
+        Metric("kld_mean", False, "mean", "nats"),
+        "mean KL divergence from the reference's token probabilities: sees damage that no question asks about",
+        0.0,
+    ),
+    "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats"), _TAIL, 0.0),
+    "same_top_p": Companion(
+        Metric("same_top_p", True, "mean"),
+        "share of tokens with the reference's first choice: what greedy decoding would notice",
+        1.0,
+    ),
+}
+FLIPS: Final[Mapping[str, str]] = {
+    "right_to_wrong": "right to wrong",
+    "wrong_to_right": "wrong to right",
+    "wrong_to_other": "to another wrong answer",
 }
 
 
@@ -70,7 +87,7 @@ def companion_means(outcomes: Sequence[ItemOutcome]) -> dict[str, float]:
 def calls(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> dict[str, int]:
     """Flips by kind: ``right_to_wrong``, ``wrong_to_right`` and ``wrong_to_other`` (another wrong answer)."""
     before = {outcome.item_id: outcome for outcome in reference}
-    found = dict.fromkeys(("right_to_wrong", "wrong_to_right", "wrong_to_other"), 0)
+    found = dict.fromkeys(FLIPS, 0)
     for after in subject:
         old = before.get(after.item_id)
         if old is None or old.score is None or after.score is None:

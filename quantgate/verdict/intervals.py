@@ -52,19 +52,27 @@ def upper_tail(statistic: float, df: float) -> float:
     return float(special.ndtr(-statistic) if math.isinf(df) else special.stdtr(df, -statistic))
 
 
-def tango_statistic(worse: Floats, better: Floats, n: Floats, difference: Floats) -> Floats:
-    """Tango's score statistic for H0: P(better) - P(worse) = ``difference``; falls as ``difference`` rises.
+def constrained_variance(worse: Floats, better: Floats, n: Floats, difference: Floats) -> Floats:
+    """Variance of ``better - worse`` at the likeliest shares whose difference is ``difference`` (Tango 1998).
 
-    Counts may be fractional (effective counts of clustered data). Infinite where the constrained variance is zero.
+    Counts may be fractional: effective counts of clustered data, or shares with ``n`` = 1.
     """
-    numerator = better - worse - n * difference
     slope = (2 * n + worse - better) * difference - worse - better
     constant = worse * difference * (1 - difference)
     # sqrt(slope² + 8·n·constant) without squares, which underflow near a difference of 0.
     part, steep = np.sqrt(8 * n * np.abs(constant)), np.abs(slope)
     below = np.sqrt(np.maximum(steep - part, 0)) * np.sqrt(steep + part)
     p_worse = (np.where(constant < 0, below, np.hypot(steep, part)) - slope) / (4 * n)
-    variance = n * (2 * p_worse + difference * (1 - difference))
+    return n * (2 * p_worse + difference * (1 - difference))
+
+
+def tango_statistic(worse: Floats, better: Floats, n: Floats, difference: Floats) -> Floats:
+    """Tango's score statistic for H0: P(better) - P(worse) = ``difference``; falls as ``difference`` rises.
+
+    Infinite where the constrained variance is zero.
+    """
+    numerator = better - worse - n * difference
+    variance = constrained_variance(worse, better, n, difference)
     # Where the null leaves no variance, any difference from it is a contradiction and no difference is none.
     certain = np.where(numerator > 0, np.inf, np.where(numerator < 0, -np.inf, 0.0))
     return np.where(variance > 0, numerator / np.sqrt(np.where(variance > 0, variance, 1.0)), certain)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from quantgate.verdict.intervals import normal_quantile, tango_statistic, upper_tail
+from quantgate.verdict.intervals import constrained_variance, normal_quantile, tango_statistic, upper_tail
 from quantgate.verdict.paired import Comparison
 
 POWER: Final = 0.8
@@ -62,7 +62,7 @@ def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
         return math.nan, math.nan
     df = comparison.spread.df
     if comparison.metric.kind == "binary":
-        statistic = _binary_statistic(comparison, margin, 1.0)
+        statistic = _binary_statistic(comparison, margin)
         return upper_tail(statistic, df), upper_tail(-statistic, df)
     seen = harm(comparison, margin)
     # The arm towards the margin is the one that decides, and the arms differ for skewed scores.
@@ -71,9 +71,9 @@ def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
     return upper_tail(statistic, df), upper_tail(-statistic, df)
 
 
-def _binary_statistic(comparison: Comparison, margin: float, factor: float) -> float:
-    """Tango's statistic at a loss of ``margin`` when there are ``factor`` times as many items of the same kind."""
-    scale = factor / comparison.spread.design_effect
+def _binary_statistic(comparison: Comparison, margin: float) -> float:
+    """Tango's statistic at a loss of ``margin``."""
+    scale = 1 / comparison.spread.design_effect
     worse, better, n = (np.asarray(count * scale) for count in _counts(comparison))
     # More than everything cannot be lost.
     return float(tango_statistic(worse, better, n, np.asarray(-min(margin, 1.0))))
@@ -105,51 +105,58 @@ def items_to_decide(comparison: Comparison, margin: float, power: float = POWER)
     """
     if comparison.undefined:
         return math.nan
-    wanted = comparison.quantile + float(special.ndtri(power))
+    quantile, with_power = comparison.quantile, float(special.ndtri(power))
     if comparison.metric.kind == "binary":
-        return _binary_items(comparison, margin, wanted)
-    seen = harm(comparison, margin)
-    distance = abs(seen.margin - seen.point)
-    se = seen.half_width / comparison.quantile
-    factor = (wanted * se / distance) ** 2 if distance > 0 else math.inf
-    return _whole(comparison.n_items * factor)
+        worse, better, n = _counts(comparison)
+        distance = abs(min(margin, 1.0) + (better - worse) / n)
+        null, own = _errors(worse / n, better / n, margin)
+        wanted = math.sqrt(comparison.spread.design_effect) * (quantile * null + with_power * own)
+    else:
+        seen = harm(comparison, margin)
+        distance = abs(seen.margin - seen.point)
+        wanted = math.sqrt(comparison.n_items) * (quantile + with_power) * seen.half_width / quantile
+    root = wanted / distance if distance > 0 else math.inf
+    return _whole(root * root)
 
 
-def _binary_items(comparison: Comparison, margin: float, wanted: float) -> float:
-    """Tango's interval on the same shares of a growing number of items, until it leaves the margin."""
-
-    def decided(factor: float) -> bool:
-        return abs(_binary_statistic(comparison, margin, factor)) >= wanted
-
-    low, high = 0.0, math.log(_TOO_MANY)
-    if not decided(math.exp(high)):
-        return math.inf
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (low, middle) if decided(math.exp(middle)) else (middle, high)
-    return _whole(comparison.n_items * math.exp(high))
+def _errors(p_worse: float, p_better: float, margin: float) -> tuple[float, float]:
+    """Standard deviation of one item's difference in -1, 0, 1: as it would be on the margin, and as it is."""
+    shares = (np.asarray(share) for share in (p_worse, p_better, 1.0, -min(margin, 1.0)))
+    own = p_worse + p_better - (p_better - p_worse) ** 2
+    return math.sqrt(max(float(constrained_variance(*shares)), 0.0)), math.sqrt(max(own, 0.0))
 
 
 def _whole(items: float) -> float:
-    return float(math.ceil(items)) if items <= _TOO_MANY else math.inf
+    return float(max(1, math.ceil(items))) if items <= _TOO_MANY else math.inf
 
 
 def items_for_margin(
     margin: float, discordance: float, difference: float = 0.0, confidence: float = 0.95, power: float = POWER
 ) -> int:
-    """Items of a 0/1 task that prove a true ``difference`` to be inside ``margin`` (Lachenbruch 1992, normal).
+    """Items of a 0/1 task that prove a true ``difference`` to be inside ``margin`` (Nam 1997, Biometrics 53:1422).
 
     ``discordance``: share of items that turn either way; ``difference``: subject minus reference, above -margin.
+    The score test's own variance counts where the margin is large beside the discordance: two answers in a hundred
+    that turn do not make 2 points provable with 16 items.
     """
     if not difference > -margin:
         raise ValueError(f"a true difference of {difference} is not inside the margin {margin}")
-    wanted = normal_quantile(confidence) + float(special.ndtri(power))
-    return math.ceil(wanted**2 * (discordance - difference**2) / (margin + difference) ** 2)
+    null, own = _errors(*_shares(discordance, difference), margin)
+    wanted = normal_quantile(confidence) * null + float(special.ndtri(power)) * own
+    return max(1, math.ceil((wanted / (margin + difference)) ** 2))
 
 
 def power_for_margin(
     n: int, margin: float, discordance: float, difference: float = 0.0, confidence: float = 0.95
 ) -> float:
     """P(pass) with ``n`` items of a 0/1 task, by the normal approximation."""
-    se = math.sqrt((discordance - difference**2) / n)
-    return float(special.ndtr((margin + difference) / se - normal_quantile(confidence)))
+    null, own = _errors(*_shares(discordance, difference), margin)
+    beyond = (margin + difference) * math.sqrt(n) - normal_quantile(confidence) * null
+    return float(special.ndtr(beyond / own)) if own > 0 else float(beyond >= 0)
+
+
+def _shares(discordance: float, difference: float) -> tuple[float, float]:
+    """P(right->wrong), P(wrong->right)."""
+    if not abs(difference) <= discordance <= 1:
+        raise ValueError(f"a difference of {difference} needs at least as many items that turn, found {discordance}")
+    return (discordance - difference) / 2, (discordance + difference) / 2

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -88,14 +88,13 @@ def verify(report: Path) -> Findings:
             f"evidence of {path}", f"cannot be read ({error})", expected=f"{EVIDENCE} beside it"
         ) from error
     try:
-        if hashlib.sha256(text).hexdigest() != content["evidence"]["sha256"]:
-            findings.differences.append(f"{EVIDENCE} is not the file this report was written with")
-        cases = dict(_cases(text.decode("utf-8"), findings))
+        findings.differences += _foreign(text, content["evidence"]["sha256"])
+        cases = dict(read_cases(text.decode("utf-8"), findings))
         for recorded in content["results"]:
             _check(recorded, cases.pop((recorded["method"], recorded["task"]), None), findings)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"report {path}", f"unreadable ({type(error).__name__}: {error})") from error
-    findings.differences += [f"{method} on {task}: judged, but missing from the report" for method, task in cases]
+    findings.differences += _lost(cases)
     return findings
 
 
@@ -109,14 +108,31 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _cases(text: str, findings: Findings) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
-    """(method, task) and evidence of every case, outcomes filled in and checked against their digest."""
+def _foreign(evidence: bytes, digest: str) -> list[str]:
+    if hashlib.sha256(evidence).hexdigest() == digest:
+        return []
+    return [f"{EVIDENCE} is not the file this report was written with"]
+
+
+def _lost(cases: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{method} on {task}: judged, but missing from the report" for method, task in cases]
+
+
+def _altered(items: Sequence[Sequence[Any]], digest: str) -> list[str]:
+    if digest_outcomes(outcomes_from_json(items)) == digest:
+        return []
+    return [f"outcomes {digest[:12]} were changed after they were written"]
+
+
+def read_cases(text: str, findings: Findings) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
+    """(method, task) and evidence of every case in an evidence.jsonl, outcomes filled in and checked against their
+    digest.
+    """
     outcomes: dict[str, Any] = {}
     for line in text.splitlines():
         content = json.loads(line)
         if "outcomes" in content:
-            if digest_outcomes(outcomes_from_json(content["items"])) != content["outcomes"]:
-                findings.differences.append(f"outcomes {content['outcomes'][:12]} were changed after they were written")
+            findings.differences += _altered(content["items"], content["outcomes"])
             outcomes[content["outcomes"]] = content["items"]
         else:
             case = content["case"]

@@ -1,4 +1,4 @@
-"""What must hold for all samples: pairing, direction, monotony, agreement with scipy."""
+"""What must hold for all samples: pairing, direction, monotony (agreement with scipy: ``test_oracles``)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from quantgate.tasks.base import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict import intervals
-from quantgate.verdict.exact import mcnemar_worse, permutation_worse
 from quantgate.verdict.family import benjamini_hochberg, holm
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
@@ -56,28 +54,8 @@ def test_more_items_of_the_same_kind_narrow_the_interval(worse: int, better: int
 
 
 @usual
-@given(counts, counts)
-def test_mcnemar_is_the_binomial_test(worse: int, better: int) -> None:
-    assume(worse + better > 0)
-    expected = stats.binomtest(worse, worse + better, 0.5, alternative="greater").pvalue
-    assert mcnemar_worse(worse, better) == pytest.approx(expected)
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.lists(reals, min_size=2, max_size=8))
-def test_permutation_test_is_scipys(losses: list[float]) -> None:
-    assume(any(losses))
-    sample = np.array(losses)
-    expected = stats.permutation_test(
-        (sample,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf
-    ).pvalue
-    assert permutation_worse(sample, np.arange(sample.size), np.random.default_rng(0)) == pytest.approx(expected)
-
-
-@usual
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_hochberg_is_scipys_and_holm_is_never_smaller(p: list[float]) -> None:
-    assert benjamini_hochberg(p) == pytest.approx(list(stats.false_discovery_control(p)))
+def test_holm_is_never_smaller_than_hochberg(p: list[float]) -> None:
     assert all(
         strict >= mild >= raw - 1e-15 for strict, mild, raw in zip(holm(p), benjamini_hochberg(p), p, strict=True)
     )
@@ -163,7 +141,7 @@ def test_a_poisoned_comparison_never_passes(name: str, margin: float) -> None:
 @usual
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_only_a_finite_margin_of_at_least_zero_is_judged(margin: float) -> None:
-    verdict = judge(zeros_and_ones(1, 1, 5000), rule(margin)).verdict
+    verdict = judge(zeros_and_ones(1, 1, 500), rule(margin)).verdict
     assert (verdict == "invalid") == (not (math.isfinite(margin) and margin >= 0))
 
 

@@ -1,58 +1,72 @@
-"""Ways to a false green, each with the sentence that must stop it and the guard that says it.
+"""Ways to a false green with baselines, subjects and candidates (the others: ``sabotage_run``).
 
-A row sabotages the gate and runs it. Its lure is real: with the guard out of order the same run is green, which
-``QUANTGATE_BREAK_GUARDS=1`` shows.
+A row sabotages the gate and runs it, and names the sentence that must stop it and the guard that says it. Its lure is
+real: with the guard out of order the same run is green, which benchmarks/mutation_check.py shows row by row.
 """
 
-import contextlib
 import importlib
-import io
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.suite.sabotage_scene import (
-    HONEST,
-    KLD,
-    LURE,
-    NO_LIST,
-    NO_WORDS,
-    NOTHING,
-    PROVENANCE,
-    ROWS,
-    UNCHECKED,
-    Equal,
-    Scene,
-    row,
-)
-
-__all__ = ["ROWS", "Scene"]
+from tests.suite.sabotage_scene import FINITE, HONEST, KLD, LURE, NO_LIST, NO_WORDS, NOTHING, PROVENANCE, Equal, row
 
 # --- baselines ------------------------------------------------------------------------------------------------------
 
 
+ANY_BASELINE = ("quantgate.store.baselines.differences", NO_LIST)
+
+
+def _lured(scene, *command, **provenance):
+    """Baselines made by ``command`` whose reference is so bad that every subject looks better."""
+    scene.run("--update-baselines", *KLD, *command)
+
+    def lure(baseline):
+        outcomes = tuple(replace(each, score=LURE) for each in baseline.outcomes)
+        return replace(baseline, provenance=dict(baseline.provenance) | provenance, outcomes=outcomes)
+
+    scene.edit_baseline(lure, "kld_ptb")
+
+
 def _foreign(name):
     def run(scene):
-        scene.run("--update-baselines", *KLD)
-
-        def lure(baseline):
-            outcomes = tuple(replace(each, score=LURE) for each in baseline.outcomes)
-            return replace(baseline, provenance=dict(baseline.provenance) | {name: "another"}, outcomes=outcomes)
-
-        scene.edit_baseline(lure, "kld_ptb")
+        _lured(scene, **{name: "another"})
         return scene.run(*KLD)
 
     return run
 
 
 for _name in PROVENANCE:
-    row(f"baseline of another {_name}", f"*differs in {_name}:*", ("quantgate.store.baselines.differences", NO_LIST))(
-        _foreign(_name)
-    )
+    row(f"baseline of another {_name}", f"*differs in {_name}:*", ANY_BASELINE)(_foreign(_name))
+
+
+@row(
+    "baseline of another limit",
+    "*differs in data, requests:*",
+    ANY_BASELINE,
+    ("quantgate.verdict.paired._same_items", NOTHING),
+)
+def _(scene):
+    _lured(scene, "--limit", "4")
+    return scene.run(*KLD)
+
+
+@row("baseline of the items in another order", "*differs in data, requests:*", ANY_BASELINE)
+def _(scene):
+    _lured(scene)
+    path = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank" / "test.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    return scene.run(*KLD)
+
+
+@row("a missing baseline", "*no baseline of perplexity_ptb*the reference is scored now*", HONEST)
+def _(scene):
+    scene.policy.write_text(scene.policy.read_text().replace("relative = 0.05", "relative = 0.00001"))
+    return scene.run("--tasks", "perplexity", "--methods", "rtn2", "--strict")
 
 
 @row(
@@ -74,12 +88,21 @@ def _(scene):
     return scene.run("--tasks", "perplexity")
 
 
-@row("a run that writes baselines", "*baseline of kld_ptb written*")
+A_WRITING_RUN_IS_RED = ("fixtures.plugin.pytest_sessionfinish", NOTHING)
+
+
+@row("a run that writes baselines", "*baseline of kld_ptb written*", A_WRITING_RUN_IS_RED)
 def _(scene):
     return scene.run("--update-baselines", "--methods", "rtn8", "--tasks", "kld")
 
 
-@row("baselines updated in CI", "*refused when CI is set*", code=4)
+@row(
+    "baselines updated in CI",
+    "*refused when CI is set*",
+    ("fixtures.plugin._refuse_in_ci", NOTHING),
+    A_WRITING_RUN_IS_RED,
+    code=4,
+)
 def _(scene):
     scene.monkeypatch.setenv("CI", "1")
     return scene.run("--update-baselines")
@@ -151,7 +174,7 @@ def _head(change):
     return poison
 
 
-@row("logits that are not numbers", "*invalid*not finite*", HONEST)
+@row("logits that are not numbers", "*invalid*not finite*", *FINITE)
 def _(scene):
     _patched_loading(scene, _head(lambda weight: weight * float("nan")))
     return scene.run("--tasks", "perplexity")
@@ -250,7 +273,7 @@ def _(scene):
     "infinite scales",
     "*scales that are not finite*",
     ("quantgate.quantize.uniform._check_groups", NOTHING),
-    HONEST,
+    *FINITE,
 )
 def _(scene):
     path = scene.checkpoint()
@@ -278,266 +301,3 @@ def _(scene):
     path = scene.checkpoint()
     _edit_tensors(path, "qweight", lambda codes: codes.flip(0))
     return scene.judge_candidate(path)
-
-
-# --- the store ------------------------------------------------------------------------------------------------------
-
-
-@row("answers of another model", "*belongs to another key*", UNCHECKED)
-def _(scene):
-    good = scene.answers("rtn8")
-    bad = scene.answers("rtn2")
-    shutil.rmtree(bad)
-    shutil.copytree(good, bad)
-    return scene.run(*KLD)
-
-
-@row("answers edited in the store", "*the digest of responses.jsonl does not match*", UNCHECKED)
-def _(scene):
-    good, bad = scene.answers("rtn8"), scene.answers("rtn2")
-    shutil.copyfile(good / "responses.jsonl", bad / "responses.jsonl")
-    return scene.run(*KLD)
-
-
-@row("a subject exchanged in the store", "*the digest of model.safetensors does not match*", UNCHECKED)
-def _(scene):
-    good = scene.checkpoint("rtn8")
-    scene.checkpoint("rtn2")
-    for entry in (scene.root / "store" / "subjects").iterdir():
-        if json.loads((entry / "quantgate.json").read_text())["method"]["method"] == "rtn2":
-            shutil.copyfile(good / "model.safetensors", entry / "model.safetensors")
-    shutil.rmtree(scene.root / "store" / "responses")
-    return scene.run(*KLD)
-
-
-@row("a full disk while quantizing", "*No space left on device*", code=3)
-def _(scene):
-    import errno
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    scene.monkeypatch.setattr("quantgate.store.store.os.fsync", full)
-    return scene.run()
-
-
-# --- data -----------------------------------------------------------------------------------------------------------
-
-
-def _questions(scene):
-    return scene.data / "truthfulqa__truthful_qa" / "multiple_choice" / "validation.jsonl"
-
-
-def _lenient(original):
-    def rows(self, dataset, config, split, fields):
-        path = self._folder(dataset) / config / f"{split}.jsonl"
-        found = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
-
-    return rows
-
-
-ROWS_READ = ("quantgate.tasks.data.DirectorySource.rows", _lenient)
-
-
-@row("an emptied benchmark", "*the file is empty*", ROWS_READ, HONEST)
-def _(scene):
-    _questions(scene).write_text("")
-    return scene.run("--tasks", "truthfulqa")
-
-
-@row("a truncated data file", "*line 80*", ROWS_READ)
-def _(scene):
-    path = _questions(scene)
-    path.write_text(path.read_text()[:-40])
-    return scene.run("--tasks", "truthfulqa")
-
-
-@row("items copied", "*items ask literally the same*", ("quantgate.evaluation.check_unique", NOTHING))
-def _(scene):
-    path = _questions(scene)
-    lines = path.read_text().splitlines()[:8]
-    path.write_text("\n".join(lines * 10) + "\n")
-    return scene.run("--tasks", "truthfulqa")
-
-
-@row("no item with a score", "*no item was scored*", HONEST)
-def _(scene):
-    return _unscored(scene, lambda number: True)
-
-
-@row("every tenth item without a score", "*items have no score*", ("quantgate.verdict.judge._unusable", NO_WORDS))
-def _(scene):
-    return _unscored(scene, lambda number: number % 10 == 0)
-
-
-def _unscored(scene, which):
-    from quantgate.tasks.base import ItemOutcome
-    from quantgate.tasks.table import TASKS
-
-    task = type(TASKS["truthfulqa"])
-    score = task.score
-
-    def half(self, item, responses):
-        if which(int(item.id.rpartition("/")[2])):
-            return ItemOutcome(item.id, item.group, None, unscored="nothing came back")
-        return score(self, item, responses)
-
-    scene.monkeypatch.setattr(task, "score", half)
-    return scene.run("--tasks", "truthfulqa")
-
-
-@row("calibration on what is tested", "*shares 13 words in a row*", ("quantgate.evaluation.check_disjoint", NOTHING))
-def _(scene):
-    folder = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank"
-    shutil.copyfile(folder / "test.jsonl", folder / "train.jsonl")
-    return scene.run("--methods", "gptq8", "--tasks", "perplexity", "--calibration-length", "256")
-
-
-# --- the policy -----------------------------------------------------------------------------------------------------
-
-
-def _policy(scene, old, new):
-    text = scene.policy.read_text()
-    assert old in text
-    scene.policy.write_text(text.replace(old, new))
-
-
-@row("a reference at chance", "*at chance*", ("quantgate.verdict.judge._hopeless", NO_WORDS))
-def _(scene):
-    _policy(scene, "[metrics.acc]", "[metrics.acc]\nfloor = { chance = 0.5 }")
-    return scene.run("--tasks", "truthfulqa")
-
-
-@row(
-    "a margin that is no number",
-    "*found nan*",
-    (
-        "quantgate.verdict.policy_file._Reader._number",
-        lambda original: lambda self, path, value, **bounds: float(value),
-    ),
-    ("quantgate.verdict.judge._bad_margin", NO_WORDS),
-    code=4,
-)
-def _(scene):
-    _policy(scene, "relative = 0.05", "relative = nan")
-    return scene.run("--tasks", "perplexity")
-
-
-@row(
-    "a margin that allows everything",
-    "*even a score of 0 would pass*",
-    ("quantgate.verdict.policy.Policy._can_fail", NOTHING),
-)
-def _(scene):
-    _policy(scene, "[metrics.acc]\nmargin = { absolute = 0.1 }", "[metrics.acc]\nmargin = { absolute = 1.0 }")
-    return scene.run("--tasks", "truthfulqa")
-
-
-@row(
-    "invalid cases waved through",
-    "*an invalid case is never allowed*",
-    ("quantgate.verdict.policy_file._Reader._allow", lambda original: lambda self, path, value: tuple(value)),
-    code=4,
-)
-def _(scene):
-    waiver = 'floor = { chance = 0.5 }\nallow = ["invalid"]\nbecause = "it is red otherwise"'
-    _policy(scene, "[metrics.acc]", f"[metrics.acc]\n{waiver}")
-    return scene.run("--tasks", "truthfulqa")
-
-
-def _rounding(decide):
-    def rounded(comparison, rule, margin):
-        return replace(decide(comparison, rule, margin), verdict="pass")
-
-    return rounded
-
-
-@row("a bound that would round to the margin", "*inconclusive*", ("quantgate.verdict.judge._decide", _rounding))
-def _(scene):
-    scene.run("--tasks", "kld", "--methods", "rtn2")
-    high = scene.gate.report["results"][0]["ci_high"]
-    _policy(scene, "absolute = 0.00002", f"absolute = {high * (1 - 1e-9)!r}")
-    return scene.run(*KLD, "--strict")
-
-
-@row("too few items", "*only 2 items were scored*", ("quantgate.verdict.judge._decide", _rounding))
-def _(scene):
-    return scene.run("--limit", "2", "--strict", "--tasks", "perplexity")
-
-
-# --- the run --------------------------------------------------------------------------------------------------------
-
-
-@row("nothing selected", "*deselected*", code=5)
-def _(scene):
-    return scene.run("-k", "no_such_method")
-
-
-@row(
-    "verdicts lost on the way to the report",
-    "*selected, but no verdict arrived*",
-    ("reports.plugin._account_for_all", NOTHING),
-)
-def _(scene):
-    from reports.plugin import Collector
-
-    receive = Collector.pytest_runtest_logreport
-
-    def half(self, report):
-        if "rtn4" not in report.nodeid:
-            receive(self, report)
-
-    scene.monkeypatch.setattr(Collector, "pytest_runtest_logreport", half)
-    return scene.run("--methods", "rtn8,rtn4", "--tasks", "kld")
-
-
-@row("a full disk while reporting", "*the report could not be written*", code=3)
-def _(scene):
-    from quantgate.errors import StoreError
-
-    def full(path, text):
-        raise StoreError(str(path), "cannot be written (No space left on device)")
-
-    scene.monkeypatch.setattr("reports.plugin.write_atomically", full)
-    return scene.run("--tasks", "kld")
-
-
-@dataclass
-class Printed:
-    """A command's exit code and words in the shape of a pytester result."""
-
-    ret: int
-    text: str
-
-
-def _verified(scene, name, change):
-    from quantgate import cli
-
-    scene.run("--tasks", "kld", "--methods", "rtn2")
-    path = scene.root / "report" / name
-    before = path.read_text()
-    path.write_text(change(before))
-    assert path.read_text() != before
-    words = io.StringIO()
-    with contextlib.redirect_stdout(words):
-        return Printed(cli.main(["verify", str(path.parent)]), words.getvalue())
-
-
-@row(
-    "a verdict edited in the report",
-    "*verdict is recorded as pass and comes out as regressed*",
-    ("quantgate.verdict.verify._differing", NO_LIST),
-)
-def _(scene):
-    return _verified(scene, "report.json", lambda text: text.replace('"verdict": "regressed"', '"verdict": "pass"'))
-
-
-@row("outcomes edited after the run", "*were changed after they were written*")
-def _(scene):
-    return _verified(scene, "evidence.jsonl", lambda text: text.replace(",0.0,", ",99.0,", 1))

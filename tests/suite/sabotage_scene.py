@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from quantgate.errors import QuantgateError
+from reports.payload import failed_payload
+
 LURE = 99.0  # a reference that is this bad makes every subject look better
 PROVENANCE = ("model", "weights", "config", "tokenizer", "protocol", "task_version", "requests", "data", "engine")
 
@@ -41,6 +44,19 @@ def always_passes(judge):
     return judged
 
 
+def forgiving(judged):
+    """A gate that takes an error for a pass."""
+
+    def run(plan, case):
+        try:
+            return judged(plan, case)
+        except QuantgateError as error:
+            payload = failed_payload(case.method.id, case.task, str(error))
+            return replace(payload, result=replace(payload.result, verdict="pass"))
+
+    return run
+
+
 class Equal:
     """Equal to everything."""
 
@@ -57,6 +73,8 @@ HONEST = ("quantgate.verdict.evidence.judge", always_passes)
 NOTHING = lambda original: lambda *args, **kwargs: None  # noqa: E731
 NO_WORDS = lambda original: lambda *args, **kwargs: ""  # noqa: E731
 NO_LIST = lambda original: lambda *args, **kwargs: []  # noqa: E731
+USABLE = ("quantgate.verdict.judge._unusable", NO_WORDS)
+FINITE = (("quantgate.verdict.paired._undefined", NO_WORDS), USABLE)
 UNCHECKED = ("quantgate.store.store.check_entry", NO_WORDS)
 KLD = ("--tasks", "kld", "--methods", "rtn2")
 

@@ -1,4 +1,4 @@
-"""Every known way to a false green ends red, with the right sentence (rows in tests/suite/sabotage.py)."""
+"""Every known way to a false green ends red, with the right sentence (rows in ``sabotage`` and ``sabotage_run``)."""
 
 import fnmatch
 import json
@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.suite.sabotage import ROWS, Scene
+from tests.suite import sabotage, sabotage_run  # noqa: F401  # they fill ROWS
+from tests.suite.sabotage_scene import ROWS, Scene
 
 POLICY = """
 schema = 1
@@ -42,7 +43,10 @@ def said(result):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name.replace(" ", "_"))
-def test_ends_red_and_says_why(row, scene, monkeypatch):
+def test_ends_red_and_says_why(row, scene, monkeypatch, request):
+    guards = " + ".join(name for name, _ in row.guards)
+    # read by benchmarks/mutation_check.py
+    request.node.user_properties += [("row", row.name), ("says", row.says), ("guards", guards)]
     if os.environ.get("QUANTGATE_BREAK_GUARDS"):
         if not row.guards:
             pytest.skip("no guard of ours to break")
@@ -51,6 +55,7 @@ def test_ends_red_and_says_why(row, scene, monkeypatch):
             original = getattr(pytest.importorskip(owner) if owner.islower() else _class(owner), attribute)
             monkeypatch.setattr(name, broken(original))
     result = row.run(scene)
+    request.node.user_properties.append(("exit", int(result.ret)))
     assert result.ret == row.code
     assert fnmatch.fnmatchcase(said(result), f"*{row.says}*")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from quantgate.verdict.records import Result
-from reports import markdown, table
+from reports import companions, markdown, table
 from reports.environment import environment
 from reports.payload import Payload, invalid_result
 from reports.run import Run, dumps
@@ -106,6 +106,30 @@ def test_markdown_is_complete_and_names_stay_in_their_cell(run):
     for line in text.split("\n"):
         if line.startswith("| gptq4 | mmlu"):
             assert line.count("|") == len(table.HEADER) + 1
+
+
+def test_companions_that_occur_are_shown_and_explained(run):
+    assert "Beside the metric" not in markdown.render(run, {})
+    choices = {"right_to_wrong": 3.0, "wrong_to_right": 1.0, "wrong_to_other": 0.0, "p_pass": 0.01}
+    choices |= {"prob_right": 0.51, "prob_right_reference": 0.53, "prob_right_items": 0.042}
+    text = {"kld_p99": 1.25, "same_top_p": 0.9, "nll": 2.5, "nll_reference": 2.25}
+    run.add(Payload(replace(RESULT, task="boolq", companions=choices)))
+    run.add(Payload(replace(RESULT, task="perplexity", companions=text)))
+    shown = markdown.render(run, {})
+    assert "| gptq4 | boolq | flips |  | 3 right to wrong, 1 wrong to right |  |" in shown
+    assert "| gptq4 | boolq | prob_right | 0.5300 | 0.5100 | 0.042 |" in shown
+    assert "| gptq4 | perplexity | nll | 2.2500 | 2.5000 |  |" in shown
+    assert "| gptq4 | perplexity | kld_p99 | 0.0000 | 1.2500 |  |" in shown
+    assert "| gptq4 | perplexity | same_top_p | 1.0000 | 0.9000 |  |" in shown
+    explained = [line for line in shown.split("\n") if line.startswith("- ")]
+    for name in ("flips", "prob_right", "nll", "kld_p99", "same_top_p"):
+        assert sum(line.startswith(f"- {name}: ") for line in explained) == 1
+    assert "rouge" not in shown
+
+
+def test_equal_answers_have_no_flips():
+    quiet = replace(RESULT, companions=dict.fromkeys(("right_to_wrong", "wrong_to_right", "wrong_to_other"), 0.0))
+    assert companions.rows([quiet]) == [("gptq4", "mmlu", "flips", "", "none", "")]
 
 
 def test_order_is_method_then_dimension_then_task():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+from scipy import optimize
 
 from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
 from quantgate.verdict.paired import Comparison, compare
@@ -36,3 +39,18 @@ def zeros_and_ones(worse: int, better: int, n: int, right: int | None = None) ->
 def rule(margin: float = 0.02, metric: Metric = ACCURACY, kind: Any = "absolute", **settings: Any) -> Rule:
     """A rule that asks nothing but the margin, unless ``settings`` say more."""
     return Rule("task", "method", metric, Margin(kind, margin), **settings)
+
+
+def variance_by_search(worse: float, better: float, n: float, difference: float) -> float:
+    """Tango's constrained variance of ``better - worse``, with the likelihood maximised by search, not by formula."""
+
+    def minus_log_likelihood(p_worse: float) -> float:
+        p_better = p_worse + difference
+        cells = ((worse, p_worse), (better, p_better), (n - worse - better, 1 - p_worse - p_better))
+        return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    found = optimize.minimize_scalar(
+        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
+    )
+    return n * (2 * found.x + difference * (1 - difference))

@@ -4,32 +4,18 @@ import math
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
 from quantgate.verdict import intervals
-
-
-def score_statistic_by_search(worse: float, better: float, n: float, difference: float) -> float:
-    """Tango's statistic with the constrained likelihood maximised by search instead of by formula."""
-
-    def minus_log_likelihood(p_worse: float) -> float:
-        p_better = p_worse + difference
-        cells = ((worse, p_worse), (better, p_better), (n - worse - better, 1 - p_worse - p_better))
-        return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
-
-    low, high = max(0.0, -difference), (1 - difference) / 2
-    found = optimize.minimize_scalar(
-        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
-    )
-    variance = n * (2 * found.x + difference * (1 - difference))
-    return (better - worse - n * difference) / math.sqrt(variance)
+from tests.unit.verdict.samples import variance_by_search
 
 
 @pytest.mark.parametrize(("worse", "better", "n"), [(5, 2, 40), (1, 0, 30), (12, 30, 200), (3, 3, 25), (40, 1, 300)])
 def test_score_interval_agrees_with_a_likelihood_search(worse: int, better: int, n: int) -> None:
-    low, high = intervals.tango_interval(worse, better, n, 1.96)
-    assert score_statistic_by_search(worse, better, n, float(low)) == pytest.approx(1.96, abs=2e-4)
-    assert score_statistic_by_search(worse, better, n, float(high)) == pytest.approx(-1.96, abs=2e-4)
+    bounds = intervals.tango_interval(worse, better, n, 1.96)
+    for bound, expected in zip(map(float, bounds), (1.96, -1.96), strict=True):
+        deviation = math.sqrt(variance_by_search(worse, better, n, bound))
+        assert (better - worse - n * bound) / deviation == pytest.approx(expected, abs=2e-4)
 
 
 @pytest.mark.parametrize("n", [1, 10, 64, 14042])

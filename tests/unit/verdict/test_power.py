@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from quantgate.tasks.base import ACCURACY, PERPLEXITY, Metric
+from quantgate.verdict import intervals
 from quantgate.verdict.paired import compare
 from quantgate.verdict.power import detectable, harm, items_for_margin, items_to_decide, p_values, power_for_margin
 from tests.unit.verdict.samples import outcomes, zeros_and_ones
@@ -70,16 +72,51 @@ def test_items_to_decide_follow_the_square_of_the_distance() -> None:
 
 def test_planning_formulas_invert_each_other() -> None:
     n = items_for_margin(0.02, 0.08)
-    assert n == 1570
+    assert n == 1624
     assert power_for_margin(n, 0.02, 0.08) == pytest.approx(0.8, abs=0.001)
     assert power_for_margin(n, 0.02, 0.08, -0.02) == pytest.approx(0.025, abs=0.001)
     with pytest.raises(ValueError, match="not inside the margin"):
         items_for_margin(0.02, 0.08, -0.02)
 
 
-def test_planned_sample_has_its_power_in_simulation() -> None:
-    rng = np.random.default_rng(11)
-    n = items_for_margin(0.05, 0.1)
-    draws = rng.multinomial(n, [0.05, 0.05, 0.9], size=300)
-    passed = np.mean([-zeros_and_ones(int(w), int(b), n).ci_low <= 0.05 for w, b, _ in draws])
-    assert passed == pytest.approx(0.8, abs=0.08)
+def exact_power(n: int, margin: float, discordance: float, difference: float) -> float:
+    """P(pass), summed over all counts of turned answers."""
+    p_worse, p_better = (discordance - difference) / 2, (discordance + difference) / 2
+    worse, better = (side.ravel() for side in np.meshgrid(np.arange(n + 1.0), np.arange(n + 1.0)))
+    worse, better = worse[worse + better <= n], better[worse + better <= n]
+    chances = stats.multinomial.pmf(
+        np.column_stack([worse, better, n - worse - better]), n, [p_worse, p_better, 1 - p_worse - p_better]
+    )
+    low, _ = intervals.tango_interval(worse, better, n, intervals.normal_quantile(0.95))
+    return float(chances[-low <= margin].sum())
+
+
+@pytest.mark.parametrize(
+    ("margin", "discordance", "difference"),
+    [(0.05, 0.02, 0.0), (0.05, 0.08, 0.0), (0.12, 0.02, 0.0), (0.12, 0.2, -0.06), (0.12, 0.08, -0.04)],
+)
+def test_planned_sample_has_its_power(margin: float, discordance: float, difference: float) -> None:
+    n = items_for_margin(margin, discordance, difference)
+    assert exact_power(n, margin, discordance, difference) == pytest.approx(0.8, abs=0.05)
+    assert power_for_margin(n, margin, discordance, difference) == pytest.approx(0.8, abs=0.01)
+
+
+def test_without_a_turned_answer_the_interval_itself_must_fit() -> None:
+    """q² / (n + q²) <= margin, whatever the power."""
+    n = items_for_margin(0.05, 0.0)
+    assert zeros_and_ones(0, 0, n).ci_high <= 0.05 < zeros_and_ones(0, 0, n - 1).ci_high
+    assert items_to_decide(zeros_and_ones(0, 0, 10), 0.05) == n
+    assert (power_for_margin(n, 0.05, 0.0), power_for_margin(n - 1, 0.05, 0.0)) == (1.0, 0.0)
+
+
+def test_items_to_decide_may_be_fewer_than_there_are() -> None:
+    found = zeros_and_ones(40, 40, 1000)
+    assert items_to_decide(found, 0.05) == items_for_margin(0.05, 0.08) < 1000
+    assert items_to_decide(found, 2.0) >= 1
+
+
+def test_plans_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least as many items that turn"):
+        items_for_margin(0.1, 0.02, -0.05)
+    with pytest.raises(ValueError, match="at least as many items that turn"):
+        power_for_margin(100, 0.1, 1.5)

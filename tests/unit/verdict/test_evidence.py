@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from quantgate.errors import ProvenanceError
+from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, ItemOutcome, Metric
+from quantgate.verdict.evidence import Evidence, conclude, digest_outcomes, evidence_from_json, evidence_to_json
+from quantgate.verdict.policy import Floor, Margin
+from quantgate.verdict.sequential import visiting_order
+from tests.unit.verdict.samples import outcomes, rule
+
+
+def case(before, after, margin=0.05, metric=ACCURACY, **more) -> Evidence:
+    return Evidence(rule(margin, metric), tuple(outcomes(before)), tuple(outcomes(after)), **more)
+
+
+def visited(evidence: Evidence, count: int) -> Evidence:
+    order = visiting_order(len(evidence.reference), 1)[:count]
+    return replace(evidence, subject=tuple(evidence.subject[index] for index in order), sequential=True)
+
+
+def turned(n: int, worse: int, better: int) -> tuple[list[int], list[int]]:
+    """``worse`` and ``better`` answers turn, spread over ``n`` items."""
+    before, after = [1] * n, [1] * n
+    for index in range(worse + better):
+        side = after if index < worse else before
+        side[index * (n // (worse + better))] = 0
+    return before, after
+
+
+def test_evidence_survives_being_written_down() -> None:
+    full = replace(
+        case([1, 0, None], [0.5, None, 1], metric=Metric("rouge1", True, "mean", "points")),
+        problems=("foreign",),
+        chance=0.25,
+        noise=0.1 + 0.2,
+        identical_weights=True,
+        sequential=True,
+    )
+    strict = replace(full.rule, floor=Floor(0.1), allow=("regressed",), because="known")
+    full = replace(full, rule=replace(strict, companions={"prob_right": Margin("relative", 1 / 3)}))
+    assert evidence_from_json(json.loads(json.dumps(evidence_to_json(full)))) == full
+
+
+def test_any_change_of_an_outcome_changes_the_digest() -> None:
+    before = outcomes([1, 0, 0.25])
+    changes = (
+        {"score": 0.5},
+        {"answer": "B"},
+        {"companions": {"nll": 1.0}},
+        {"score": None, "unscored": "x"},
+        {"facts": (1.0,)},
+    )
+    digests = {digest_outcomes([*before[:2], replace(before[2], **change)]) for change in ({}, *changes)}
+    assert len(digests) == 1 + len(changes)
+    assert digest_outcomes(before) != digest_outcomes(before[::-1])
+
+
+def test_a_stopped_case_is_judged_by_its_bets_and_counts_what_it_saved() -> None:
+    stopped = visited(case(*turned(2000, 10, 10)), 600)
+    found = conclude(stopped)
+    assert found.judgement.verdict == "pass"
+    assert found.judgement.reason.endswith("stopped after 600 of 2000 items, 1400 saved")
+    assert found.judgement.p_pass <= 0.025
+    fixed = conclude(replace(stopped, sequential=False, reference=stopped.paired_reference)).comparison
+    assert found.comparison.ci_low < fixed.ci_low < fixed.ci_high < found.comparison.ci_high
+
+
+def test_margin_and_floor_of_a_stopped_case_are_those_of_the_whole_benchmark() -> None:
+    before, after = turned(2000, 10, 10)
+    relative = replace(case(before, after), rule=rule(0.05, kind="relative"))
+    assert conclude(visited(relative, 600)).judgement.margin == pytest.approx(0.05 * np.mean(before))
+
+
+def test_a_case_that_went_on_to_the_last_item_gets_the_fixed_verdict() -> None:
+    """240 items, eight turned either way, are enough for the interval and too few for a bet."""
+    evidence = case(*turned(240, 4, 4))
+    fixed, last = conclude(evidence), conclude(visited(evidence, 240))
+    assert fixed.judgement.verdict == "pass"
+    assert last == fixed
+    assert conclude(visited(evidence, 230)).judgement.verdict == "inconclusive"
+
+
+def test_a_subject_that_lacks_items_is_refused_unless_it_was_stopped() -> None:
+    evidence = case(*turned(100, 2, 2))
+    with pytest.raises(ProvenanceError, match="1 items of the reference are missing"):
+        conclude(replace(evidence, subject=evidence.subject[:-1]))
+
+
+def test_answers_equal_to_the_last_bit_are_the_references() -> None:
+    reference = tuple(replace(each, companions={"prob_right": 0.5}) for each in outcomes([1, 0, 1, 1, 0] * 10))
+    same = Evidence(rule(0.2), reference, reference)
+    assert "all 50 answers equal the reference's to the last bit (prob_right)" in conclude(same).judgement.reason
+    moved = (replace(reference[0], companions={"prob_right": math.nextafter(0.5, 1)}), *reference[1:])
+    assert conclude(replace(same, subject=moved)).judgement.verdict == "pass"
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, PERPLEXITY, KLD_MEAN, Metric("rouge1", True, "mean")])
+def test_one_item_or_equal_items_never_regress_and_never_crash(metric: Metric) -> None:
+    """The smallest and the flattest samples: a verdict with a reason, and a pass only where it can be shown."""
+    lost, kept = (0, 1) if metric.higher_is_better else (1, 0)
+    for before, after in (([1], [1]), ([kept], [lost]), ([1] * 2, [1] * 2), ([kept] * 2, [lost] * 2), ([0] * 50,) * 2):
+        found = conclude(case(before, after, 0.02, metric))
+        assert found.judgement.verdict in ("inconclusive", "invalid")
+        assert found.judgement.reason
+
+
+def test_a_missing_companion_is_not_a_pass() -> None:
+    strict = replace(rule(0.2), companions={"prob_right": Margin("absolute", 0.5)})
+    evidence = Evidence(strict, tuple(outcomes([1] * 40 + [0])), tuple(outcomes([1] * 40 + [0])))
+    found = conclude(evidence).judgement
+    assert (found.verdict, found.reason[:12]) == ("invalid", "prob_right: ")
+    with_numbers = tuple(
+        ItemOutcome(o.item_id, o.group, o.score, o.answer, {"prob_right": 0.4 + 0.01 * i})
+        for i, o in enumerate(evidence.reference)
+    )
+    lower = tuple(replace(o, companions={"prob_right": o.companions["prob_right"] - 0.01}) for o in with_numbers)
+    judged = conclude(replace(evidence, reference=with_numbers, subject=lower)).judgement
+    assert judged.verdict == "pass"
