@@ -14,6 +14,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from quantgate.tasks.base import ItemOutcome
 from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
@@ -75,7 +77,7 @@ def judge(
     )
     if invalid:
         return Judgement("invalid", invalid, margin)
-    return _decide(comparison, rule, margin)
+    return _decide(comparison, rule, margin, whole.reference)
 
 
 def _foreign(problems: Sequence[str], identical_weights: bool) -> str:
@@ -126,7 +128,7 @@ def _hopeless(comparison: Comparison, floor: Floor | None) -> str:
 
 def _bad_margin(comparison: Comparison, rule: Rule, margin: float, noise: float, floor: Floor | None) -> str:
     """Why no verdict can rest on this margin, or an empty string."""
-    words = Wording(comparison, rule.margin.kind == "relative")
+    words = Wording(comparison, comparison.reference if rule.margin.kind == "relative" else None)
     if not (math.isfinite(margin) and margin >= 0):
         return f"the margin {margin} is not a finite number of at least 0"
     if rule.margin.kind == "relative" and comparison.reference == 0:
@@ -144,9 +146,9 @@ def _bad_margin(comparison: Comparison, rule: Rule, margin: float, noise: float,
     return ""
 
 
-def _decide(comparison: Comparison, rule: Rule, margin: float) -> Judgement:
-    """Verdict of a comparison that is fit to be judged."""
-    words = Wording(comparison, rule.margin.kind == "relative")
+def _decide(comparison: Comparison, rule: Rule, margin: float, reference: float) -> Judgement:
+    """Verdict of a comparison that is fit to be judged; ``reference``: its value on the whole benchmark."""
+    words = Wording(comparison, reference if rule.margin.kind == "relative" else None)
     low, high = words.harm_bounds
     p_pass, p_regressed = p_values(comparison, margin)
     told = detectable(comparison)
@@ -178,13 +180,19 @@ def judge_companions(
 def with_companions(main: Judgement, companions: Mapping[str, Judgement]) -> Judgement:
     """The case's judgement when companion numbers have margins too: the worst verdict, with the reason that led to it.
 
-    p-values and margin stay those of the task's own metric.
+    The margin stays that of the task's own metric. The p-values are those of the joint claims: "all within their
+    margins" is as sure as its least sure part, "one of them is not" is Bonferroni's.
     """
+    if not companions:
+        return main
     verdict, reason = main.verdict, main.reason
+    claims = [main, *companions.values()]
+    p_pass = float(np.max([each.p_pass for each in claims]))  # NaN stays NaN
+    p_regressed = float(np.minimum(len(claims) * np.min([each.p_regressed for each in claims]), 1.0))
     for name, each in companions.items():
         if _WORST_FIRST.index(each.verdict) < _WORST_FIRST.index(verdict):
             verdict, reason = each.verdict, f"{name}: {each.reason}"
-    return replace(main, verdict=verdict, reason=reason)
+    return replace(main, verdict=verdict, reason=reason, p_pass=p_pass, p_regressed=p_regressed)
 
 
 def build_result(

@@ -10,10 +10,10 @@ from quantgate.verdict.paired import Comparison
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Words about one comparison; ``relative``: amounts are shown as a share of the reference's value."""
+    """Words about one comparison; ``share_of``: the reference's value that amounts are shown as a share of, if any."""
 
     comparison: Comparison
-    relative: bool = False
+    share_of: float | None = None
 
     @property
     def harm_bounds(self) -> tuple[float, float]:
@@ -30,8 +30,8 @@ class Wording:
 
     def amount(self, difference: float) -> str:
         """A difference: points for accuracies, percent of the reference for relative margins."""
-        if self.relative:
-            return f"{100 * difference / abs(self.comparison.reference):.3g}%"
+        if self.share_of:
+            return f"{100 * difference / abs(self.share_of):.3g}%"
         if self.comparison.metric.kind == "binary":
             return f"{100 * difference:.2f} points"
         unit = self.comparison.metric.unit

@@ -194,12 +194,24 @@ def test_rule_and_comparison_must_belong_together() -> None:
 
 def test_worst_companion_leads() -> None:
     main = Judgement("pass", "fine", 0.02, 0.001, 0.9)
-    lost = Judgement("regressed", "prob_right fell", 0.01)
-    unclear = Judgement("inconclusive", "who knows", 0.01)
+    lost = Judgement("regressed", "prob_right fell", 0.01, 0.99, 0.004)
+    unclear = Judgement("inconclusive", "who knows", 0.01, 0.3, 0.7)
     combined = with_companions(main, {"nll": unclear, "prob_right": lost})
     assert (combined.verdict, combined.reason) == ("regressed", "prob_right: prob_right fell")
-    assert (combined.margin, combined.p_pass) == (0.02, 0.001)
+    assert combined.margin == 0.02
     assert with_companions(main, {}) == main
+
+
+def test_a_companions_p_value_reaches_the_decision() -> None:
+    """Otherwise a case that only its companion turned red could never count against its method."""
+    main = Judgement("pass", "fine", 0.02, 0.001, 0.9)
+    lost, fine = Judgement("regressed", "", 0.01, 0.99, 0.004), Judgement("pass", "", 0.01, 0.02, 0.8)
+    combined = with_companions(main, {"prob_right": lost, "nll": fine})
+    assert (combined.p_pass, combined.p_regressed) == (0.99, pytest.approx(0.012))
+    assert with_companions(main, {"nll": fine}).p_regressed == 1.0
+    unknown = with_companions(main, {"nll": Judgement("invalid", "")})
+    assert math.isnan(unknown.p_pass)
+    assert math.isnan(unknown.p_regressed)
 
 
 def test_companions_are_judged_by_their_own_margins() -> None:
