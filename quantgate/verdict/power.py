@@ -137,7 +137,7 @@ def items_for_margin(
 
     ``discordance``: share of items that turn either way; ``difference``: subject minus reference, above -margin.
     The score test's own variance counts where the margin is large beside the discordance: two answers in a hundred
-    that turn do not make 2 points provable with 16 items.
+    that turn do not prove 10 points with 16 items.
     """
     if not difference > -margin:
         raise ValueError(f"a true difference of {difference} is not inside the margin {margin}")
