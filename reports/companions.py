@@ -33,8 +33,8 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
                 f"{name}_reference", math.nan if companion.of_reference is None else companion.of_reference
             )
             items = found.get(f"{name}_items", math.nan)
-            told = (number(before, 4), number(found[name], 4), "" if math.isnan(items) else f"{items:.2g}")
-            yield (result.method, result.task, name, *told)
+            cells = (number(before, 4), number(found[name], 4), "" if math.isnan(items) else f"{items:.2g}")
+            yield (result.method, result.task, name, *cells)
 
 
 def meanings(results: Sequence[Result]) -> Mapping[str, str]:

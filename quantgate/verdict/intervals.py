@@ -63,7 +63,8 @@ def constrained_variance(worse: Floats, better: Floats, n: Floats, difference: F
     part, steep = np.sqrt(8 * n * np.abs(constant)), np.abs(slope)
     below = np.sqrt(np.maximum(steep - part, 0)) * np.sqrt(steep + part)
     p_worse = (np.where(constant < 0, below, np.hypot(steep, part)) - slope) / (4 * n)
-    return n * (2 * p_worse + difference * (1 - difference))
+    variance: Floats = n * (2 * p_worse + difference * (1 - difference))
+    return variance
 
 
 def tango_statistic(worse: Floats, better: Floats, n: Floats, difference: Floats) -> Floats:
