@@ -22,7 +22,7 @@ def test_a_matching_baseline_is_used(gate):
     gate.run("--update-baselines")
     assert gate.run().ret == 0
     assert gate.report["results"][0]["reference_from"] == "baseline"
-    assert gate.report["notes"] == []
+    assert not [note for note in gate.report["notes"] if "baseline" in note or "reference" in note]
 
 
 def test_a_foreign_baseline_is_named_and_not_used(gate, edit_baseline):
