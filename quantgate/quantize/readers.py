@@ -1,6 +1,6 @@
 """Which other runtimes load a checkpoint we write, and why one does not: known before anything is computed.
 
-Seen to load our files and to unpack the same weights bit by bit: AutoGPTQ 0.7.1 and GPTQModel 7.7
+Seen to load our files and to unpack the same weights bit by bit: AutoGPTQ 0.7.1 (act-order) and GPTQModel 7.7
 (``benchmarks/gptq_oracle.py``), transformers 5.17 with compressed-tensors 0.20 (NVFP4 up to its bf16 rounding of block
 scales) and with bitsandbytes 0.50 (tests). For the others (`Reader.seen` is false) checkpoints are written in the
 layout they document; they were not run here. vLLM's refusals were read in the sources of its ``gptq`` layer.
@@ -70,7 +70,7 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
     words = rest or _first(shapes, 0, 32 if bits == 3 else 32 // bits)
     whole = "" if config["desc_act"] else rest  # seen: without act-order AutoGPTQ reshapes weights into whole groups
     return [
-        Reader("AutoGPTQ", second or whole or _first(shapes, 1, 32) or _first(shapes, 0, 32)),
+        Reader("AutoGPTQ", second or whole or _first(shapes, 1, 32) or _first(shapes, 0, 32), seen=config["desc_act"]),
         Reader("GPTQModel"),
         Reader("transformers (with gptqmodel installed)", seen=False),
         Reader("vLLM", words, seen=False),
