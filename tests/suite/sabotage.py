@@ -13,7 +13,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.suite.sabotage_scene import FINITE, HONEST, KLD, LURE, NO_LIST, NO_WORDS, NOTHING, PROVENANCE, Equal, row
+from tests.suite.sabotage_scene import (
+    FINITE,
+    HONEST,
+    KLD,
+    LURE,
+    NO_LIST,
+    NO_WORDS,
+    NOTHING,
+    PROVENANCE,
+    SENSIBLE,
+    Equal,
+    row,
+)
 
 # --- baselines ------------------------------------------------------------------------------------------------------
 
@@ -81,7 +93,7 @@ def _(scene):
     return scene.run(*KLD)
 
 
-@row("margin below the noise", "*lies below the noise*", ("quantgate.verdict.judge._bad_margin", NO_WORDS))
+@row("margin below the noise", "*lies below the noise*", SENSIBLE)
 def _(scene):
     scene.run("--update-baselines", "--tasks", "perplexity")
     scene.edit_baseline(lambda baseline: replace(baseline, noise=1e6))
@@ -174,7 +186,7 @@ def _head(change):
     return poison
 
 
-@row("logits that are not numbers", "*invalid*not finite*", *FINITE)
+@row("logits that are not numbers", "*invalid*not finite*", *FINITE, SENSIBLE)
 def _(scene):
     _patched_loading(scene, _head(lambda weight: weight * float("nan")))
     return scene.run("--tasks", "perplexity")

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass, replace
 
 from quantgate import cli
-from tests.suite.sabotage_scene import KLD, NO_LIST, NO_WORDS, NOTHING, UNCHECKED, USABLE, forgiving, row
+from tests.suite.sabotage_scene import KLD, NO_LIST, NO_WORDS, NOTHING, SENSIBLE, UNCHECKED, USABLE, forgiving, row
 
 # --- the store ------------------------------------------------------------------------------------------------------
 
@@ -29,13 +29,14 @@ def _(scene):
     return scene.run(*KLD)
 
 
-@row("a subject exchanged in the store", "*the digest of model.safetensors does not match*", UNCHECKED)
+@row("a subject exchanged in the store", "*the digest of * does not match*", UNCHECKED)
 def _(scene):
     good = scene.checkpoint("rtn8")
     scene.checkpoint("rtn2")
     for entry in (scene.root / "store" / "subjects").iterdir():
         if json.loads((entry / "quantgate.json").read_text())["method"]["method"] == "rtn2":
-            shutil.copyfile(good / "model.safetensors", entry / "model.safetensors")
+            for name in ("model.safetensors", "config.json", "quantize_config.json"):
+                shutil.copyfile(good / name, entry / name)
     shutil.rmtree(scene.root / "store" / "responses")
     return scene.run(*KLD)
 
@@ -73,7 +74,7 @@ def _lenient(original):
 ROWS_READ = ("quantgate.tasks.data.DirectorySource.rows", _lenient)
 
 
-@row("an emptied benchmark", "*the file is empty*", ROWS_READ, USABLE)
+@row("an emptied benchmark", "*the file is empty*", ROWS_READ, USABLE, SENSIBLE)
 def _(scene):
     _questions(scene).write_text("")
     return scene.run("--tasks", "truthfulqa")
@@ -86,7 +87,7 @@ def _(scene):
     return scene.run("--tasks", "truthfulqa")
 
 
-@row("items copied", "*items ask literally the same*", ("quantgate.evaluation.check_unique", NOTHING))
+@row("items copied", "*items ask literally the same*", ("quantgate.asked.check_unique", NOTHING))
 def _(scene):
     path = _questions(scene)
     lines = path.read_text().splitlines()[:8]
@@ -94,7 +95,7 @@ def _(scene):
     return scene.run("--tasks", "truthfulqa")
 
 
-@row("no item with a score", "*no item was scored*", USABLE)
+@row("no item with a score", "*no item was scored*", USABLE, SENSIBLE)
 def _(scene):
     return _unscored(scene, lambda number: True)
 
@@ -136,7 +137,7 @@ def _policy(scene, old, new):
     scene.policy.write_text(text.replace(old, new))
 
 
-@row("a reference at chance", "*at chance*", ("quantgate.verdict.judge._hopeless", NO_WORDS))
+@row("a reference at chance", "*at chance*", ("quantgate.verdict.judge._hopeless", NO_WORDS), SENSIBLE)
 def _(scene):
     _policy(scene, "[metrics.acc]", "[metrics.acc]\nfloor = { chance = 0.5 }")
     return scene.run("--tasks", "truthfulqa")
@@ -149,7 +150,7 @@ def _(scene):
         "quantgate.verdict.policy_file._Reader._number",
         lambda original: lambda self, path, value, **bounds: float(value),
     ),
-    ("quantgate.verdict.judge._bad_margin", NO_WORDS),
+    SENSIBLE,
     code=4,
 )
 def _(scene):

@@ -74,6 +74,7 @@ NOTHING = lambda original: lambda *args, **kwargs: None  # noqa: E731
 NO_WORDS = lambda original: lambda *args, **kwargs: ""  # noqa: E731
 NO_LIST = lambda original: lambda *args, **kwargs: []  # noqa: E731
 USABLE = ("quantgate.verdict.judge._unusable", NO_WORDS)
+SENSIBLE = ("quantgate.verdict.judge._bad_margin", NO_WORDS)
 FINITE = (("quantgate.verdict.paired._undefined", NO_WORDS), USABLE)
 UNCHECKED = ("quantgate.store.store.check_entry", NO_WORDS)
 KLD = ("--tasks", "kld", "--methods", "rtn2")
