@@ -38,9 +38,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         dump = Path(scratch) / "theirs.safetensors"
-        command = [str(args.peer_python), __file__, "--checkpoint", str(args.checkpoint), "--peer", args.peer]
-        command += ["--peer-python", str(args.peer_python), "--dump", str(dump)]
-        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        peer = str(args.peer_python.absolute())
+        command = [peer, __file__, "--checkpoint", str(args.checkpoint.absolute()), "--peer", args.peer]
+        command += ["--peer-python", peer, "--dump", str(dump)]
+        # in the scratch folder: GPTQModel writes logs where it runs
+        finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
         if finished.returncode or not dump.is_file():
             sys.exit(f"{args.peer} failed:\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}")
         compare(args.checkpoint, args.peer, dump)

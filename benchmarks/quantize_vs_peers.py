@@ -83,7 +83,8 @@ def compare(pythons: dict[str, str], args: argparse.Namespace) -> None:
         job = Path(scratch) / "job.json"
         told = {name: getattr(args, name) for name in ("group_size", "order", "peer_batch", "phases")}
         job.write_text(
-            json.dumps(draw_tokens(args.model, args.seed) | told | {"model": str(args.model)}), encoding="utf-8"
+            json.dumps(draw_tokens(args.model, args.seed) | told | {"model": str(args.model.absolute())}),
+            encoding="utf-8",
         )
         for _ in range(args.rounds):
             for name, python in pythons.items():
@@ -101,9 +102,9 @@ def compare(pythons: dict[str, str], args: argparse.Namespace) -> None:
 
 def start(python: str, side: str, job: Path) -> dict | None:
     """Run one side under its own python; None if a peer cannot do it (llm-compressor wants whole groups only)."""
-    command = [python, __file__, "--side", side, "--job", str(job)]
+    command = [str(Path(python).absolute()), __file__, "--side", side, "--job", str(job)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # GPTQModel asks the hub, and waits long where there is none
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=job.parent)
     lines = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines and side == "quantgate":
         sys.exit(f"{side} failed:\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}")

@@ -356,8 +356,12 @@ class Evaluation:
         scored, last = Scored([], "store"), 0
         for count in looks(len(order), first=max(FIRST_LOOK, evidence.rule.min_items), growth=LOOK_GROWTH):
             # sorted: neighbours share their few-shot examples, which are then read once
-            part = asked.part(sorted(order[last:count]))
-            scored = scored.with_more(self._outcomes(task, part, self._answer(task, subject, part)))
+            places = sorted(order[last:count])
+            part = asked.part(places)
+            more = self._outcomes(task, part, self._answer(task, subject, part))
+            # the bets hold for items in random order only: a sorted look would be bet on subject by subject
+            found_at = dict(zip(places, more.outcomes, strict=True))
+            scored = scored.with_more(replace(more, outcomes=[found_at[place] for place in order[last:count]]))
             found = conclude(replace(evidence, subject=tuple(scored.outcomes)))
             last = count
             if found.judgement.verdict == "invalid" and found.comparison.n_unscored:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from quantgate.errors import ModelError
 
 _USUAL_CONTEXT: Final = 2048
+_LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 def torch_dtype(name: str) -> Any:
@@ -30,6 +31,12 @@ def load_tokenizer(path: Path, name: str) -> Any:
         raise ModelError(f"model {name!r}", f"the tokenizer cannot be read ({error})") from error
 
 
+def configured_context(config: Any) -> int | None:
+    """Most positions a transformers text configuration names; None where it does not say."""
+    lengths = (getattr(config, key, None) for key in _LENGTHS)
+    return next((int(length) for length in lengths if length), None)
+
+
 def context_length(path: Path, name: str) -> int:
     """Most tokens the model in ``path`` was made for; 2,048 where its configuration does not say.
 
@@ -41,11 +48,7 @@ def context_length(path: Path, name: str) -> int:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {name!r}", f"its configuration cannot be read ({error})") from error
-    # the same names, in the same order, as the engine goes by
-    lengths = (
-        getattr(config, key, None) for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    )
-    return next((int(length) for length in lengths if length), _USUAL_CONTEXT)
+    return configured_context(config) or _USUAL_CONTEXT
 
 
 def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:

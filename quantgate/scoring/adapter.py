@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import ModelError
+from quantgate.models.loading import configured_context
 from quantgate.scoring import attention
 from quantgate.scoring.cache import PrefixCache
 
-_LENGTH_NAMES: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _MASKABLE: Final = ("sdpa", "eager")
 _LAYER_TYPES: Final = frozenset({"full_attention", "sliding_attention"})
 
@@ -52,8 +52,7 @@ class CausalModel:
     @property
     def max_length(self) -> int | None:
         """Most positions the model was made for; None where the configuration does not say."""
-        lengths = (getattr(self.config, name, None) for name in _LENGTH_NAMES)
-        return next((int(length) for length in lengths if length), None)
+        return configured_context(self.config)
 
     @property
     def vocabulary(self) -> int:

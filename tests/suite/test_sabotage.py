@@ -10,24 +10,14 @@ import pytest
 from tests.suite import sabotage, sabotage_run  # noqa: F401  # they fill ROWS
 from tests.suite.sabotage_scene import ROWS, Scene
 
-POLICY = """
-schema = 1
-[metrics.ppl]
-margin = { relative = 0.05 }
-min_items = 4
-[metrics.kld_mean]
-margin = { absolute = 0.00002 }
-min_items = 4
-[metrics.acc]
-margin = { absolute = 0.1 }
-min_items = 4
-"""
+KLD_MARGIN = "[metrics.kld_mean]\nmargin = { absolute = 0.00002 }"
 
 
 @pytest.fixture
 def scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseline, write_jsonl):
     """The gate with eighty questions instead of six, so that equal answers are a pass and not a small sample."""
-    policy.write_text(POLICY)
+    # so tight that 8 bit just passes
+    policy.write_text(policy.read_text().replace("[metrics.kld_mean]\nmargin = { absolute = 0.05 }", KLD_MARGIN))
     rows = []
     for number in range(80):
         choices = [f"Yes, {number} is.", "No, it is not."]
@@ -129,6 +119,11 @@ def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
     assert result["verdict"] == "pass"
     assert 64 <= result["n_items"] < 600
     assert f"stopped after {result['n_items']} of 600 items, {600 - result['n_items']} saved" in result["reason"]
-    from quantgate.verdict.verify import verify
+    from quantgate.verdict.sequential import visiting_order
+    from quantgate.verdict.verify import Findings, read_cases, verify
 
     assert verify(scene.root / "report").confirmed == 1
+    [(_, case)] = read_cases((scene.root / "report" / "evidence.jsonl").read_text(), Findings())
+    names = [item[0] for item in case["reference"]]
+    visited = [names[place] for place in visiting_order(600, 1234)[: result["n_items"]]]
+    assert [item[0] for item in case["subject"]] == visited
