@@ -17,7 +17,7 @@ from typing import Any, Final
 from quantgate import answers, candidates
 from quantgate.asked import Asked, ask_items
 from quantgate.efficiency.tasks import EfficiencyTask
-from quantgate.models.loading import context_length, load_reference, load_tokenizer, torch_dtype
+from quantgate.models.loading import context_length, load_reference, load_tokenizer, text_config, torch_dtype
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method
@@ -414,16 +414,20 @@ class Evaluation:
 
     def engine_record(self) -> dict[str, Any]:
         """What about the engine can change an answer."""
-        from quantgate.scoring.engine import TorchEngine
+        from quantgate.scoring.engine import TorchEngine, wide_batch
 
-        return {
+        device = self.options.device.split(":")[0]
+        config = text_config(self.model.path, self.model.id)
+        batch = wide_batch(config, torch_dtype(self.options.dtype), device)
+        record = {
             "name": "torch",
             "version": TorchEngine.version,
             "dtype": self.options.dtype,
-            "device": self.options.device.split(":")[0],
+            "device": device,
             "torch": importlib.metadata.version("torch").split("+")[0],
             "transformers": importlib.metadata.version("transformers"),
         }
+        return record | ({"batch_tokens": batch} if batch else {})
 
     def _engine(self, subject: Subject | None, what: str, batch_tokens: int | None) -> Any:
         from quantgate.scoring.engine import TorchEngine

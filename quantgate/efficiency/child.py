@@ -92,7 +92,7 @@ def measure_memory(job: Job) -> dict[str, Any]:
     from quantgate.efficiency.architecture import read_architecture
     from quantgate.efficiency.execution import resident_bytes
     from quantgate.efficiency.hardware import synchronize
-    from quantgate.scoring.memory import kept_heap
+    from quantgate.memory import kept_heap
 
     [model] = job.models
     workload = Workload(*job.workloads[0])
@@ -132,7 +132,7 @@ def measure_speed(job: Job) -> dict[str, Any]:
 
     from quantgate.efficiency.execution import resident_bytes
     from quantgate.efficiency.hardware import measure_machine, synchronize
-    from quantgate.scoring.memory import kept_heap
+    from quantgate.memory import kept_heap
 
     with kept_heap():
         loaded = [_load(model, job) for model in job.models]

@@ -37,18 +37,19 @@ def configured_context(config: Any) -> int | None:
     return next((int(length) for length in lengths if length), None)
 
 
-def context_length(path: Path, name: str) -> int:
-    """Most tokens the model in ``path`` was made for; 2,048 where its configuration does not say.
-
-    Raises ModelError when transformers cannot read the configuration.
-    """
+def text_config(path: Path, name: str) -> Any:
+    """The text configuration of the model in ``path``; ModelError when transformers cannot read it."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
+        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {name!r}", f"its configuration cannot be read ({error})") from error
-    return configured_context(config) or _USUAL_CONTEXT
+
+
+def context_length(path: Path, name: str) -> int:
+    """Most tokens the model in ``path`` was made for; 2,048 where its configuration does not say."""
+    return configured_context(text_config(path, name)) or _USUAL_CONTEXT
 
 
 def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import MethodError
+from quantgate.memory import kept_heap
 from quantgate.progress import Progress
 from quantgate.quantize import checkpoint
 from quantgate.quantize.activations import ActivationSettings, cache_layers
@@ -74,12 +75,13 @@ def quantize_many(
     model, stored_dtype = _load(model_dir, device)
     works = [_Work(method, model) for method in targets.values()]
     used = calibration if any(method.needs_calibration for method in targets.values()) else None
-    run_jobs(model, [work.job for work in works], used, progress)
-    common = (time.perf_counter() - start - sum(work.job.seconds for work in works)) / len(works)
-    return [
-        _write(model_dir, target, work, used if work.method.needs_calibration else None, stored_dtype, common)
-        for target, work in zip(targets, works, strict=True)
-    ]
+    with kept_heap():
+        run_jobs(model, [work.job for work in works], used, progress)
+        common = (time.perf_counter() - start - sum(work.job.seconds for work in works)) / len(works)
+        return [
+            _write(model_dir, target, work, used if work.method.needs_calibration else None, stored_dtype, common)
+            for target, work in zip(targets, works, strict=True)
+        ]
 
 
 def _write(

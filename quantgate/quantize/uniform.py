@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.grids import UniformGrid, dequantize
+from quantgate.quantize.grids import UniformGrid
 from quantgate.quantize.packing import (
     PACKABLE_BITS,
     CheckpointFormat,
@@ -42,9 +42,13 @@ class UniformWeight:
         return self.codes.numel()
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight ``[out, in]``: ``scale * (code - zero)`` in float32, then rounded once to ``dtype``."""
+        """The weight ``[out, in]``: ``scale * (code - zero)`` in float32, then rounded once to ``dtype``.
+
+        `grids.dequantize` in place: codes and group tables are cast once, not gathered first and then cast.
+        """
         index = self.g_idx.to(torch.int64)
-        values = dequantize(self.codes, self.scales[index], self.zeros[index])
+        scales, zeros = (each.to(torch.float32).index_select(0, index) for each in (self.scales, self.zeros))
+        values = self.codes.to(torch.float32).sub_(zeros).mul_(scales)
         return values.to(dtype).t().contiguous()
 
     def split(self, sizes: Sequence[int]) -> list[UniformWeight]:

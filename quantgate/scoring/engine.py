@@ -15,16 +15,18 @@ from typing import Any, ClassVar, Final
 import torch
 
 from quantgate.errors import DataError
+from quantgate.memory import LARGEST_KEPT, kept_heap
 from quantgate.progress import Progress
 from quantgate.scoring.adapter import CausalModel
 from quantgate.scoring.fidelity import TopKReader, TopKWriter
 from quantgate.scoring.generation import GenerationRun
-from quantgate.scoring.memory import kept_heap
 from quantgate.scoring.plan import Limits
 from quantgate.scoring.requests import Generate, Likelihood, Request, Rolling, Sink
 from quantgate.scoring.scored import ScoredRun
 
 _BATCH_TOKENS: Final = {"cpu": 4096, "cuda": 16384}
+_WIDE_BATCH_TOKENS: Final = 2048  # on CPU, for models whose activations would not be kept; above the noise run's size
+_WIDTHS: Final = ("hidden_size", "intermediate_size", "ffn_dim", "n_inner")
 _CONTEXT_PER_BATCH: Final = 8
 
 
@@ -47,6 +49,22 @@ class RunStats:
     attended: int = 0
     positions_scored: int = 0
     seconds: float = 0.0
+
+
+def wide_batch(config: Any, dtype: torch.dtype, device: str) -> int | None:
+    """Tokens a pass for a model whose widest activation would cost page faults every time on a CPU; None for others.
+
+    Measured with random weights of hidden size 2,048 (feed-forward 5,632), one thread: 18 to 20% more tokens a second
+    with 2,048 a pass than with 4,096; with hidden size 4,096 it is 4%.
+
+    Args:
+        config: transformers' text configuration.
+        dtype: of the activations.
+        device: ``cpu``, ``cuda``, ...
+    """
+    widest = max(int(getattr(config, name, None) or 0) for name in _WIDTHS)
+    too_wide = device == "cpu" and _BATCH_TOKENS[device] * widest * dtype.itemsize > LARGEST_KEPT
+    return _WIDE_BATCH_TOKENS if too_wide else None
 
 
 def limits_for(batch: int, *, branching: bool) -> Limits:
@@ -91,7 +109,8 @@ class TorchEngine:
     ) -> None:
         self.model = CausalModel(model, device)
         self.tokenizer, self.progress, self.what = tokenizer, progress, what
-        batch = batch_tokens or _BATCH_TOKENS.get(self.model.device.type, 4096)
+        kind = self.model.device.type
+        batch = batch_tokens or wide_batch(self.model.config, model.dtype, kind) or _BATCH_TOKENS.get(kind, 4096)
         self.limits = limits_for(batch, branching=self.model.branching)
 
     @torch.no_grad()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from quantgate.errors import DataError
 from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
+from quantgate.scoring.engine import TorchEngine, wide_batch
 from quantgate.scoring.generation import cut_at_stop
 from quantgate.scoring.requests import Generate, Likelihood, Rolling
 from tests.unit.scoring.tiny import CONFIGS, VOCABULARY, Letters, collect, plain_logprobs, tiny_model
@@ -263,3 +264,25 @@ def test_the_memory_for_one_pass_stays_within_the_token_budget():
     finally:
         handle.remove()
     assert max(widths) <= 40
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "device", "tokens"),
+    [
+        ({"intermediate_size": 4096}, torch.bfloat16, "cpu", None),  # 4,096 tokens x 4,096 x 2 bytes = 32 MiB
+        ({"intermediate_size": 4097}, torch.bfloat16, "cpu", 2048),
+        ({"intermediate_size": 4096}, torch.float32, "cpu", 2048),
+        ({"hidden_size": 2048, "n_inner": None}, torch.bfloat16, "cpu", None),
+        ({"intermediate_size": 14336}, torch.bfloat16, "cuda", None),
+    ],
+)
+def test_wide_models_are_read_in_smaller_passes_on_a_cpu(width, dtype, device, tokens):
+    assert wide_batch(SimpleNamespace(**width), dtype, device) == tokens
+
+
+def test_the_engine_takes_smaller_passes_for_a_wide_model():
+    model = tiny_model("llama")
+    assert engine_of(model).limits.batch == 4096
+    model.config.intermediate_size = 1 << 20
+    assert engine_of(model).limits.batch == 2048
+    assert engine_of(model, batch_tokens=64).limits.batch == 64
