@@ -139,7 +139,7 @@ def floor_seconds(model: Path) -> float:
     return operations(shape, SAMPLES * LENGTH, SAMPLES * LENGTH * (LENGTH + 1) // 2, 0) / matmul_rate()
 
 
-def draw_tokens(model: Path, seed: int = 0) -> dict:
+def draw_tokens(model: Path, seed: int = 0, samples: int = SAMPLES) -> dict:
     """Calibration segments and held-out segments from disjoint halves of CPython's own documentation topics."""
     from pydoc_data.topics import topics
 
@@ -152,7 +152,7 @@ def draw_tokens(model: Path, seed: int = 0) -> dict:
     names = sorted(topics)
     halves = [tokenizer("\n\n".join(topics[name] for name in names[start::2]))["input_ids"] for start in (0, 1)]
     held_out = [halves[0][at * LENGTH : (at + 1) * LENGTH] for at in range(SAMPLES)]
-    return {"calibration": segments(halves[1], SAMPLES, LENGTH, seed, "benchmark"), "held_out": held_out}
+    return {"calibration": segments(halves[1], samples, LENGTH, seed, "benchmark"), "held_out": held_out}
 
 
 def perplexity(model, held_out: list) -> float:

@@ -42,8 +42,8 @@ def main() -> None:
 
     methods = get_methods(args.methods.split(","))
     rows = methods if args.sequential else [shared(method) for method in methods]
-    tokens = draw_tokens(args.model)
-    samples = tuple(map(tuple, tokens["calibration"][: args.samples]))
+    tokens = draw_tokens(args.model, samples=args.samples)
+    samples = tuple(map(tuple, tokens["calibration"]))
     calibration = Calibration("topics", "docs", samples, (), 0)
     with tempfile.TemporaryDirectory() as scratch:
         run(args, rows, calibration, Path(scratch), tokens["held_out"])
