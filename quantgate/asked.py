@@ -1,8 +1,9 @@
 """What a task asks of a model: items, requests, and what was left out of them so that they fit the model's context.
 
 A prompt that is too long loses its few-shot examples one by one, the first ones first. An item that does not fit
-without any is not asked, and is ``unscored`` with that reason. Both depend on the reference's tokenizer and context
-alone, so reference and subject are asked the same; both are counted in the record.
+without any is not asked, and is ``unscored`` with that reason; nor is an item whose answer nobody could score. All of
+it depends on the task and the reference's tokenizer and context alone, so reference and subject are asked the same, and
+all of it is counted in the record.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from quantgate.scoring.requests import Generate, Likelihood, Request, digest_requests
-from quantgate.tasks.base import Item, Shortening, Task
+from quantgate.tasks.base import Choosy, Item, Shortening, Task
 from quantgate.tasks.overlap import check_unique
 from quantgate.tasks.prompts import Prompts
 
@@ -67,6 +68,10 @@ def ask_items(task: Task, items: Sequence[Item], prompts: Prompts) -> Asked:
     unasked: dict[str, str] = {}
     asked = Asked([], [], [], shortened, unasked)
     for item in items:
+        if isinstance(task, Choosy) and (reason := task.unscorable(item)):
+            unasked[item.id] = reason
+            asked.add(item, [])
+            continue
         fitting, requests = _fitted(task, item, prompts)
         if not all(_tokens_read(request, 1) <= prompts.max_length for request in requests):
             unasked[item.id] = f"its prompt is longer than the model's context of {prompts.max_length} tokens"

@@ -167,6 +167,14 @@ class Shortening(Protocol):
         """What of ``item`` its requests leave out, in few words for the record; empty when nothing."""
 
 
+@runtime_checkable
+class Choosy(Protocol):
+    """A task some of whose items nobody could score, so that asking them would be a waste."""
+
+    def unscorable(self, item: Item) -> str:
+        """Why no answer to ``item`` could be scored; empty when one can."""
+
+
 def only(responses: Sequence[Response], kind: type[Kind]) -> Kind:
     """The single response of an item that asked for one. Raises TypeError when it is of another kind."""
     [response] = responses

@@ -88,6 +88,12 @@ class FollowBench:
                 items.append(Item(f"{config}/train/{first['example_id']}", config, row))
         return limited(items, selection.limit, selection.seed)
 
+    def unscorable(self, item: Item) -> str:
+        """Without a judge, what no rule can check."""
+        row = item.row
+        ruled = rule_for(row["category"], row["source"], row["example_id"]) is not None
+        return "" if ruled or self.judge is not None else NO_JUDGE
+
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One greedy answer per level."""
         asked = [each["instruction"] for each in item.row["levels"] if each["level"]]
@@ -126,8 +132,7 @@ class FollowBench:
         if rule is not None:
             pairs = zip(answers, levels, strict=True)
             return [float(rule(answer, level["target"], level["level"])) for answer, level in pairs]
-        if self.judge is None:
-            return NO_JUDGE
+        assert self.judge is not None  # otherwise the item was not asked
         chain = [each["instruction"] for each in row["levels"]]
         asked = [constraints_prompt(chain[: level + 1], answer) for level, answer in enumerate(answers, start=1)]
         with ThreadPoolExecutor(LEVELS) as pool:

@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from quantgate.asked import ask_items
 from quantgate.errors import DataError, UsageError
 from quantgate.scoring.requests import GenerateResponse
-from quantgate.tasks.base import Selection
+from quantgate.tasks.base import ItemOutcome, Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.followbench import NO_JUDGE, UNREADABLE, FollowBench, judged_by
 from quantgate.tasks.llm_judge import Judge, constraints_prompt, parse_verdicts
@@ -124,18 +125,29 @@ def test_measures_by_rule(data, prompts, right, hsr, ssr, csl):
 
 
 def test_the_record_holds_the_categories_and_their_mean(data, prompts):
-    items = TASKS[0].items(data, Selection(), prompts)
-    texts = [[f"done {level}" for level in range(1, 6)], list("abcde"), list("abcde")]
+    items = TASKS[0].items(data, Selection(), prompts)[::2]
+    texts = [[f"done {level}" for level in range(1, 6)], list("abcde")]
     outcomes = [TASKS[0].score(item, said(*each)) for item, each in zip(items, texts, strict=True)]
     assert TASKS[0].summary(outcomes) == {"hsr_content": 1.0, "hsr_example": 0.0, "hsr_average": 0.5}
-    assert TASKS[0].summary(outcomes[1:2]) == {}
+    unscored = ItemOutcome("a", "content", None, unscored=NO_JUDGE)
+    assert TASKS[0].summary([unscored]) == {}
+    assert TASKS[0].summary([*outcomes, unscored]) == TASKS[0].summary(outcomes)
 
 
-def test_without_a_judge_the_rest_is_unscored_and_the_protocol_says_so(data, prompts):
+def test_without_a_judge_the_rest_is_not_asked_and_the_protocol_says_so(data, prompts):
     items = TASKS[0].items(data, Selection(), prompts)
-    outcomes = [TASKS[0].score(item, said(*"abcde")) for item in items]
-    assert [outcome.unscored for outcome in outcomes] == ["", NO_JUDGE, ""]
+    assert [TASKS[0].unscorable(item) for item in items] == ["", NO_JUDGE, ""]
+    asked = ask_items(TASKS[0], items[:2], prompts)
+    assert asked.unasked == {items[1].id: NO_JUDGE}
+    assert [each.stop - each.start for each in asked.slices] == [5, 0]
+    assert f"followbench: 1 of 2 items are not asked: {NO_JUDGE}" in asked.notes("followbench")
     assert "no judge: the rest is unscored" in TASKS[0].protocol
+
+
+def test_with_a_judge_everything_is_asked(data, prompts, judge):
+    task = judged_by(TASKS[0], judge)
+    asked = ask_items(task, task.items(data, Selection(), prompts)[:2], prompts)
+    assert (dict(asked.unasked), len(asked.requests)) == ({}, 10)
 
 
 def test_a_judge_scores_the_rest(data, prompts, endpoint, judge):
