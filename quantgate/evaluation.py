@@ -19,7 +19,7 @@ from quantgate.asked import Asked, ask_items
 from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.models.loading import context_length, load_reference, load_tokenizer, text_config, torch_dtype
 from quantgate.models.source import ModelFiles, resolve_model
-from quantgate.progress import Progress
+from quantgate.progress import Progress, Share
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
@@ -400,7 +400,8 @@ class Evaluation:
         def answer(requests: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
             from quantgate.scoring.fidelity import TopKReader, TopKWriter
 
-            engine = self._engine(subject, f"{name} on {task.id}", batch_tokens)
+            share = Share(self.progress, start, len(requests), len(asked.requests))
+            engine = self._engine(subject, f"{name} on {task.id}", batch_tokens, share)
             with self.store.computing(self.options.shared):
                 stats = engine.run(
                     requests,
@@ -429,7 +430,7 @@ class Evaluation:
         }
         return record | ({"batch_tokens": batch} if batch else {})
 
-    def _engine(self, subject: Subject | None, what: str, batch_tokens: int | None) -> Any:
+    def _engine(self, subject: Subject | None, what: str, batch_tokens: int | None, progress: Progress) -> Any:
         from quantgate.scoring.engine import TorchEngine
 
         name = subject.method.id if subject else "reference"
@@ -441,7 +442,7 @@ class Evaluation:
             self.tokenizer,
             device=self.options.device,
             batch_tokens=batch_tokens,
-            progress=self.progress,
+            progress=progress,
             what=what,
         )
 

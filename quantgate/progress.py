@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -29,6 +30,28 @@ class Silent:
     def note(self, message: str) -> None:
         """Keep the note."""
         self.notes.append(message)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The progress of one part of a long step, reported as that of the whole.
+
+    The part is ``count`` pieces of ``whole``, and follows ``start`` of them.
+    """
+
+    progress: Progress
+    start: int
+    count: int
+    whole: int
+
+    def step(self, what: str, done: float, total: float) -> None:
+        """Report how far the whole has come."""
+        share = done / total if total else 1.0
+        self.progress.step(what, self.start + self.count * share, self.whole)
+
+    def note(self, message: str) -> None:
+        """Pass the note on."""
+        self.progress.note(message)
 
 
 @contextmanager
