@@ -8,6 +8,9 @@ five examples a subject; for ten, rows of its test split that are not asked stan
 Second curve: 50 to 1,600 questions over all subjects, drawn as ``--limit`` draws them, behind five examples. "plain":
 the tokens of a scorer that reads every option with its whole prompt. Times are the best of ``--repeats``; building the
 requests is not in them. They mean something on an idle machine only.
+
+Measured with the bundled model, two threads: from five to ten examples the unique tokens grow by 5 to 9%, the time by
+15 to 17%. The rest is attention: at hidden size 576 looking at 350 more tokens costs every token a tenth of its time.
 """
 
 from __future__ import annotations
