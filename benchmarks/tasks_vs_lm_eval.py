@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 # our task, the definition in lm-eval's tasks folder ({subject} for exams), our task under lm-eval's second metric
 TABLE = {
     "mmlu": ("mmlu/default/mmlu_{subject}.yaml", {"acc": "mmlu"}),
