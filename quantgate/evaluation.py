@@ -271,7 +271,7 @@ class Evaluation:
             "task_version": task.version,
             "requests": self.asked(task).digest,
             "data": digest_items(self.asked(task).items),
-            "engine": self.engine_record(),
+            "engine": self.engine_record,
         }
 
     def _matching_baseline(self, task: Task) -> baselines.Baseline | None:
@@ -390,10 +390,11 @@ class Evaluation:
         compared = rolling and (subject is not None or batch_tokens is not None)
         against = self._answer(task, None).path if compared else None
         name = subject.method.id if subject else "reference"
+        engine_record = self.engine_record | ({"batch_tokens": batch_tokens} if batch_tokens else {})
         key = ResponsesKey(
             weights=subject.weights if subject else self.model.digest.whole,
             requests=asked.digest,
-            engine=self.engine_record() | ({"batch_tokens": batch_tokens} if batch_tokens else {}),
+            engine=engine_record,
             against=_fidelity_key(self.model.digest.whole if against else "") if rolling else "",
         )
 
@@ -401,7 +402,7 @@ class Evaluation:
             from quantgate.scoring.fidelity import TopKReader, TopKWriter
 
             share = Share(self.progress, start, len(requests), len(asked.requests))
-            engine = self._engine(subject, f"{name} on {task.id}", batch_tokens, share)
+            engine = self._engine(subject, f"{name} on {task.id}", engine_record.get("batch_tokens"), share)
             with self.store.computing(self.options.shared):
                 stats = engine.run(
                     requests,
@@ -413,6 +414,7 @@ class Evaluation:
 
         return answers.ask(self.store, key, asked.requests, answer, self.progress, f"{name} on {task.id}")
 
+    @cached_property
     def engine_record(self) -> dict[str, Any]:
         """What about the engine can change an answer."""
         from quantgate.scoring.engine import TorchEngine, wide_batch

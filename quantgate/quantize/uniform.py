@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.grids import UniformGrid
+from quantgate.quantize.grids import UniformGrid, dequantize
 from quantgate.quantize.packing import (
     PACKABLE_BITS,
     CheckpointFormat,
@@ -42,13 +42,11 @@ class UniformWeight:
         return self.codes.numel()
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight ``[out, in]``: ``scale * (code - zero)`` in float32, then rounded once to ``dtype``.
-
-        `grids.dequantize` in place: codes and group tables are cast once, not gathered first and then cast.
-        """
+        """The weight ``[out, in]``: ``scale * (code - zero)`` in float32, then rounded once to ``dtype``."""
         index = self.g_idx.to(torch.int64)
+        # the small tables are cast before they are spread over all rows
         scales, zeros = (each.to(torch.float32).index_select(0, index) for each in (self.scales, self.zeros))
-        values = self.codes.to(torch.float32).sub_(zeros).mul_(scales)
+        values = dequantize(self.codes, scales, zeros)
         return values.to(dtype).t().contiguous()
 
     def split(self, sizes: Sequence[int]) -> list[UniformWeight]:

@@ -54,8 +54,8 @@ class RunStats:
 def wide_batch(config: Any, dtype: torch.dtype, device: str) -> int | None:
     """Tokens a pass for a model whose widest activation would cost page faults every time on a CPU; None for others.
 
-    Measured with random weights of hidden size 2,048 (feed-forward 5,632), one thread: 18 to 20% more tokens a second
-    with 2,048 a pass than with 4,096; with hidden size 4,096 it is 4%.
+    Measured with random weights of hidden size 2,048 (feed-forward 5,632), one thread: 12 to 19% more tokens a second
+    with 2,048 a pass than with 4,096; with hidden size 4,096 it is 4 to 6%.
 
     Args:
         config: transformers' text configuration.
