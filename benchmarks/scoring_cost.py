@@ -1,13 +1,14 @@
 """What MMLU by option likelihood costs as the examples and the questions grow.
 
 Command:
-    python benchmarks/scoring_cost.py --model DIR --data DIR [--threads 2]
+    python benchmarks/scoring_cost.py --model DIR --data DIR [--threads 2] [--whole]
 
 First curve: 0, 5 and 10 examples before the same questions of the first subjects (200 of four by default). MMLU has
 five examples a subject; for ten, rows of its test split that are not asked stand in, which is fine for a clock only.
 Second curve: 50 to 1,600 questions over all subjects, drawn as ``--limit`` draws them, behind five examples. "plain":
 the tokens of a scorer that reads every option with its whole prompt. Times are the best of ``--repeats``; building the
-requests is not in them. They mean something on an idle machine only.
+requests is not in them. They mean something on an idle machine only. ``--whole`` asks every question of every subject
+instead, with five and with ten examples in turns, subject by subject (14 thousand questions, twice).
 
 Measured with the bundled model, two threads: from five to ten examples the unique tokens grow by 5 to 9%, the time by
 15 to 17%. The rest is attention: at hidden size 576 looking at 350 more tokens costs every token a tenth of its time.
@@ -44,27 +45,59 @@ class Clock:
         self.engine = TorchEngine(loaded, tokenizer, progress=Silent())
         self.prompts, self.repeats = Prompts(tokenizer, context_length(Path(model), model), model), repeats
 
-    def time(self, items: Sequence[Item]) -> tuple[RunStats, int]:
-        """The quickest run's numbers, and the tokens a plain scorer would read."""
-        requests = [request for item in items for request in TASK.requests(item, self.prompts)]
-        runs = [self.engine.run(requests, lambda index, response: None) for _ in range(self.repeats)]
-        plain = sum(len(request.context) + len(request.continuation) - 1 for request in requests)
-        return min(runs, key=lambda stats: stats.seconds), plain
+    def time(self, *sets: Sequence[Item]) -> list[tuple[RunStats, int]]:
+        """Of each set the quickest run's numbers, and the tokens a plain scorer would read; the sets take turns."""
+        requests = [[request for item in items for request in TASK.requests(item, self.prompts)] for items in sets]
+        runs: list[list[RunStats]] = [[] for _ in sets]
+        for _ in range(self.repeats):
+            for mine, asked in zip(runs, requests, strict=True):
+                mine.append(self.engine.run(asked, lambda index, response: None))
+        plain = [sum(len(request.context) + len(request.continuation) - 1 for request in asked) for asked in requests]
+        return [(min(mine, key=lambda stats: stats.seconds), tokens) for mine, tokens in zip(runs, plain, strict=True)]
 
 
-def questions_of(data: DirectorySource, prompts: Prompts, subjects: int, questions: int) -> list[Item]:
-    """The first questions of the first subjects, each with ten examples."""
+def subjects_of(data: DirectorySource, prompts: Prompts) -> list[list[Item]]:
+    """By subject, every question but the last five, which are examples six to ten of the others."""
     rows: dict[str, list[Item]] = {}
     for item in TASK.items(data, Selection(), prompts):
         rows.setdefault(item.group, []).append(item)
-    chosen = []
-    for mine in list(rows.values())[:subjects]:
-        count = questions // subjects
-        if count + 5 > len(mine):
+    return [
+        [replace(item, shots=(*item.shots, *(spare.row for spare in mine[-5:]))) for item in mine[:-5]]
+        for mine in rows.values()
+    ]
+
+
+def first_of(subjects: Sequence[Sequence[Item]], questions: int) -> list[Item]:
+    """As many questions of each subject, ``questions`` in all."""
+    count = questions // len(subjects)
+    for mine in subjects:
+        if count > len(mine):
             raise SystemExit(f"{mine[0].group} has {len(mine)} questions: ask fewer, or more --subjects")
-        shots = (*mine[0].shots, *(item.row for item in mine[-5:]))
-        chosen += [replace(item, shots=shots) for item in mine[:count]]
-    return chosen
+    return [item for mine in subjects for item in mine[:count]]
+
+
+def with_examples(items: Sequence[Item], counts: Sequence[int]) -> list[list[Item]]:
+    return [[replace(item, shots=item.shots[:count]) for item in items] for count in counts]
+
+
+def whole(clock: Clock, subjects: Sequence[Sequence[Item]]) -> None:
+    """Every question with five and with ten examples; the sums so far after each subject."""
+    counts = (5, 10)
+    sums = [RunStats() for _ in counts]
+    asked = plain = 0
+    for mine in subjects:
+        asked += len(mine)
+        for total, (stats, tokens) in zip(sums, clock.time(*with_examples(mine, counts)), strict=True):
+            total.seconds += stats.seconds
+            total.tokens_unique += stats.tokens_unique
+            plain += tokens
+        few, many = sums
+        print(
+            f"{asked:5d} questions  {few.seconds:7.1f} s  {many.seconds:7.1f} s  {many.seconds / few.seconds - 1:+.1%}"
+            f"  {few.tokens_unique:8d} unique tokens  {many.tokens_unique / few.tokens_unique - 1:+.1%}"
+            f"  {plain:9d} plain  {mine[0].group}",
+            flush=True,
+        )
 
 
 def line(items: Sequence[Item], shots: int, stats: RunStats, plain: int, before: RunStats | None) -> str:
@@ -86,22 +119,26 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200, help="of the first curve")
     parser.add_argument("--items", default="50,100,200,400,800,1600", help="questions of the second curve")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--whole", action="store_true", help="every question, with five and with ten examples")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data, clock = DirectorySource(args.data), Clock(args.model, args.repeats)
-    items = questions_of(data, clock.prompts, args.subjects, args.questions)
-    clock.time(items[:8])  # the first pass is slower
-    print(f"bf16, {args.threads} threads, best of {args.repeats}; growing examples ({args.subjects} subjects):")
+    subjects = subjects_of(data, clock.prompts)
+    clock.time(subjects[0][:8])  # the first pass is slower
+    print(f"bf16, {args.threads} threads, best of {args.repeats}; growing examples:", flush=True)
+    if args.whole:
+        whole(clock, subjects)
+        return
+    items = first_of(subjects[: args.subjects], args.questions)
     before = None
-    for shots in (0, 5, 10):
-        part = [replace(item, shots=item.shots[:shots]) for item in items]
-        stats, plain = clock.time(part)
-        print(line(part, shots, stats, plain, before), flush=True)
+    counts = (0, 5, 10)
+    for shots, (stats, plain) in zip(counts, clock.time(*with_examples(items, counts)), strict=True):
+        print(line(items, shots, stats, plain, before), flush=True)
         before = stats
     print("growing questions (all subjects):")
     for count in map(int, args.items.split(",")):
         part = with_shots(TASK, 5).items(data, Selection(limit=count), clock.prompts)
-        print(line(part, 5, *clock.time(part), None), flush=True)
+        print(line(part, 5, *clock.time(part)[0], None), flush=True)
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def wide_batch(config: Any, dtype: torch.dtype, device: str) -> int | None:
     return _WIDE_BATCH_TOKENS if too_wide else None
 
 
-def limits_for(batch: int, *, branching: bool) -> Limits:
-    """The usual limits under a budget of ``batch`` tokens a pass."""
+def limits_for(batch: int, model: CausalModel) -> Limits:
+    """The usual limits for a model under a budget of ``batch`` tokens a pass."""
     plain = Limits()
     return replace(
         plain,
@@ -76,7 +76,8 @@ def limits_for(batch: int, *, branching: bool) -> Limits:
         context=_CONTEXT_PER_BATCH * batch,
         row=min(plain.row, batch),
         item=min(plain.item, batch),
-        branching=branching,
+        branching=model.branching,
+        in_place=model.shares_prefixes,
     )
 
 
@@ -95,7 +96,7 @@ class TorchEngine:
         ModelError: the model cannot be scored this way.
     """
 
-    version: ClassVar[int] = 2  # counts up whenever answers could change
+    version: ClassVar[int] = 3  # counts up whenever answers could change
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class TorchEngine:
         self.tokenizer, self.progress, self.what = tokenizer, progress, what
         kind = self.model.device.type
         batch = batch_tokens or wide_batch(self.model.config, model.dtype, kind) or _BATCH_TOKENS.get(kind, 4096)
-        self.limits = limits_for(batch, branching=self.model.branching)
+        self.limits = limits_for(batch, self.model)
 
     @torch.no_grad()
     def run(

@@ -32,6 +32,7 @@ class Limits:
         item: the largest subtree that is packed as a whole (its attention cost is quadratic).
         saving: tokens of repeated reading that justify a trunk of its own.
         branching: whether the model can read several branches in one row (4D masks and free positions).
+        in_place: whether rows read their prefix where it lies, so that it is held once for all of them.
     """
 
     batch: int = 4096
@@ -40,6 +41,7 @@ class Limits:
     item: int = 768
     saving: int = 128
     branching: bool = True
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,22 +176,28 @@ class Plan:
 
     def _batches(self, rows: Iterable[Row]) -> Iterator[Batch]:
         batch: list[Row] = []
-        width = prefix = padding = 0
+        width = padding = 0
         for row in rows:
             new_width = max(width, len(row.ids))
-            new_prefix = max(prefix, self.lengths[row.trunk])
             count = len(batch) + 1
-            full = count * new_width > self.limits.batch or count * (new_width + new_prefix) > self.limits.context
+            held = count * new_width + self._prefixes([*batch, row])
+            full = count * new_width > self.limits.batch or held > self.limits.context
             # Without free positions all rows of a batch must start at the same one.
             foreign = not self.limits.branching and batch and batch[0].trunk != row.trunk
             padding += max(0, width - len(row.ids))
             if batch and (full or foreign or padding > self.limits.batch * _PADDING):
                 yield _by_trunk(batch)
-                batch, new_width, new_prefix, padding = [], len(row.ids), self.lengths[row.trunk], 0
+                batch, new_width, padding = [], len(row.ids), 0
             batch.append(row)
-            width, prefix = new_width, new_prefix
+            width = new_width
         if batch:
             yield _by_trunk(batch)
+
+    def _prefixes(self, rows: Sequence[Row]) -> int:
+        """Tokens of keys and values held before these rows in one forward pass."""
+        if self.limits.in_place:
+            return sum(self.lengths[trunk] for trunk in {row.trunk for row in rows})
+        return len(rows) * max(self.lengths[row.trunk] for row in rows)
 
 
 def _by_trunk(rows: Sequence[Row]) -> Batch:

@@ -96,3 +96,14 @@ def test_the_plan_does_not_depend_on_the_order_of_requests():
     shuffled = sequences[:]
     random.Random(3).shuffle(shuffled)
     assert plan_of(sequences).batches == plan_of(shuffled).batches
+
+
+def test_a_prefix_that_is_read_in_place_is_held_once():
+    sequences = benchmark(subjects=1, questions=60, preamble=2000)
+    rows = {
+        in_place: [len(batch.rows) for batch in plan_of(sequences, context=16384, in_place=in_place).batches[1:]]
+        for in_place in (False, True)
+    }
+    assert max(rows[False]) == 16384 // (2000 + 128)
+    assert max(rows[True]) == 4096 // 128
+    assert sum(rows[False]) == sum(rows[True])
