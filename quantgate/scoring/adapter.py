@@ -18,7 +18,7 @@ from torch import Tensor
 from quantgate.errors import ModelError
 from quantgate.models.loading import configured_context
 from quantgate.scoring import attention
-from quantgate.scoring.cache import PrefixCache
+from quantgate.scoring.cache import GrowingCache, PrefixCache
 
 _MASKABLE: Final = ("sdpa", "eager")
 _LAYER_TYPES: Final = frozenset({"full_attention", "sliding_attention"})
@@ -140,7 +140,8 @@ class CausalModel:
         given: dict[str, Any] = {"attention_mask": mask, "past_key_values": cache, "use_cache": cache is not None}
         if positions is not None and "position_ids" in self._parameters:
             given["position_ids"] = positions
-        shared = cache if isinstance(cache, PrefixCache) and self._is_shared(cache) else None
+        is_ours = isinstance(cache, PrefixCache | GrowingCache)
+        shared = cache if is_ours and cache.spans and self.shares_prefixes else None
         with attention.sharing(shared), self._taking() as taken:
             logits = self.model(input_ids=tokens, **given).logits
         if self._plain_head is None:
@@ -172,9 +173,6 @@ class CausalModel:
                 self.head.forward = own
             else:
                 vars(self.head).pop("forward", None)
-
-    def _is_shared(self, cache: PrefixCache) -> bool:
-        return bool(cache.spans) and self.shares_prefixes
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [n, vocabulary] (the model's dtype) of hidden states [n, hidden]."""

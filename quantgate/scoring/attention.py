@@ -26,11 +26,10 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from quantgate.scoring.cache import PrefixCache
+from quantgate.scoring.cache import LANES, GrowingCache, PrefixCache
 
 NAME: Final = "quantgate"
 _FLASH: Final = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_LANES: Final = 16  # keys; what the kernel does with the rest of a row of scores is slow
 _BLOCK: Final = 128  # queries
 
 
@@ -67,15 +66,15 @@ class _Pass:
         before: columns that the rows' own keys start after (the longest tail).
     """
 
-    def __init__(self, cache: PrefixCache | None) -> None:
+    def __init__(self, cache: PrefixCache | GrowingCache | None) -> None:
         self.cache = cache
-        self.tails = [prefix.length % _LANES for _, _, prefix in cache.spans] if cache is not None else []
+        self.tails = [prefix.length % LANES for _, _, prefix in cache.spans] if cache is not None else []
         self.before = max(self.tails, default=0)
         self._biases: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = {}
 
     def width(self, keys: int) -> int:
         """Columns for a row's ``keys`` own keys, with the tail before and the zeros after them."""
-        return -(-(self.before + keys) // _LANES) * _LANES
+        return -(-(self.before + keys) // LANES) * LANES
 
     def own(self, states: Tensor, layer: int, which: int) -> Tensor:
         """Keys (``which`` 0) or values (1), [B, K, S, D] -> [B, K, width, D]."""
@@ -89,8 +88,10 @@ class _Pass:
                 joined[start:stop, :, :tail] = prefix.layers[layer][which][:, :, prefix.length - tail :]
         return joined
 
-    def biases(self, mask: Tensor, dtype: torch.dtype, group: int) -> list[Tensor]:
+    def biases(self, mask: Tensor | None, dtype: torch.dtype, group: int) -> Sequence[Tensor | None]:
         """``mask`` [B, 1, L, S] as a bias per block of queries, for ``group`` query heads side by side."""
+        if mask is None:  # a step in which no row is padded
+            return [None]
         key = (id(mask), group)
         if key not in self._biases:
             bias = mask
@@ -103,7 +104,7 @@ class _Pass:
 
     def is_step(self, length: int) -> bool:
         """Whether this is a step of a generation: memory-bound, so that copying its keys would cost most."""
-        return self.cache is None and length == 1
+        return length == 1 and not self.before
 
     def _filled(self, bias: Tensor) -> Tensor:
         rows, _, queries, keys = bias.shape
@@ -119,7 +120,7 @@ _pass: _Pass | None = None  # the running forward pass
 
 
 @contextmanager
-def sharing(cache: PrefixCache | None) -> Iterator[None]:
+def sharing(cache: PrefixCache | GrowingCache | None) -> Iterator[None]:
     """Within a block (one forward pass), rows also attend to their prefixes in ``cache``."""
     global _pass
     _pass = _Pass(cache)
@@ -149,13 +150,13 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return found
-    assert attention_mask is not None
     batch, heads, length, size = query.shape
     kv_heads = key.shape[1]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, length, size)
     biases = now.biases(attention_mask, query.dtype, heads // kv_heads)
+    layer = int(module.layer_idx) if now.cache is not None else 0  # type: ignore[arg-type]
     if not now.is_step(length):
-        layer = int(module.layer_idx) if now.cache is not None else 0  # type: ignore[arg-type]
+        assert attention_mask is not None
         key, value = now.own(key, layer, 0), now.own(value, layer, 1)
     output, logsumexp = _by_block(grouped, key, value, biases, scaling)
     if now.cache is not None:
@@ -172,7 +173,7 @@ def _is_causal(module: torch.nn.Module, query: Tensor, key: Tensor, given: dict[
 def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Query [B, H, L, D], key and value [B, K, L, D] -> [B, L, H, D]; zeros after the last key are not looked at."""
     assert _FLASH is not None
-    missing = -key.shape[2] % _LANES
+    missing = -key.shape[2] % LANES
     if missing:
         key, value = (torch.nn.functional.pad(states, (0, 0, 0, missing)) for states in (key, value))
     output: Tensor = _FLASH(query, key, value, is_causal=True, scale=scaling)[0]
@@ -189,13 +190,14 @@ def _flash(
 
 
 def _by_block(
-    query: Tensor, key: Tensor, value: Tensor, biases: Sequence[Tensor], scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, biases: Sequence[Tensor | None], scaling: float | None
 ) -> tuple[Tensor, Tensor]:
     """Attention of each block of queries to the keys that its bias covers, put together again."""
     if len(biases) == 1:
         return _flash(query, key, value, biases[0], scaling)
     outputs, sums = [], []
     for queries, bias in zip(torch.split(query, _BLOCK, dim=3), biases, strict=True):
+        assert bias is not None
         seen = bias.shape[-1]
         output, logsumexp = _flash(queries, key[:, :, :seen], value[:, :, :seen], bias, scaling)
         outputs.append(output)
@@ -212,17 +214,22 @@ def _blocks(bias: Tensor) -> list[Tensor]:
     for block in blocks:
         seen = (block > -torch.inf).flatten(0, 2).any(dim=0).nonzero()
         last = int(seen.max()) if len(seen) else 0
-        found.append(block[..., : (last // _LANES + 1) * _LANES])
+        found.append(block[..., : (last // LANES + 1) * LANES])
     return found
 
 
 def _add_prefixes(
-    cache: PrefixCache, layer: int, query: Tensor, output: Tensor, logsumexp: Tensor, scaling: float | None
+    cache: PrefixCache | GrowingCache,
+    layer: int,
+    query: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    scaling: float | None,
 ) -> None:
     """Merge attention to the prefixes into ``output`` [B, K, G, L, D] with its ``logsumexp`` [B, K, G, L] in place."""
     _, kv_heads, *shape, size = query.shape
     for start, stop, prefix in cache.spans:
-        whole = prefix.length - prefix.length % _LANES
+        whole = prefix.length - prefix.length % LANES
         if not whole:
             continue
         keys, values = (states[:, :, :whole] for states in prefix.layers[layer])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+LANES: Final = 16  # keys that the CPU's flash kernel takes at a time; what it does with a rest is slow
+_WORTH_SHARING: Final = 1024  # keys a step need not read again for want of a copy; fewer do not pay for the merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,31 @@ class Prefix:
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     length: int
+
+    def cut(self, start: int, stop: int) -> Prefix:
+        """Tokens ``start`` up to ``stop``, as views."""
+        layers = tuple((keys[:, :, start:stop], values[:, :, start:stop]) for keys, values in self.layers)
+        return Prefix(layers, stop - start)
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Keys and values of a prompt that is being continued.
+
+    Attributes:
+        trunk: number of the trunk it continues; rows of one trunk can attend to it together.
+        common: the trunk's tokens as far as they fill whole vectors, or None where the row holds everything itself.
+        own: the tokens after them.
+    """
+
+    trunk: int
+    common: Prefix | None
+    own: Prefix
+
+    @property
+    def before(self) -> int:
+        """Tokens held in common."""
+        return self.common.length if self.common is not None else 0
 
 
 class _PrefixLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
@@ -87,9 +116,10 @@ class PrefixCache(Cache):  # type: ignore[misc]
             ]
         )
 
-    def prefix_of(self, row: int, slots: Tensor) -> Prefix:
-        """Keep one row: its prefix and the row's own tokens at ``slots`` (int64 [n]), copied."""
+    def prefix_of(self, row: int, slots: Tensor, skip: int = 0) -> Prefix:
+        """One row: its prefix from token ``skip`` on, and its own tokens at ``slots`` (int64 [n]), copied."""
         before = self.prefixes[row]
+        before = None if before is None else before.cut(skip, before.length)
         layers = []
         for at, layer in enumerate(self.layers):
             own = [states[row : row + 1].index_select(2, slots + self.width) for states in (layer.keys, layer.values)]
@@ -98,19 +128,41 @@ class PrefixCache(Cache):  # type: ignore[misc]
             layers.append((own[0], own[1]))
         return Prefix(tuple(layers), len(slots) + (0 if before is None else before.length))
 
+    def grown(self, row: int, slots: Tensor, trunk: int) -> Grown:
+        """One row's prefix, which is trunk number ``trunk``, and its own tokens at ``slots``, to be continued."""
+        before = self.prefixes[row]
+        length = before.length // LANES * LANES if before is not None and not self.width else 0
+        common = before.cut(0, length) if before is not None and length else None
+        return Grown(trunk, common, self.prefix_of(row, slots, skip=length))
+
 
 class GrowingCache(Cache):  # type: ignore[misc]
-    """Cache of a running generation: rows aligned at their last token, padded on the left, room to grow."""
+    """Cache of a running generation: rows aligned at their last token, padded on the left, room to grow.
 
-    def __init__(self, prefixes: Sequence[Prefix], room: int) -> None:
-        length = max(prefix.length for prefix in prefixes)
-        layers = [
-            _GrowingLayer([prefix.layers[layer] for prefix in prefixes], length, room)
-            for layer in range(len(prefixes[0].layers))
+    Attributes:
+        spans: neighbouring rows that attend to a prefix together, as (first row, one past the last, prefix).
+        outside: per row, the number of its tokens that lie in such a prefix.
+    """
+
+    def __init__(self, rows: Sequence[Grown], room: int) -> None:
+        super().__init__(layers=[_GrowingLayer(room) for _ in rows[0].own.layers])
+        self.compose(rows)
+
+    def compose(self, rows: Sequence[Grown]) -> None:
+        """Hold these rows from now on: first those that go on, in the order they had, then new ones."""
+        self.spans = _worth_sharing(rows)
+        self.outside = [0] * len(rows)
+        for start, stop, common in self.spans:
+            self.outside[start:stop] = [common.length] * (stop - start)
+        pieces = [
+            [row.own] if row.common is None or outside else [row.common, row.own]
+            for row, outside in zip(rows, self.outside, strict=True)
         ]
-        super().__init__(layers=layers)
+        length = max(sum(piece.length for piece in mine) for mine in pieces)
+        for at, layer in enumerate(self.layers):
+            layer.compose([[piece.layers[at] for piece in mine] for mine in pieces], length)
 
-    def prefix_of(self, row: int, length: int) -> Prefix:
+    def last_of(self, row: int, length: int) -> Prefix:
         """The last ``length`` tokens of one row, as views."""
         layers = []
         for layer in self.layers:
@@ -119,40 +171,48 @@ class GrowingCache(Cache):  # type: ignore[misc]
         return Prefix(tuple(layers), length)
 
 
-class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer of a :class:`GrowingCache`: appends in place instead of copying everything at each step."""
+def _worth_sharing(rows: Sequence[Grown]) -> list[tuple[int, int, Prefix]]:
+    """Neighbours of one trunk that are many enough, or its tokens."""
+    spans: list[tuple[int, int, Prefix]] = []
+    for _, group in groupby(enumerate(rows), key=lambda numbered: numbered[1].trunk):
+        mine = list(group)
+        (first, row), count = mine[0], len(mine)
+        if row.common is not None and (count - 1) * row.before >= _WORTH_SHARING:
+            spans.append((first, first + count, row.common))
+    return spans
 
-    def __init__(self, rows: Sequence[tuple[Tensor, Tensor]], length: int, room: int) -> None:
+
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer of a :class:`GrowingCache`: appends in place instead of copying everything at each step.
+
+    The stores have more rows and columns than are in use; memory that was never written costs nothing.
+    """
+
+    def __init__(self, room: int) -> None:
         super().__init__()
-        self.length = length
-        self.key_store = self._stacked([row[0] for row in rows], room)
-        self.value_store = self._stacked([row[1] for row in rows], room)
+        self.room, self.rows, self.length = room, 0, 0
+        self.key_store = self.value_store = torch.empty(0, 0, 0, 0)
         self.is_initialized = True
 
-    def _stacked(self, rows: Sequence[Tensor], room: int) -> Tensor:
-        _, heads, _, size = rows[0].shape
-        store = rows[0].new_zeros(len(rows), heads, self.length + room, size)
-        for index, row in enumerate(rows):
-            store[index, :, self.length - row.shape[2] : self.length] = row[0]
-        return store
+    def compose(self, rows: Sequence[Sequence[tuple[Tensor, Tensor]]], length: int) -> None:
+        """Hold each row's pieces, keys and values [1, kv_heads, n, head_dim], the last one ending at ``length``."""
+        self.key_store = _placed(self.key_store, [[piece[0] for piece in row] for row in rows], length, self.room)
+        self.value_store = _placed(self.value_store, [[piece[1] for piece in row] for row in rows], length, self.room)
+        self.rows, self.length = len(rows), length
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append [B, kv_heads, L, head_dim]; returns views [B, kv_heads, length + L, head_dim]."""
         stop = self.length + key_states.shape[2]
         if stop > self.key_store.shape[2]:
-            self._grow(stop)
-        self.key_store[:, :, self.length : stop] = key_states
-        self.value_store[:, :, self.length : stop] = value_states
+            more = (0, 0, 0, stop - self.key_store.shape[2] + self.room)
+            self.key_store, self.value_store = (
+                torch.nn.functional.pad(store, more) for store in (self.key_store, self.value_store)
+            )
+        self.key_store[: self.rows, :, self.length : stop] = key_states
+        self.value_store[: self.rows, :, self.length : stop] = value_states
         self.length = stop
-        self.keys, self.values = self.key_store[:, :, :stop], self.value_store[:, :, :stop]
+        self.keys, self.values = (store[: self.rows, :, :stop] for store in (self.key_store, self.value_store))
         return self.keys, self.values
-
-    def _grow(self, needed: int) -> None:
-        batch, heads, _, size = self.key_store.shape
-        extra = max(needed - self.key_store.shape[2], self.length // 4 + 32)
-        self.key_store = torch.cat([self.key_store, self.key_store.new_zeros(batch, heads, extra, size)], dim=2)
-        size = self.value_store.shape[3]
-        self.value_store = torch.cat([self.value_store, self.value_store.new_zeros(batch, heads, extra, size)], dim=2)
 
     def get_seq_length(self) -> int:
         """Columns in use, padding included."""
@@ -161,3 +221,23 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length of keys after the update, and their offset."""
         return self.length + query_length, 0
+
+
+def _placed(store: Tensor, rows: Sequence[Sequence[Tensor]], length: int, room: int) -> Tensor:
+    """``store`` with every row's pieces ending at ``length`` and zeros before them; a new one where they do not fit.
+
+    Pieces may be views of the store, of the same or a later row. Nothing attends to the zeros, but 0 x NaN is NaN.
+    """
+    _, heads, _, size = rows[0][0].shape
+    if len(rows) > store.shape[0] or length >= store.shape[2]:
+        store = rows[0][0].new_empty(len(rows), heads, length + room, size)
+    for index, row in enumerate(rows):
+        stop = length
+        for piece in reversed(row):
+            start = stop - piece.shape[2]
+            target = store[index, :, start:stop]
+            if target.data_ptr() != piece.data_ptr():
+                target.copy_(piece[0].clone())  # it may overlap its new place
+            stop = start
+        store[index, :, :stop] = 0
+    return store

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from quantgate.scoring.adapter import CausalModel
-from quantgate.scoring.cache import GrowingCache, Prefix, PrefixCache
+from quantgate.scoring.cache import GrowingCache, Grown, PrefixCache
 from quantgate.scoring.fidelity import first_argmax
 from quantgate.scoring.plan import Limits, Plan, Row
 from quantgate.scoring.reader import PlanReader, Reading
@@ -23,6 +23,7 @@ from quantgate.scoring.requests import Generate, GenerateResponse, Sink
 from quantgate.scoring.tree import build_tree
 
 _MAX_ROWS: Final = 128
+_ROWS_AT_ONCE: Final = 16
 _ROOM: Final = 64  # free columns of a fresh cache
 _SLACK_TOKENS: Final = 8  # tokens that may decode to nothing inside a stop string
 
@@ -31,11 +32,15 @@ Finish = Literal["stop", "eos", "length"]
 
 @dataclass(slots=True)
 class _Running:
-    """One prompt being continued. ``length`` tokens are in its keys and values; ``tokens`` are the new ones."""
+    """One prompt being continued. ``length`` tokens are in its keys and values; ``tokens`` are the new ones.
+
+    ``held`` are the keys and values it had when its batch was composed.
+    """
 
     index: int
     cap: int
     length: int
+    held: Grown
     tokens: list[int] = field(default_factory=list)
     finish: Finish | None = None
 
@@ -66,7 +71,7 @@ class GenerationRun:
         self.ends = end_tokens(model, tokenizer)
         self.generated = 0
         self._done = 0
-        self._waiting: deque[tuple[_Running, Prefix]] = deque()
+        self._waiting: deque[_Running] = deque()
 
     def _cap(self, request: Generate) -> int:
         """The model's window may leave less room than was asked for; the answer then ends with ``length``."""
@@ -82,8 +87,8 @@ class GenerationRun:
         cache: GrowingCache | None = None
         exhausted = False
         while True:
-            alive = [one.length for one in running if one.finish is None]
-            while not exhausted and self._has_room(alive):
+            alive = [one for one in running if one.finish is None]
+            while not exhausted and self._fits([*alive, *self._waiting], more=1):
                 reading = next(readings, None)
                 exhausted = reading is None
                 if reading is not None:
@@ -96,11 +101,12 @@ class GenerationRun:
                 self._step(running, cache)
                 yield self._done + sum(len(one.tokens) for one in running if one.finish is None)
 
-    def _has_room(self, alive: Sequence[int]) -> bool:
-        """Whether more prompts could run beside rows of these lengths and those that wait."""
-        lengths = [*alive, *(prefix.length for _, prefix in self._waiting)]
-        rows = len(lengths) + 1
-        return rows <= _MAX_ROWS and rows * (max(lengths, default=0) + _ROOM) <= self.limits.context
+    def _fits(self, rows: Sequence[_Running], more: int = 0) -> bool:
+        """Whether these rows, and so many more of no greater length, can run together."""
+        count = len(rows) + more
+        longest = max((one.length - one.held.before for one in rows), default=0)
+        common = sum({one.held.trunk: one.held.before for one in rows}.values())
+        return count <= _MAX_ROWS and count * (longest + _ROOM) + common <= self.limits.context
 
     def _start(self, reading: Reading) -> None:
         """First token of every prompt that ends in this batch; the unfinished wait with their keys and values."""
@@ -116,60 +122,67 @@ class GenerationRun:
         assert reading.cache is not None
         rows = torch.tensor([number for number, _, _ in found], device=self.model.device)
         slots = torch.tensor([slot for _, slot, _ in found], device=self.model.device)
-        first = first_argmax(self.model.logits(reading.hidden[rows, slots]).float()).tolist()
+        first = self._best(reading.hidden[rows, slots])
         for (number, slot, index), token in zip(found, first, strict=True):
-            one = _Running(index, self.caps[index], len(self.requests[index].prompt))
+            held = self._held(reading.batch.rows[number], number, slot, reading.cache)
+            one = _Running(index, self.caps[index], len(self.requests[index].prompt), held)
             self._append(one, token)
             if one.finish is None:
-                prefix = self._prefix(reading.batch.rows[number], number, slot, reading.cache)
-                self._waiting.append((one, prefix))
+                self._waiting.append(one)
 
-    def _prefix(self, row: Row, number: int, slot: int, cache: PrefixCache) -> Prefix:
+    def _held(self, row: Row, number: int, slot: int, cache: PrefixCache) -> Grown:
         path = [at for at in range(slot + 1) if row.last[at] >= slot]
         slots = torch.tensor(path, device=self.model.device)
-        return cache.prefix_of(number, slots)
+        return cache.grown(number, slots, row.trunk)
 
     def _compose(
         self, running: Sequence[_Running], cache: GrowingCache | None
     ) -> tuple[list[_Running], GrowingCache | None]:
         """A fresh batch of everything unfinished and as many waiting prompts as fit."""
         rows: list[_Running] = []
-        prefixes: list[Prefix] = []
         for number, one in enumerate(running):
             if one.finish is None:
                 assert cache is not None
+                one.held = replace(one.held, own=cache.last_of(number, one.length - one.held.before))
                 rows.append(one)
-                prefixes.append(cache.prefix_of(number, one.length))
-        longest = max((prefix.length for prefix in prefixes), default=0)
-        while self._waiting and len(rows) < _MAX_ROWS:
-            longest = max(longest, self._waiting[0][1].length)
-            if rows and (len(rows) + 1) * (longest + _ROOM) > self.limits.context:
-                break
-            one, prefix = self._waiting.popleft()
-            rows.append(one)
-            prefixes.append(prefix)
-        return rows, GrowingCache(prefixes, _ROOM) if rows else None
+        fresh: list[_Running] = []
+        while self._waiting and (not (rows or fresh) or self._fits([*rows, *fresh, self._waiting[0]])):
+            fresh.append(self._waiting.popleft())
+        rows += sorted(fresh, key=lambda one: one.held.trunk)
+        if not rows:
+            return rows, None
+        held = [one.held for one in rows]
+        if cache is None:
+            return rows, GrowingCache(held, max(_ROOM, *(one.cap for one in rows)))
+        cache.compose(held)
+        return rows, cache
 
     def _step(self, running: Sequence[_Running], cache: GrowingCache) -> None:
         """One more token for every row (rows that already ended are read along until the batch is composed anew)."""
         device = self.model.device
         past = cache.get_seq_length()
-        padding = torch.tensor([past - one.length for one in running], device=device)
+        lengths = torch.tensor([one.length for one in running], device=device)
+        padding = past + torch.tensor(cache.outside, device=device) - lengths
         tokens = torch.tensor([[one.tokens[-1]] for one in running], device=device)
         mask: Tensor | None = None
         if bool((padding > 0).any()):
             mask = (torch.arange(past + 1, device=device)[None] >= padding[:, None]).long()
-        positions = past - padding[:, None]
+        positions = lengths[:, None]
         if self.model.max_length is not None:
             positions = positions.clamp(max=self.model.max_length - 1)  # rows that ended may run past the window
         hidden = self.model.hidden(tokens, positions=positions, mask=mask, cache=cache)
-        best = first_argmax(self.model.logits(hidden[:, -1]).float()).tolist()
+        best = self._best(hidden[:, -1])
         for one, token in zip(running, best, strict=True):
             one.length += 1
             if one.finish is None:
                 self._append(one, token)
             else:
                 one.tokens.append(token)
+
+    def _best(self, hidden: Tensor) -> list[int]:
+        """The likeliest next token of each row; float32 logits of a few rows at a time stay in the cache."""
+        parts = torch.split(self.model.logits(hidden), _ROWS_AT_ONCE)
+        return torch.cat([first_argmax(part.float()) for part in parts]).tolist()
 
     def _append(self, one: _Running, token: int) -> None:
         """Take a token, and end the request where it says so."""

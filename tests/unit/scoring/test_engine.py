@@ -12,6 +12,7 @@ import torch
 
 from quantgate.errors import DataError
 from quantgate.progress import Silent
+from quantgate.scoring.cache import GrowingCache
 from quantgate.scoring.engine import TorchEngine, wide_batch
 from quantgate.scoring.generation import cut_at_stop
 from quantgate.scoring.requests import Generate, Likelihood, Rolling
@@ -78,6 +79,11 @@ def test_generation_equals_the_models_own_greedy_generation(kind):
         own = tuple(draw.randrange(2, VOCABULARY) for _ in range(draw.randrange(1, 14)))
         requests.append(Generate(draw.choice([shared, ()]) + own, max_new_tokens=draw.randrange(1, 20)))
     answers, stats = collect(engine_of(model), requests)
+    assert stats.tokens_generated == assert_greedy(model, requests, answers)
+
+
+def assert_greedy(model, requests, answers):
+    """Compare with transformers' own loop, prompt by prompt; returns the number of new tokens."""
     generated = 0
     for request, answer in zip(requests, answers, strict=True):
         prompt = torch.tensor([request.prompt])
@@ -89,7 +95,36 @@ def test_generation_equals_the_models_own_greedy_generation(kind):
         assert answer.finish == ("eos" if ended else "length")
         assert answer.n_tokens == len(tokens)
         generated += len(tokens)
-    assert stats.tokens_generated == generated
+    return generated
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "gpt2", "mistral"])
+def test_prompts_behind_a_common_preamble_attend_to_it_together(kind, monkeypatch):
+    shared = []
+    compose = GrowingCache.compose
+
+    def watched(cache, rows):
+        compose(cache, rows)
+        shared.append((len(rows), [(stop - start, common.length) for start, stop, common in cache.spans]))
+
+    monkeypatch.setattr(GrowingCache, "compose", watched)
+    model, draw = tiny_model(kind), random.Random(6)
+    first, second = (tuple(draw.randrange(2, VOCABULARY) for _ in range(length)) for length in (75, 64))
+    requests = [
+        Generate(
+            preamble + tuple(draw.randrange(2, VOCABULARY) for _ in range(draw.randrange(1, 14))),
+            max_new_tokens=draw.randrange(1, 30),
+        )
+        for preamble in [first] * 40 + [()] * 9 + [second] * 25
+    ]
+    answers, _ = collect(engine_of(model, batch_tokens=256), requests)
+    assert_greedy(model, requests, answers)
+    if kind == "mistral":  # its layers have windows
+        assert not any(spans for _, spans in shared)
+        return
+    assert {length for _, spans in shared for _, length in spans} == {64}
+    assert any(spans and spans[0][0] < rows for rows, spans in shared), "rows of other preambles beside them"
+    assert not shared[-1][1], "the last few rows hold the preamble themselves"
 
 
 def test_a_stop_string_is_found_across_token_boundaries_and_cut_off():
