@@ -153,7 +153,8 @@ class GenerationRun:
             return rows, None
         held = [one.held for one in rows]
         if cache is None:
-            return rows, GrowingCache(held, max(_ROOM, *(one.cap for one in rows)))
+            free = self.limits.context // len(rows) - max(one.length for one in rows)
+            return rows, GrowingCache(held, max(_ROOM, min(free, max(one.cap for one in rows))))
         cache.compose(held)
         return rows, cache
 
