@@ -112,7 +112,7 @@ def products_rate(model, rows: int) -> float:
     return sum(2 * rows * n * k for n, k in shapes) / best
 
 
-def random_model(shape: str):
+def random_model(shape: str, vocabulary: int = 32000):
     hidden, feed_forward, heads, kv_heads, layers = (int(part) for part in shape.split("x"))
     config = LlamaConfig(
         hidden_size=hidden,
@@ -120,7 +120,8 @@ def random_model(shape: str):
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         num_hidden_layers=layers,
-        vocab_size=32000,
+        vocab_size=vocabulary,
+        max_position_embeddings=8192,
     )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
