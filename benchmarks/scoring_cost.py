@@ -11,10 +11,10 @@ requests is not in them. They mean something on an idle machine only. ``--whole`
 instead, with five and with ten examples in turns, subject by subject (14 thousand questions, twice).
 
 Measured, two threads, from five to ten examples. One layer of hidden size 2,048 (``--shape 2048x8192x32x8x1``): 13%
-more time over 48 of the 57 subjects in full (10,391 questions), 2.9% more unique tokens. The bundled model: 13% over the
-first eight subjects in full; 15 to 18% with 50 questions of four subjects, where the examples themselves are 9% of the
-unique tokens. Beyond the tokens it is attention: at hidden size 576, 350 more tokens to look at cost every token a
-tenth of its time.
+more time over 48 of the 57 subjects in full (10,391 questions), 2.9% more unique tokens. The bundled model: 13% over
+the first eight subjects in full; 15 to 18% with 50 questions of four subjects, where the examples themselves are 9%
+of the unique tokens. Beyond the tokens it is attention: at hidden size 576, 350 more tokens to look at cost every
+token a tenth of its time.
 """
 
 from __future__ import annotations
