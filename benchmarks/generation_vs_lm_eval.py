@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scoring_vs_lm_eval import Ours
 
 STOP = ["Question:", "</s>"]
 
@@ -73,23 +72,18 @@ def ask_peer(args, prompts: list[str], dtype: str, sizes: list[int]) -> dict:
 def ask_ours(args, prompts: list[str], dtype: str) -> tuple[float, list[str], int]:
     """Seconds (encoding included), texts, new tokens."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from quantgate.progress import Silent
-    from quantgate.scoring.engine import TorchEngine
     from quantgate.scoring.requests import Generate
 
     torch.set_num_threads(args.threads)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, dtype)).eval()
-    engine = TorchEngine(model, tokenizer, progress=Silent())
+    ours = Ours(args.model, dtype)
 
     def run(texts: list[str]) -> tuple[float, list[str], int]:
         started = time.perf_counter()
         stop = tuple(STOP)
-        requests = [Generate(tuple(tokenizer.encode(text)), args.new_tokens, stop=stop) for text in texts]
+        requests = [Generate(tuple(ours.tokenizer.encode(text)), args.new_tokens, stop=stop) for text in texts]
         answers: dict = {}
-        stats = engine.run(requests, answers.__setitem__)
+        stats = ours.engine.run(requests, answers.__setitem__)
         return time.perf_counter() - started, [answers[at].text for at in range(len(texts))], stats.tokens_generated
 
     run(prompts[:2])
