@@ -218,6 +218,7 @@ class Evaluation:
             method=method.id,
             comparison=found.comparison,
             judgement=found.judgement,
+            rule=evidence.rule,
             companions={**found.companions, **summary},
             seconds=scored.seconds,
             tokens=scored.tokens,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantgate.efficiency.pareto import fronts
-from reports import companions, efficiency
+from reports import companions, efficiency, waivers
 from reports.run import Run
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
@@ -21,12 +21,13 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
         f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}. "
         f"Verdicts: {counts or 'none'}.",
-        "\n".join(f"- {_plain(decision.sentence)}" for decision in run.decisions()),
+        "\n".join(f"- {_plain(line)}" for line in _decisions(run)),
         "## Comparison with the 16-bit reference",
         _table(HEADER, [result_row(result) for result in ordered(run.results)]),
         "## Why",
         "\n".join(
             f"- {_plain(result.method)} on {_plain(result.task)}: **{result.verdict}**. {_plain(result.reason)}"
+            + (f" **Waived by the policy:** {_plain(result.waived)}" if result.waived else "")
             for result in ordered(run.results)
         ),
     ]
@@ -56,6 +57,11 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         f"- command: {_code(str(environment.get('command', '')))}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _decisions(run: Run) -> list[str]:
+    """One sentence a method, and what of it rests on waivers."""
+    return [*(decision.sentence for decision in run.decisions()), *waivers.summary(run.results)]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

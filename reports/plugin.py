@@ -16,7 +16,7 @@ from quantgate.efficiency.pareto import fronts
 from quantgate.errors import QuantgateError, StoreError
 from quantgate.store.store import write_atomically
 from quantgate.verdict.verify import EVIDENCE
-from reports import efficiency
+from reports import efficiency, waivers
 from reports.environment import environment
 from reports.markdown import render
 from reports.payload import PAYLOAD, Payload, invalid_result
@@ -28,7 +28,7 @@ _RUN: Final = pytest.StashKey[Run]()
 _COLLECTOR: Final = pytest.StashKey["Collector"]()
 _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
-    "reason", "items_worse", "items_better", "flips", "data_digest",
+    "reason", "waived", "items_worse", "items_better", "flips", "data_digest",
 )  # fmt: skip
 _WORDS: Final = (  # columns that hold no numbers
     "method", "task", "metric", "verdict", "storage", "calibration", "from", "model", "workload", "execution", "proxy",
@@ -105,9 +105,11 @@ def pytest_runtest_makereport(
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, Any] | None:
-    """``inconclusive`` is an outcome of its own: neither a pass nor a failure."""
-    verdict = getattr(report, "quantgate", {}).get("result", {}).get("verdict")
-    if report.passed and verdict == "inconclusive":
+    """``inconclusive`` and what the policy waives are outcomes of their own: neither passes nor failures."""
+    result = getattr(report, "quantgate", {}).get("result", {})
+    if report.passed and result.get("waived"):
+        return "waived", "W", ("WAIVED", {"yellow": True})
+    if report.passed and result.get("verdict") == "inconclusive":
         return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
     return None
 
@@ -181,7 +183,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     width = max(terminalreporter._tw.fullwidth, 130)
     color = terminalreporter._tw.hasmarkup
     results = ordered(run.results)
-    styles = [_STYLES[result.verdict] for result in results]
+    styles = ["yellow" if result.waived else _STYLES[result.verdict] for result in results]
     terminalreporter.write(_rich(HEADER, [result_row(result) for result in results], width, color, styles))
     if run.subjects:
         rows = [subject_row(subject) for subject in run.subjects.values()]
@@ -189,11 +191,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     _efficiency(terminalreporter, run, width, color)
     for result in results:
         if result.verdict != "pass":
-            terminalreporter.line(f"{result.method} on {result.task}: {result.verdict}: {result.reason}")
+            terminalreporter.line(waivers.sentence(result))
     for note in run.notes:
         terminalreporter.line(f"note: {note}")
     for decision in run.decisions():
         terminalreporter.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
+    for line in waivers.summary(run.results):
+        terminalreporter.line(line, yellow=True)
     terminalreporter.line(f"report: {_shown(report_directory(config), config.rootpath)}")
 
 

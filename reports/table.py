@@ -37,7 +37,7 @@ def result_row(result: Result) -> tuple[str, ...]:
         signed(result.delta, digits),
         interval,
         number(result.margin, digits),
-        result.verdict,
+        f"{result.verdict}, waived" if result.waived else result.verdict,
     )
 
 

@@ -75,6 +75,7 @@ class Bench:
             method=method.id,
             comparison=comparison,
             judgement=judgement,
+            rule=rule,
             companions={} if exact or self._execution(subject)["packed"] else {"simulated": 1.0},
             data_source="measured",
             reference_from="files" if exact else "measured",

@@ -203,6 +203,7 @@ def build_result(
     method: str,
     comparison: Comparison,
     judgement: Judgement,
+    rule: Rule,
     companions: Mapping[str, float] | None = None,
     seconds: float = 0.0,
     tokens: int = 0,
@@ -212,7 +213,10 @@ def build_result(
     data_source: str = "",
     shortened: Mapping[str, int] | None = None,
 ) -> Result:
-    """The record of one case. The judgement's p-values travel among the companions, where they are defined."""
+    """The record of one case. The judgement's p-values travel among the companions, where they are defined.
+
+    ``rule``: says whether the verdict is waived, and why.
+    """
     further = dict(companions or {})
     further |= {
         name: value
@@ -249,4 +253,5 @@ def build_result(
         data_digest=data_digest,
         data_source=data_source,
         shortened=dict(shortened or {}),
+        waived=rule.waiver(judgement.verdict),
     )

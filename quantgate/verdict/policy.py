@@ -79,6 +79,10 @@ class Rule:
     companions: Mapping[str, Margin] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def waiver(self, verdict: str) -> str:
+        """Why the policy lets this verdict by; empty where it does not."""
+        return (self.because or "the policy gives no reason") if verdict in self.allow else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

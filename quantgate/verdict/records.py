@@ -21,7 +21,8 @@ class Result:
     ``confidence``; ``margin`` is how much worse is allowed, in the same unit, always >= 0. ``items_worse`` and
     ``items_better`` count paired items; ``flips`` the items whose answer changed. ``unscored`` maps a reason to the
     number of items it took out; ``shortened`` maps what was left out of a prompt, so that it fits the model's context,
-    to the number of items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined".
+    to the number of items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined". ``waived``: why
+    the policy lets this verdict by (its ``because``); empty where no waiver holds.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Result:
     data_digest: str = ""
     data_source: str = ""
     shortened: Mapping[str, int] = field(default_factory=dict)
+    waived: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict for report.json."""

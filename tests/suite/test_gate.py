@@ -26,11 +26,29 @@ def test_a_harmful_subject_is_red_and_named(gate, policy):
     )
 
 
-def test_a_waived_verdict_stays_in_the_record_and_leaves_the_case_green(gate, policy):
+def test_a_waived_verdict_stays_in_the_record_and_leaves_the_case_green(gate, policy, tmp_path):
     waiver = 'min_items = 4\nallow = ["regressed"]\nbecause = "known and accepted until the next release"'
     policy.write_text(policy.read_text().replace("0.05", "0.000001").replace("min_items = 4", waiver))
-    assert gate.run("--methods", "rtn2", "--tasks", "kld").ret == 0
+    result = gate.run("--methods", "rtn2", "--tasks", "kld", "--junitxml", tmp_path / "junit.xml")
+    assert result.ret == 0
     assert gate.verdicts() == {"rtn2-kld_ptb": "regressed"}
+    why = "known and accepted until the next release"
+    result.stdout.fnmatch_lines([f"rtn2 on kld_ptb: regressed: *; waived by the policy: {why}", "*1 waived*"])
+    assert not re.search(r"\d+ passed", result.stdout.lines[-1])
+    assert gate.report["results"][0]["waived"] == why
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| regressed, waived |" in text
+    assert f"**Waived by the policy:** {why}" in text
+    assert f'<property name="waived" value="{why}"' in (tmp_path / "junit.xml").read_text()
+
+
+def test_a_verdict_that_needs_no_waiver_shows_none(gate, policy):
+    waiver = 'min_items = 4\nallow = ["regressed"]\nbecause = "known and accepted until the next release"'
+    policy.write_text(policy.read_text().replace("min_items = 4", waiver))
+    result = gate.run()
+    result.assert_outcomes(passed=1)
+    assert gate.report["results"][0]["waived"] == ""
+    result.stdout.no_fnmatch_line("*waived*")
 
 
 def test_a_misspelt_policy_section_is_wrong_usage(gate, policy):

@@ -240,10 +240,11 @@ def test_record_holds_comparison_and_judgement() -> None:
         method="gptq4",
         comparison=found,
         judgement=verdict,
+        rule=rule(0.02, allow=("inconclusive",), because="not yet"),
         companions={"prob_right": 0.5},
         data_digest="d",
     )
     assert (record.delta, record.ci_low, record.margin, record.verdict) == (found.delta, found.ci_low, 0.02, "pass")
-    assert record.reason == verdict.reason
+    assert (record.reason, record.waived) == (verdict.reason, "")
     assert record.companions == {"prob_right": 0.5, "p_pass": verdict.p_pass, "p_regressed": verdict.p_regressed}
     assert (record.items_worse, record.items_better, record.n_items) == (10, 8, 2000)

@@ -9,6 +9,7 @@ from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.policy import Floor, Margin
 from quantgate.verdict.policy_file import load_policy, parse_policy
+from tests.unit.verdict.samples import rule
 
 HEAD = "schema = 1\n[defaults]\nmargin = { absolute = 0.03 }\n"
 
@@ -194,3 +195,9 @@ def test_bundled_margins_part_the_measured_methods() -> None:
 def test_unknown_metric_needs_a_margin_of_its_own() -> None:
     with pytest.raises(PolicyError, match="no margin for task"):
         load_policy(None).rule("new", "knowledge", Metric("new_metric", True, "mean"), "m", "x")
+
+
+def test_a_waiver_holds_for_the_verdicts_it_names_alone() -> None:
+    waiving = rule(allow=("regressed",), because="known")
+    assert [waiving.waiver(each) for each in ("pass", "regressed", "inconclusive", "invalid")] == ["", "known", "", ""]
+    assert rule(allow=("regressed",)).waiver("regressed")  # never empty: an empty reason would read as no waiver
