@@ -8,16 +8,17 @@ A section inside another one is more specific than everything beside the outer o
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from quantgate.errors import PolicyError
 from quantgate.tasks.base import Metric
+from quantgate.verdict.companions import COMPANIONS
 
 Correction: TypeAlias = Literal["holm", "bh", "none"]
 SCOPES: Final = ("dimensions", "metrics", "tasks", "methods", "models")
@@ -100,12 +101,7 @@ class Policy:
 
     def rule(self, task: str, dimension: str, metric: Metric, model: str, method: str) -> Rule:
         """The rule for one case. Raises PolicyError when no margin is given for it, or one that could not fail."""
-        names = dict(zip(SCOPES, (dimension, metric.name, task, method, model), strict=True))
-        settings: dict[str, Any] = {}
-        sources: dict[str, str] = {}
-        for path, section in _matching(self.root, names, ""):
-            settings |= section.settings
-            sources |= dict.fromkeys(section.settings, path or "defaults")
+        settings, sources = self._collected(task, dimension, metric, model, method)
         if "margin" not in settings:
             raise PolicyError(
                 self.name,
@@ -115,33 +111,76 @@ class Policy:
             )
         if settings.get("floor") == "none":
             settings["floor"] = None
-        self._can_fail(settings["margin"], metric, sources["margin"])
+        self.check_rule(task, dimension, metric, model, method)
         return Rule(task, method, metric, sources=sources, **settings)
 
-    def check_names(self, known: Mapping[str, Iterable[str]]) -> None:
-        """Refuse sections whose name matches nothing: a misspelt task would silently fall back to wider margins.
+    def check_rule(self, task: str, dimension: str, metric: Metric, model: str, method: str) -> None:
+        """Raise PolicyError if a margin for this case is one that nothing could miss; no margin at all is let be."""
+        settings, sources = self._collected(task, dimension, metric, model, method)
+        if "margin" in settings:
+            self._can_fail(settings["margin"], metric, f"{sources['margin']}.margin")
+        for name, margin in settings.get("companions", {}).items():
+            self._can_fail(margin, COMPANIONS[name].metric, f"{sources['companions']}.companions.{name}")
 
-        ``known``: scope (``tasks``, ``methods``, ``metrics``, ...) -> names that exist; other scopes are not checked.
-        """
-        for path, scope, name in _named(self.root, ""):
-            names = list(known.get(scope, ()))
-            if scope in known and not any(fnmatch.fnmatchcase(each, name) for each in names):
-                close = difflib.get_close_matches(name, names, 1)
-                raise PolicyError(
-                    f"{self.name}, {path}",
-                    f"there is nothing called {name!r} among the {scope}",
-                    hint=f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names))}",
-                )
+    def _collected(
+        self, task: str, dimension: str, metric: Metric, model: str, method: str
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """The settings of a case, and which section each came from."""
+        names = dict(zip(SCOPES, (dimension, metric.name, task, method, model), strict=True))
+        settings: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for path, section in _matching(self.root, names, ""):
+            settings |= section.settings
+            sources |= dict.fromkeys(section.settings, path or "defaults")
+        return settings, sources
+
+    def named(self) -> Iterator[tuple[str, str, str]]:
+        """(key path, scope, name) of every section that has a name."""
+        return _named(self.root, "")
 
     def _can_fail(self, margin: Margin, metric: Metric, source: str) -> None:
-        whole_range = metric.kind == "binary" or margin.kind == "relative"
-        if metric.higher_is_better and whole_range and margin.amount >= 1:
-            raise PolicyError(
-                f"{self.name}, {source}.margin",
-                f"{margin.kind} margin {margin.amount:g} for {metric.name}, where even a score of 0 would pass",
-                expected="a margin below 1",
-                hint="margins of accuracies are shares: 0.02 means two points",
-            )
+        worst = worst_change(metric)
+        if margin.kind == "relative" and metric.name in _ZERO_FOR_THE_REFERENCE:
+            found = f"relative margin {margin.amount:g} for {metric.name}, which is 0 for the reference itself"
+            expected, hint = "{ absolute = NUMBER }", "a share of 0 is 0"
+        elif margin.kind == "relative" and metric.higher_is_better and margin.amount >= 1:
+            found = f"relative margin {margin.amount:g} for {metric.name}, where even a score of 0 would pass"
+            expected, hint = "a margin below 1", "relative margins are shares: 0.05 means 5%"
+        elif margin.kind == "relative" and margin.amount >= _MOST_TIMES:
+            found = f"relative margin {margin.amount:g} for {metric.name}, where {margin.amount + 1:g} times would pass"
+            expected, hint = f"a margin below {_MOST_TIMES}", "relative margins are shares: 0.05 means 5%"
+        elif margin.kind == "absolute" and margin.amount >= worst:
+            found = f"absolute margin {margin.amount:g} for {metric.name}, where even the worst possible would pass"
+            if worst == 1:
+                found = f"absolute margin {margin.amount:g} for {metric.name}, where even a score of 0 would pass"
+            expected = f"a margin below {worst:g}"
+            hint = "margins of accuracies are shares: 0.02 means two points" if worst == 1 else ""
+        else:
+            return
+        raise PolicyError(f"{self.name}, {source}", found, expected=expected, hint=hint)
+
+
+_MOST_TIMES: Final = 10  # of a perplexity, a size, a memory: who allows that judges nothing
+_ZERO_FOR_THE_REFERENCE: Final = ("kld_mean", "kld_p99")
+_WORST: Final[Mapping[str, float]] = {
+    "*bleu*": 100,
+    "bias_*": 100,
+    "csl": 5,
+    "kld_*": 10,  # nats; a guess among 32,000 tokens is 10.4 away from certainty
+    "mc2": 1,
+    "rouge*": 1,
+    "[hs]sr": 1,
+    "prob_right": 1,
+    "same_top_p": 1,
+}
+"""By how much a metric can get worse at all, by pattern of its name; what is not here has no such bound."""
+
+
+def worst_change(metric: Metric) -> float:
+    """By how much ``metric`` can get worse at all, in its unit; infinity where nothing bounds it."""
+    if metric.kind == "binary":
+        return 1.0
+    return next((worst for name, worst in _WORST.items() if fnmatch.fnmatchcase(metric.name, name)), math.inf)
 
 
 def _matching(section: Section, names: Mapping[str, str], path: str) -> Iterator[tuple[str, Section]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ DEFAULT_POLICY: Final = Path(__file__).resolve().parents[2] / "evals" / "policy.
 _CORRECTIONS: Final = ("holm", "bh", "none")
 # "invalid" cannot be allowed: nothing was compared, so there is nothing to wave through.
 _ALLOWABLE: Final = ("regressed", "inconclusive")
+_LETTERS: Final = 3  # that a reason has at least: a dot is none
 # Which scopes a section may hold: a model's may hold all below it, a task's none.
 _INNER: Final[Mapping[str, tuple[str, ...]]] = {"models": SCOPES[:4], "methods": SCOPES[:3]}
 
@@ -126,8 +128,8 @@ class _Reader:
         return {name: self._margin(f"{path}.{name}", each) for name, each in value.items()}
 
     def _text(self, path: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise self._error(path, f"{value!r}", "a sentence")
+        if not isinstance(value, str) or len(re.findall(r"[^\W\d_]", value)) < _LETTERS:
+            raise self._error(path, f"{value!r}", "a sentence that tells a reader why")
         return value
 
     def _count(self, path: str, value: Any) -> int:

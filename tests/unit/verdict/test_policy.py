@@ -9,7 +9,9 @@ from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.policy import Floor, Margin
 from quantgate.verdict.policy_file import load_policy, parse_policy
+from quantgate.verdict.policy_names import check_names
 from tests.unit.verdict.samples import rule
+from tests.unit.verdict.test_policy_names import KNOWN
 
 HEAD = "schema = 1\n[defaults]\nmargin = { absolute = 0.03 }\n"
 
@@ -108,6 +110,7 @@ def test_a_floor_can_be_taken_away() -> None:
         ("[tasks.a]\nallow = ['invalid']\nbecause = 'x'", "an invalid case is never allowed"),
         ("[tasks.a]\nallow = ['regressed']", "tasks.a.allow: found no reason"),
         ("[tasks.a]\nbecause = ''", "because: found ''; expected a sentence"),
+        ("[tasks.a]\nallow = ['regressed']\nbecause = '.'", "because: found '.'; expected a sentence that tells"),
         ("[tasks.a]\ncompanions = { prob_rigt = { absolute = 1 } }", "did you mean 'prob_right'"),
         ("[tasks]\na = 3", "tasks.a: found 3; expected a table"),
         ("[family]\ncorrection = 'bonferroni'", "family.correction: found 'bonferroni'"),
@@ -138,11 +141,49 @@ def test_a_margin_that_lets_a_score_of_zero_pass_is_refused(text: str) -> None:
     assert policy.rule("p", "fidelity", PERPLEXITY, "m", "x").margin.amount == 1  # a doubled perplexity is a margin
 
 
-def test_names_that_match_nothing_are_refused() -> None:
-    policy = parse_policy(HEAD + "[models.x.tasks.'gsm*']\n[tasks.mmul]\n", "p.toml")
-    with pytest.raises(PolicyError, match=r"p.toml, tasks.mmul: there is nothing called 'mmul'.*did you mean 'mmlu'\?"):
-        policy.check_names({"tasks": ["mmlu", "gsm8k"]})
-    policy.check_names({"tasks": ["mmul", "gsm8k"], "methods": []})
+@pytest.mark.parametrize(
+    ("metric", "text", "words"),
+    [
+        (
+            ACCURACY,
+            "absolute = 150",
+            "absolute margin 150 for acc, where even a score of 0 would pass; expected a margin",
+        ),
+        (Metric("mc2", True, "mean"), "absolute = 1.5", "for mc2, where even a score of 0 would pass"),
+        (
+            Metric("bleu_zh", True, "corpus", "", lambda facts: 0.0),
+            "absolute = 100",
+            "for bleu_zh, where even the worst",
+        ),
+        (
+            Metric("bias_ambiguous", False, "mean"),
+            "absolute = 150",
+            "for bias_ambiguous, where even the worst possible",
+        ),
+        (Metric("csl", True, "mean"), "absolute = 5", "for csl, where even the worst possible would pass"),
+        (KLD_MEAN, "relative = 0.1", "which is 0 for the reference itself; expected { absolute = NUMBER }"),
+        (KLD_MEAN, "absolute = 150", "for kld_mean, where even the worst possible would pass"),
+        (
+            PERPLEXITY,
+            "relative = 150",
+            "relative margin 150 for ppl, where 151 times would pass; expected a margin below",
+        ),
+    ],
+)
+def test_margins_that_nothing_could_miss_are_refused(metric: Metric, text: str, words: str) -> None:
+    policy = parse_policy(f"schema = 1\n[metrics.'*']\nmargin = {{ {text} }}", "p.toml")
+    with pytest.raises(PolicyError, match=words.replace("{", r"\{")):
+        policy.check_rule("t", "knowledge", metric, "m", "x")
+
+
+def test_a_margin_of_a_companion_must_be_missable_too() -> None:
+    text = HEAD + "[tasks.mmlu]\ncompanions = { prob_right = { absolute = 2 } }"
+    with pytest.raises(PolicyError, match=r"tasks.mmlu.companions.prob_right: absolute margin 2 for prob_right"):
+        parse_policy(text, "p.toml").check_rule("mmlu", "knowledge", ACCURACY, "m", "x")
+
+
+def test_check_rule_leaves_a_case_without_margin_to_its_verdict() -> None:
+    parse_policy("schema = 1", "p.toml").check_rule("mmlu", "knowledge", ACCURACY, "m", "x")
 
 
 def test_digest_is_of_the_meaning() -> None:
@@ -172,7 +213,7 @@ def test_shipped_policy_has_a_rule_for_every_task(task, model: str) -> None:
 
 
 def test_shipped_policy_names_only_what_exists() -> None:
-    load_policy(None).check_names({"tasks": TASKS})
+    assert check_names(load_policy(None), KNOWN) == []
 
 
 def test_shipped_margins_part_the_published_methods() -> None:
