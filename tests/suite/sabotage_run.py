@@ -224,7 +224,7 @@ def _(scene):
     ("reports.plugin._account_for_all", NOTHING),
 )
 def _(scene):
-    from reports.plugin import Collector
+    from reports.collector import Collector
 
     receive = Collector.pytest_runtest_logreport
 
