@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.arguments import whole_number
 from quantgate.errors import UsageError
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
@@ -46,10 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--revision", metavar="REV", help="branch, tag or commit of a hub model")
     add("--device", default="cpu", metavar="NAME", help="torch device to quantize on")
     add("--data", default="bundled", metavar="NAME|DIR", help="where calibration corpora come from")
+    count = whole_number(1)
     add("--calibration", default=choice.name, choices=NAMES, help="calibration set")
-    add("--calibration-samples", type=int, default=choice.n_samples, metavar="N", help="number of samples")
-    add("--calibration-length", type=int, default=choice.length, metavar="N", help="tokens of a corpus sample")
-    add("--seed", type=int, default=choice.seed, metavar="N", help="seed of the calibration draw")
+    add("--calibration-samples", type=count, default=choice.n_samples, metavar="N", help="number of samples")
+    add("--calibration-length", type=count, default=choice.length, metavar="N", help="tokens of a corpus sample")
+    add("--seed", type=whole_number(), default=choice.seed, metavar="N", help="seed of the calibration draw")
     add("--store", type=Path, metavar="DIR", help="cache of quantized models")
     add("--offline", action="store_true", help="never ask the hub")
 
