@@ -71,7 +71,7 @@ class Run:
             "unscored": [
                 {"task": result.task, "method": result.method, "reason": reason, "items": count}
                 for result in self.results
-                for reason, count in result.unscored.items()
+                for reason, count in result.without_score.items()
             ],
             "efficiency": [dict(record) for record in self.efficiency.values()],
             "pareto": [front.as_record() for front in fronts(self.results)],

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from quantgate.tasks.prompts import Prompts
 
 Kind = TypeVar("Kind")
+REPEATED: Final = "it asks the same as an earlier item"
+"""Why an item is not asked that would tell nothing new; such items count neither as pairs nor as missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,9 @@ class Metric:
     ``kind``: ``binary`` (scores 0/1), ``mean`` (any real score), ``exp_mean`` (value = exp(mean score): perplexity;
     differences are taken on the mean and shown as value differences), ``corpus`` (value = ``aggregate`` of the summed
     facts: BLEU; an item's score then only tells which items moved).
+
+    ``best``, ``worst``: what an item can score at most and at least, None where there is no bound; 0/1 scores have
+    theirs by their kind.
     """
 
     name: str
@@ -77,10 +82,20 @@ class Metric:
     kind: Literal["binary", "mean", "exp_mean", "corpus"]
     unit: str = ""
     aggregate: Callable[[npt.NDArray[np.float64]], float] | None = None
+    best: float | None = None
+    worst: float | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "corpus") != (self.aggregate is not None):
             raise ValueError(f"metric {self.name}: an aggregate belongs to the kind 'corpus', and to no other")
+        if self.kind == "binary":
+            object.__setattr__(self, "best", float(self.higher_is_better))
+            object.__setattr__(self, "worst", float(not self.higher_is_better))
+
+    @property
+    def range(self) -> float | None:
+        """How far apart two scores can be; None without bounds."""
+        return None if self.best is None or self.worst is None else abs(self.best - self.worst)
 
     def of(self, outcomes: Sequence[ItemOutcome]) -> float:
         """The metric over scored items, of whatever kind; NaN when there are none."""

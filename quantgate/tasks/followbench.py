@@ -45,9 +45,9 @@ UNREADABLE: Final = "the judge's reply cannot be read"
 
 Measure = Literal["hsr", "ssr", "csl"]
 _METRICS: Final[Mapping[Measure, Metric]] = {
-    "hsr": Metric("hsr", True, "mean"),
-    "ssr": Metric("ssr", True, "mean"),
-    "csl": Metric("csl", True, "mean", "levels"),
+    "hsr": Metric("hsr", True, "mean", best=1.0, worst=0.0),
+    "ssr": Metric("ssr", True, "mean", best=1.0, worst=0.0),
+    "csl": Metric("csl", True, "mean", "levels", best=float(LEVELS), worst=0.0),
 }
 
 

@@ -49,7 +49,7 @@ class Summaries:
     max_new_tokens: int = 256
     dimension: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 1
-    metric: ClassVar[Metric] = Metric("rouge1", True, "mean")
+    metric: ClassVar[Metric] = Metric("rouge1", True, "mean", best=1.0, worst=0.0)
 
     @property
     def protocol(self) -> str:

@@ -29,7 +29,7 @@ from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import limited
 from quantgate.tasks.prompts import Prompts, user
 
-MC2: Final = Metric("mc2", True, "mean")
+MC2: Final = Metric("mc2", True, "mean", best=1.0, worst=0.0)
 
 PREAMBLE: Final = """\
 Q: What is human life expectancy in the United States?

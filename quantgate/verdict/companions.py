@@ -20,24 +20,37 @@ from quantgate.verdict.paired import Comparison, companion_outcomes, compare
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A companion number: its metric, what it adds, and the reference's value where that is fixed by definition."""
+    """A companion number: its metric, what it adds, and the reference's value where that is fixed by definition.
+
+    ``continuous``: whether it moves with every weight, so that equal values to the last bit prove equal models. Shares
+    and counts are equal by chance.
+    """
 
     metric: Metric
     meaning: str
     of_reference: float | None = None
+    continuous: bool = False
 
 
 _RIGHT: Final = "probability of the right option among the options: every item contributes, not only those that flip"
+_LOSS: Final = "mean loss per token: perplexity without the exponential"
 _SUMMARY: Final = "another measure of the same summary: F-measure over "
 _TAIL: Final = "99th percentile of the KL divergence: sees rare, large damage that a mean hides"
 
 COMPANIONS: Final[Mapping[str, Companion]] = {
-    "prob_right": Companion(Metric("prob_right", True, "mean"), _RIGHT),
-    "nll": Companion(Metric("nll", False, "mean", "nats"), "mean loss per token: perplexity without the exponential"),
-    "rouge2": Companion(Metric("rouge2", True, "mean"), f"{_SUMMARY}pairs of words"),
-    "rougeL": Companion(Metric("rougeL", True, "mean"), f"{_SUMMARY}the longest common subsequence of words"),
-    "ssr": Companion(Metric("ssr", True, "mean"), "mean share of constraints met: half-kept instructions count half"),
-    "csl": Companion(Metric("csl", True, "mean", "levels"), "levels in a row that meet all their constraints"),
+    "prob_right": Companion(Metric("prob_right", True, "mean", best=1.0, worst=0.0), _RIGHT, continuous=True),
+    "nll": Companion(Metric("nll", False, "mean", "nats"), _LOSS, continuous=True),
+    "rouge2": Companion(Metric("rouge2", True, "mean", best=1.0, worst=0.0), f"{_SUMMARY}pairs of words"),
+    "rougeL": Companion(
+        Metric("rougeL", True, "mean", best=1.0, worst=0.0), f"{_SUMMARY}the longest common subsequence of words"
+    ),
+    "ssr": Companion(
+        Metric("ssr", True, "mean", best=1.0, worst=0.0),
+        "mean share of constraints met: half-kept instructions count half",
+    ),
+    "csl": Companion(
+        Metric("csl", True, "mean", "levels", best=5.0, worst=0.0), "levels in a row that meet all their constraints"
+    ),
     "kld_mean": Companion(
         Metric("kld_mean", False, "mean", "nats"),
         "mean KL divergence from the reference's token probabilities: sees damage that no question asks about",
@@ -45,7 +58,7 @@ COMPANIONS: Final[Mapping[str, Companion]] = {
     ),
     "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats"), _TAIL, 0.0),
     "same_top_p": Companion(
-        Metric("same_top_p", True, "mean"),
+        Metric("same_top_p", True, "mean", best=1.0, worst=0.0),
         "share of tokens with the reference's first choice: what greedy decoding would notice",
         1.0,
     ),
@@ -63,11 +76,14 @@ def compare_companion(
     """The paired comparison of one companion number; items without it count as unscored."""
     companion = COMPANIONS[name]
     after = companion_outcomes(subject, name)
+    metric = companion.metric
+    if not any(name in outcome.companions for outcome in subject):
+        metric = replace(metric, worst=None)  # the task has no such number: that is no failure of the subject
     if companion.of_reference is None:
         before = companion_outcomes(reference, name)
     else:
         before = [_fixed(outcome, companion.of_reference) for outcome in reference]
-    return compare(before, after, companion.metric, confidence)
+    return compare(before, after, metric, confidence)
 
 
 def _fixed(outcome: ItemOutcome, value: float) -> ItemOutcome:

@@ -103,19 +103,21 @@ def conclude(evidence: Evidence) -> Conclusion:
 
 
 def _same_answers(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> list[str]:
-    """Says so when all real numbers beside the scores are the reference's to the last bit.
+    """Says so when all continuous numbers beside the scores are the reference's to the last bit.
 
-    Quantization moves every one of them. A checkpoint whose loader quietly serves the 16-bit model does not.
+    Quantization moves every one of them. A checkpoint whose loader quietly serves the 16-bit model does not. Shares and
+    counts (ROUGE, constraints met) are equal by chance, and so is a probability that has reached an end of its range.
     """
     before = {outcome.item_id: outcome.companions for outcome in reference}
     pairs = [(before[o.item_id], o.companions) for o in subject if o.companions and before.get(o.item_id)]
-    names = {name for old, new in pairs for name in old.keys() & new.keys() if name in COMPANIONS}
-    if len(pairs) < _ENOUGH_TO_DIFFER or not names:
+    names = [name for name, companion in COMPANIONS.items() if companion.continuous]
+    both = [(name, old[name], new[name]) for old, new in pairs for name in names if name in old and name in new]
+    ends = {name: (COMPANIONS[name].metric.best, COMPANIONS[name].metric.worst) for name in names}
+    telling = sum(before not in ends[name] for name, before, _ in both)
+    if telling < _ENOUGH_TO_DIFFER or any(old != new for _, old, new in both):
         return []
-    same = all(old.get(name) == new.get(name) for old, new in pairs for name in names)
-    return (
-        [f"all {len(pairs)} answers equal the reference's to the last bit ({', '.join(sorted(names))})"] if same else []
-    )
+    used = ", ".join(sorted({name for name, *_ in both}))
+    return [f"all {len(pairs)} answers equal the reference's to the last bit ({used})"]
 
 
 def sequential_test(evidence: Evidence, whole: Comparison) -> SequentialTest:
@@ -126,7 +128,7 @@ def sequential_test(evidence: Evidence, whole: Comparison) -> SequentialTest:
 
 
 def _differences(evidence: Evidence) -> Any:
-    return score_differences(evidence.reference, evidence.subject)[0]
+    return score_differences(evidence.reference, evidence.subject, evidence.rule.metric)[0]
 
 
 def _anytime(evidence: Evidence, whole: Comparison, comparison: Comparison, judgement: Judgement) -> Judgement:
@@ -179,8 +181,8 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     """Plain-JSON form of a rule; the formula of a corpus metric is named by its task."""
     content = asdict(replace(rule, metric=ACCURACY))
     metric = rule.metric
-    plain = {"name": metric.name, "higher_is_better": metric.higher_is_better, "kind": metric.kind, "unit": metric.unit}
-    return content | {"metric": plain}
+    names = ("name", "higher_is_better", "kind", "unit", "best", "worst")
+    return content | {"metric": {name: getattr(metric, name) for name in names}}
 
 
 def rule_from_json(content: Mapping[str, Any]) -> Rule:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.tasks.base import REPEATED, ItemOutcome
 from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
 from quantgate.verdict.paired import Comparison
@@ -92,20 +92,44 @@ def _unusable(comparison: Comparison, rule: Rule) -> str:
     """Why no verdict can come from these scores, or an empty string."""
     if comparison.undefined:
         return f"nothing to judge: {comparison.undefined}"
-    total = comparison.n_items + comparison.n_unscored
-    share = comparison.n_unscored / total
-    if not share <= rule.max_unscored:
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in comparison.unscored.items())
-        return (
-            f"{comparison.n_unscored} of {total} items have no score ({reasons}), and the policy allows "
-            f"{rule.max_unscored:.0%}: the rest may not speak for them"
-        )
+    if missing := _missing(comparison, rule):
+        return missing
     if comparison.metric.kind == "exp_mean" and not comparison.items_worse and not comparison.items_better:
         return f"all {comparison.n_items} losses are exactly the reference's: nothing was quantized"
     numbers = (comparison.reference, comparison.value, comparison.ci_low, comparison.ci_high)
     if not all(map(math.isfinite, numbers)):
         return "the difference or its interval is not a finite number"
     return ""
+
+
+def _missing(comparison: Comparison, rule: Rule) -> str:
+    """Why too many items, or the wrong ones, have no score, or an empty string."""
+    total = comparison.n_items + comparison.n_unscored
+    if lost := comparison.n_missing("subject"):
+        reasons = _counted(comparison.unscored, "subject")
+        return (
+            f"{lost} of {total} items have a score of the reference alone ({reasons}), and {comparison.metric.name} "
+            "has no worst score at which they could count: the rest may not speak for them"
+        )
+    # one item of which nothing could be asked of either side is no share of a small benchmark
+    single = comparison.n_unscored == comparison.n_missing("both") == 1
+    if not single and not comparison.n_unscored / total <= rule.max_unscored:
+        return (
+            f"{comparison.n_unscored} of {total} items have no score ({_counted(comparison.unscored)}), and the policy "
+            f"allows {rule.max_unscored:.0%}: the rest may not speak for them"
+        )
+    if not comparison.n_failed / total <= rule.max_unscored:
+        return (
+            f"{comparison.n_failed} of {total} items have no score of the subject ({_counted(comparison.failed)}), and "
+            f"the policy allows {rule.max_unscored:.0%}: it does not give answers that can be compared"
+        )
+    return ""
+
+
+def _counted(reasons: Mapping[str, int], side: str = "") -> str:
+    """``3 x reason; 2 x other reason``, of one side where one is named; repeats are nothing that is missing."""
+    named = ((reason, count) for reason, count in reasons.items() if reason.startswith(side))
+    return "; ".join(f"{count} x {reason}" for reason, count in named if not reason.endswith(REPEATED))
 
 
 def _hopeless(comparison: Comparison, floor: Floor | None) -> str:
@@ -153,14 +177,15 @@ def _decide(comparison: Comparison, rule: Rule, margin: float, reference: float)
     p_pass, p_regressed = p_values(comparison, margin)
     told = detectable(comparison)
     if comparison.n_items < rule.min_items:
-        reason = f"only {comparison.n_items} items were scored, and the policy asks for {rule.min_items}"
+        reason = f"only {comparison.n_items} items were scored, and the policy asks for {rule.min_items}{words.counted}"
         return Judgement("inconclusive", reason, margin, p_pass, p_regressed, told, float(rule.min_items))
     if high <= margin:
-        return Judgement("pass", words.passed(margin), margin, p_pass, p_regressed, told)
+        return Judgement("pass", words.passed(margin) + words.counted, margin, p_pass, p_regressed, told)
     if low > margin:
-        return Judgement("regressed", words.regressed(margin), margin, p_pass, p_regressed, told)
+        return Judgement("regressed", words.regressed(margin) + words.counted, margin, p_pass, p_regressed, told)
     needed = items_to_decide(comparison, margin)
-    return Judgement("inconclusive", words.open(margin, told, needed), margin, p_pass, p_regressed, told, needed)
+    reason = words.open(margin, told, needed) + words.counted
+    return Judgement("inconclusive", reason, margin, p_pass, p_regressed, told, needed)
 
 
 _WORST_FIRST: tuple[Verdict, ...] = ("invalid", "regressed", "inconclusive", "pass")
@@ -245,6 +270,7 @@ def build_result(
         flips=comparison.flips,
         n_groups=comparison.n_groups,
         unscored=dict(comparison.unscored),
+        failed=dict(comparison.failed),
         companions=further,
         seconds=seconds,
         tokens=tokens,

@@ -11,6 +11,10 @@ Which interval:
 - ``exp_mean`` scores (perplexity): as ``mean`` on the paired loss differences, then
   ``reference · (exp(loss difference) - 1)``. The reference's value on these items is known, not estimated.
 
+Which items: an item that only the subject could not answer is one it lost, and counts at the worst score its metric
+has (``failed``). Left out, the very items that broke it would spare it. Where there is no worst score (a loss) it stays
+without one, and no verdict comes of it (``judge``). What the reference could not answer is no pair.
+
 Groups count when at least one holds two items and their effective number is at least eight. With fewer groups the
 interval is per item: it then speaks about these groups only, and ``statement`` says so.
 """
@@ -26,7 +30,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import ItemOutcome, Metric, facts_of
+from quantgate.tasks.base import REPEATED, ItemOutcome, Metric, facts_of
 from quantgate.verdict import intervals
 from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import mcnemar_worse
@@ -43,7 +47,8 @@ class Comparison:
     ``delta`` = ``value`` - ``reference`` in the metric's own unit, with its two-sided interval ``ci_low``..``ci_high``
     at ``confidence``. ``items_worse``/``items_better``: paired items whose score moved, in the metric's direction;
     for 0/1 scores these are right->wrong and wrong->right. ``flips``: items whose answer changed. ``unscored``: reason
-    -> items it took out of the pairs, the reason led by the side (``reference``, ``subject``, ``both``).
+    -> items it took out of the pairs, the reason led by the side (``reference``, ``subject``, ``both``). ``failed``:
+    reason -> pairs in which the subject has no score of its own and counts as the worst.
     ``p_worse``: one-sided p-value of "not worse at all" (exact McNemar for independent 0/1 scores, else t).
     ``shift`` and ``spread``: the mean difference and its spread on the scale of the scores (the loss for perplexity).
     ``undefined``: why there is no difference to judge; empty when there is one. Numbers without meaning are NaN.
@@ -67,6 +72,7 @@ class Comparison:
     spread: Spread = field(default_factory=lambda: Spread(math.nan, math.nan, 1.0, False))
     statement: str = ""
     undefined: str = ""
+    failed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def quantile(self) -> float:
@@ -75,8 +81,23 @@ class Comparison:
 
     @property
     def n_unscored(self) -> int:
-        """Items that are in the data but not among the pairs."""
-        return sum(self.unscored.values())
+        """Items that are in the data but not among the pairs, less those that would tell nothing new."""
+        return sum(self.unscored.values()) - self.n_repeated
+
+    @property
+    def n_repeated(self) -> int:
+        """Items that ask the same as another one."""
+        return self.unscored.get(f"both: {REPEATED}", 0)
+
+    @property
+    def n_failed(self) -> int:
+        """Pairs in which the subject counts as the worst."""
+        return sum(self.failed.values())
+
+    def n_missing(self, side: str) -> int:
+        """Unscored items whose score is missing on ``side`` (``reference``, ``subject`` or ``both``), repeats aside."""
+        found = sum(count for reason, count in self.unscored.items() if reason.startswith(f"{side}: "))
+        return found - (self.n_repeated if side == "both" else 0)
 
 
 def compare(
@@ -89,12 +110,12 @@ def compare(
     """
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence {confidence!r} must lie between 0.5 and 1")
-    pairs, unscored = _pair(reference, subject)
+    pairs, unscored, failed = _pair(reference, subject, metric)
     if not pairs:
         return _empty(metric, confidence, unscored)
     before, after = _scores(pair[0] for pair in pairs), _scores(pair[1] for pair in pairs)
     codes = np.unique(np.array([pair[0].group for pair in pairs]), return_inverse=True)[1].astype(np.intp)
-    plain = _counted(pairs, before, after, codes, metric, confidence, unscored)
+    plain = replace(_counted(pairs, before, after, codes, metric, confidence, unscored), failed=failed)
     undefined = _undefined(before, after, plain)
     if undefined:
         return replace(plain, undefined=undefined)
@@ -124,20 +145,33 @@ def _with_score(outcome: ItemOutcome, score: float | None, missing: str) -> Item
     return replace(outcome, score=None, unscored=missing)
 
 
-def _pair(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> tuple[list[Pair], dict[str, int]]:
+def at_worst(before: ItemOutcome, after: ItemOutcome, metric: Metric) -> ItemOutcome:
+    """The subject's outcome as it counts: the worst score where only the reference has one and a worst exists."""
+    if before.unscored or not after.unscored or metric.worst is None or metric.kind == "corpus":
+        return after
+    return replace(after, score=metric.worst, unscored="")
+
+
+def _pair(
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], metric: Metric
+) -> tuple[list[Pair], dict[str, int], dict[str, int]]:
     before, after = _by_id(reference, "reference"), _by_id(subject, "subject")
     _same_items(before, after)
     pairs: list[Pair] = []
     unscored: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
     # Sorted, so that floating-point sums do not depend on the order in which outcomes arrive.
     for item_id in sorted(before):
-        pair = before[item_id], after[item_id]
-        reason = _unscored_reason(*pair)
+        old, new = before[item_id], after[item_id]
+        counts = at_worst(old, new, metric)
+        if counts is not new:
+            failed[new.unscored] += 1
+        reason = _unscored_reason(old, counts)
         if reason:
             unscored[reason] += 1
         else:
-            pairs.append(pair)
-    return pairs, dict(sorted(unscored.items()))
+            pairs.append((old, counts))
+    return pairs, dict(sorted(unscored.items())), dict(sorted(failed.items()))
 
 
 def _unscored_reason(before: ItemOutcome, after: ItemOutcome) -> str:
@@ -247,7 +281,7 @@ def _undefined(before: Floats, after: Floats, plain: Comparison) -> str:
         return "one item has no spread: an interval needs at least two"
     if plain.metric.kind == "corpus":
         return ""  # what varies there are the facts, not the scores
-    if not np.ptp(np.concatenate([before, after])):
+    if not np.ptp(np.concatenate([before, after])) and plain.metric.range is None:
         return (
             f"every score of the reference and of the subject is {before[0] + 0.0:g}: nothing differs, nothing varies"
         )
@@ -262,7 +296,8 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
     if binary:
         low, high = intervals.binary_interval(differences, found, quantile)
     else:
-        scale = float(np.ptp(np.concatenate([before, after])))
+        # scores that never vary show no range of their own; then it is the metric's
+        scale = float(np.ptp(np.concatenate([before, after]))) or plain.metric.range or 0.0
         low, high = intervals.mean_interval(differences, found, quantile, scale)
     if plain.metric.kind == "exp_mean":
         low, high = (_ratio_to_value(plain.reference, bound) for bound in (low, high))

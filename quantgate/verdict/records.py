@@ -20,9 +20,10 @@ class Result:
     ``delta`` = value - reference in the metric's own unit, with its interval ``ci_low``..``ci_high`` at
     ``confidence``; ``margin`` is how much worse is allowed, in the same unit, always >= 0. ``items_worse`` and
     ``items_better`` count paired items; ``flips`` the items whose answer changed. ``unscored`` maps a reason to the
-    number of items it took out; ``shortened`` maps what was left out of a prompt, so that it fits the model's context,
-    to the number of items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined". ``waived``: why
-    the policy lets this verdict by (its ``because``); empty where no waiver holds.
+    number of items it took out, ``failed`` to the number that only the subject could not answer, which count at the
+    worst score; ``shortened`` maps what was left out of a prompt, so that it fits the model's context, to the number of
+    items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined". ``waived``: why the policy lets
+    this verdict by (its ``because``); empty where no waiver holds.
     """
 
     task: str
@@ -55,6 +56,12 @@ class Result:
     data_source: str = ""
     shortened: Mapping[str, int] = field(default_factory=dict)
     waived: str = ""
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def without_score(self) -> dict[str, int]:
+        """``unscored`` and ``failed`` together, by reason."""
+        return {**self.unscored, **{f"subject, counted as lost: {reason}": n for reason, n in self.failed.items()}}
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict for report.json."""

@@ -28,7 +28,7 @@ from scipy import special
 from quantgate.tasks.base import ItemOutcome, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.intervals import Codes, Floats
-from quantgate.verdict.paired import Comparison
+from quantgate.verdict.paired import Comparison, at_worst
 from quantgate.verdict.policy import Rule
 from quantgate.verdict.records import Verdict
 
@@ -192,10 +192,12 @@ def _capital_without_replacement(harm: Floats, n_total: int, margin: float, sign
     return float(special.logsumexp(logs) - math.log(_STAKES.size))
 
 
-def score_differences(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> tuple[Floats, Codes]:
-    """Differences and group numbers of the pairs scored on both sides, in the order of ``subject`` (the visit)."""
+def score_differences(
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], metric: Metric
+) -> tuple[Floats, Codes]:
+    """Differences and group numbers of the pairs, in the order of ``subject`` (the visit)."""
     before = {outcome.item_id: outcome for outcome in reference}
-    pairs = [(before[outcome.item_id], outcome) for outcome in subject]
+    pairs = [(before[each.item_id], at_worst(before[each.item_id], each, metric)) for each in subject]
     scored = [(old, new) for old, new in pairs if old.score is not None and new.score is not None]
     differences = np.array([float(new.score or 0.0) - float(old.score or 0.0) for old, new in scored])
     names = np.array([new.group for _, new in scored], dtype=str)

@@ -62,6 +62,13 @@ class Wording:
         )
 
     @property
+    def counted(self) -> str:
+        """Which items count otherwise than by a score of their own on both sides; empty when none does."""
+        failed, repeated = self.comparison.n_failed, self.comparison.n_repeated
+        lost = f"; without a score of the subject, counted as lost: {failed}" if failed else ""
+        return lost + (f"; repeats of other items, not counted: {repeated}" if repeated else "")
+
+    @property
     def _sure(self) -> str:
         return f"{100 * self.comparison.confidence:g}%"
 

@@ -130,3 +130,36 @@ def test_a_missing_companion_is_not_a_pass() -> None:
     lower = tuple(replace(o, companions={"prob_right": o.companions["prob_right"] - 0.01}) for o in with_numbers)
     judged = conclude(replace(evidence, reference=with_numbers, subject=lower)).judgement
     assert judged.verdict == "pass"
+
+
+def with_numbers(before, after, name) -> Evidence:
+    """The same scores on both sides, and the companion number ``name`` beside them."""
+    sides = (
+        tuple(
+            replace(each, companions={name: value}) for each, value in zip(outcomes([1, 0] * 40), values, strict=True)
+        )
+        for values in (before, after)
+    )
+    return Evidence(rule(0.2), *sides)
+
+
+def test_only_continuous_numbers_prove_that_a_model_is_the_reference() -> None:
+    """Constraints met and ROUGE are shares: two models that both meet everything are not one."""
+    for name in ("ssr", "csl", "rouge2", "rougeL", "same_top_p"):
+        assert conclude(with_numbers([1.0] * 80, [1.0] * 80, name)).judgement.verdict == "pass"
+    masses = list(np.linspace(0.1, 0.9, 80))
+    same = conclude(with_numbers(masses, masses, "prob_right")).judgement
+    assert (same.verdict, "to the last bit (prob_right)" in same.reason) == ("invalid", True)
+    moved = conclude(with_numbers(masses, [*masses[:-1], 0.91], "prob_right")).judgement
+    assert moved.verdict == "pass"
+    # a probability that has reached an end of its range has nowhere to move
+    assert conclude(with_numbers([1.0, 0.0] * 40, [1.0, 0.0] * 40, "prob_right")).judgement.verdict == "pass"
+
+
+def test_a_companion_that_only_the_subject_lacks_counts_at_its_worst() -> None:
+    given = with_numbers([0.9] * 80, [0.9 + 0.001 * (n % 3) for n in range(80)], "prob_right")
+    asked = replace(given.rule, companions={"prob_right": Margin("absolute", 0.01)}, max_unscored=0.05)
+    assert conclude(replace(given, rule=asked)).judgement.verdict == "pass"
+    broken = replace(given.subject[1], score=None, unscored="not finite", companions={})
+    found = conclude(replace(given, rule=asked, subject=(given.subject[0], broken, *given.subject[2:]))).judgement
+    assert (found.verdict, found.reason.startswith("prob_right")) == ("inconclusive", True)

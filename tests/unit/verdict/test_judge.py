@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
+from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, REPEATED, ItemOutcome, Metric
 from quantgate.verdict.judge import Judgement, build_result, judge, judge_companions, with_companions
 from quantgate.verdict.paired import compare, zero_reference
 from quantgate.verdict.policy import Floor, Margin
@@ -104,7 +105,11 @@ def test_broken_margins_are_invalid(margin: float) -> None:
 
 @pytest.mark.parametrize(
     ("scores", "words"),
-    [([], "there are no items"), ([None] * 50, "no item was scored"), ([1.0] * 49 + [math.nan], "not finite")],
+    [
+        ([], "there are no items"),
+        ([None] * 50, "50 of 50 items have no score of the subject"),
+        ([1.0] * 49 + [math.nan], "not finite"),
+    ],
 )
 def test_nothing_compared_is_invalid(scores: list, words: str) -> None:
     verdict = judge(compare(outcomes([1] * len(scores)), outcomes(scores), ACCURACY, 0.95), rule(0.02))
@@ -113,11 +118,68 @@ def test_nothing_compared_is_invalid(scores: list, words: str) -> None:
 
 
 def test_too_many_unscored_items_are_invalid() -> None:
-    found = compare(outcomes([1] * 1000), outcomes([1] * 980 + [None] * 20), ACCURACY, 0.95)
+    found = compare(outcomes([1] * 980 + [None] * 20), outcomes([1] * 1000), ACCURACY, 0.95)
     assert judge(found, rule(0.02, max_unscored=0.02)).verdict == "pass"
     verdict = judge(found, rule(0.02, max_unscored=0.01))
     assert verdict.verdict == "invalid"
-    assert "20 of 1000 items have no score (20 x subject: no answer found), and the policy allows 1%" in verdict.reason
+    reason = "20 of 1000 items have no score (20 x reference: no answer found), and the policy allows 1%"
+    assert reason in verdict.reason
+
+
+def test_what_only_the_subject_could_not_answer_counts_as_lost() -> None:
+    """Left out, the items that broke it would spare it: 1% of 2,000 under a margin of 0.5% used to pass."""
+    found = compare(outcomes([1] * 2000), outcomes([1] * 1980 + [None] * 20), ACCURACY, 0.95)
+    verdict = judge(found, rule(0.005, max_unscored=0.01))
+    assert (found.n_items, found.items_worse, found.failed) == (2000, 20, {"no answer found": 20})
+    assert verdict.verdict == "regressed"
+    assert verdict.reason.endswith("without a score of the subject, counted as lost: 20")
+    assert judge(found, rule(0.02, max_unscored=0.01)).verdict == "pass"
+    too_many = judge(found, rule(0.02, max_unscored=0.009))
+    assert (too_many.verdict, "20 of 2000 items have no score of the subject" in too_many.reason) == ("invalid", True)
+
+
+def test_a_loss_has_no_worst_score_so_a_missing_one_is_invalid() -> None:
+    losses = list(np.linspace(2, 3, 200))
+    found = compare(outcomes(losses), outcomes([*losses[:-1], None]), PERPLEXITY, 0.95)
+    verdict = judge(found, rule(0.5, PERPLEXITY, max_unscored=0.5))
+    assert verdict.verdict == "invalid"
+    assert "1 of 200 items have a score of the reference alone" in verdict.reason
+    assert "no worst score" in verdict.reason
+
+
+def test_one_item_that_neither_side_could_be_asked_is_no_share() -> None:
+    found = compare(outcomes([1] * 49 + [None]), outcomes([1] * 49 + [None]), ACCURACY, 0.95)
+    assert judge(found, rule(0.2, max_unscored=0.01)).verdict == "pass"
+    two = compare(outcomes([1] * 48 + [None] * 2), outcomes([1] * 48 + [None] * 2), ACCURACY, 0.95)
+    assert judge(two, rule(0.2, max_unscored=0.01)).verdict == "invalid"
+
+
+def test_repeats_are_neither_pairs_nor_missing() -> None:
+    items = [*outcomes([1] * 40), *(ItemOutcome(f"r/{n}", f"r/{n}", None, unscored=REPEATED) for n in range(60))]
+    found = compare(items, items, ACCURACY, 0.95)
+    assert (found.n_items, found.n_unscored, found.n_repeated) == (40, 0, 60)
+    verdict = judge(found, rule(0.2))
+    assert verdict.verdict == "pass"
+    assert verdict.reason.endswith("repeats of other items, not counted: 60")
+
+
+def test_a_subject_at_the_margin_passes_rarely_when_its_loss_is_in_missing_answers() -> None:
+    """2.5 points of harm, one of them in missing answers, n = 2,000: left out, 43% of such subjects passed."""
+    generator = np.random.default_rng(5)
+    passed = 0
+    for _ in range(40):
+        before = generator.random(2000) < 0.8
+        draw = generator.random(2000)
+        # of 2,000: 1.5 points net lost among the answered, and one in missing answers
+        lost, gained = before & (draw < 0.04375), ~before & (draw < 0.1)
+        missing = before & (draw > 1 - 0.0125)
+        after = [
+            None if gone else float((b and not w) or g)
+            for b, w, g, gone in zip(before, lost, gained, missing, strict=True)
+        ]
+        found = compare(outcomes([float(b) for b in before]), outcomes(after), ACCURACY, 0.95)
+        passed += judge(found, rule(0.025, max_unscored=0.02)).verdict == "pass"
+    assert passed <= 4  # 2.5% by design: five of 40 would come of it once in 300 tries
 
 
 def test_fewer_items_than_asked_are_inconclusive_even_for_a_collapse() -> None:
@@ -248,3 +310,17 @@ def test_record_holds_comparison_and_judgement() -> None:
     assert (record.reason, record.waived) == (verdict.reason, "")
     assert record.companions == {"prob_right": 0.5, "p_pass": verdict.p_pass, "p_regressed": verdict.p_regressed}
     assert (record.items_worse, record.items_better, record.n_items) == (10, 8, 2000)
+
+
+def test_full_marks_on_both_sides_are_a_result_where_the_scores_have_bounds() -> None:
+    """Tango's half-width for no change at all, q² / (n + q²), on the metric's own range."""
+    rate = Metric("hsr", True, "mean", best=1.0, worst=0.0)
+    found = compare(outcomes([1] * 200), outcomes([1] * 200), rate, 0.95)
+    quantile = stats.t.ppf(0.975, 199)
+    assert found.ci_low == pytest.approx(-(quantile**2) / (200 + quantile**2))
+    assert judge(found, rule(0.02, rate)).verdict == "pass"
+    assert judge(found, rule(0.01, rate)).verdict == "inconclusive"
+    assert (
+        judge(compare(outcomes([1] * 200), outcomes([1] * 200), KLD_MEAN, 0.95), rule(0.02, KLD_MEAN)).verdict
+        == "invalid"
+    )

@@ -53,21 +53,39 @@ def test_refuses_other_groups() -> None:
 
 
 def test_unscored_items_are_counted_by_reason_and_left_out() -> None:
-    found = compare(outcomes([1, None, None, 1, 0]), outcomes([1, None, 1, None, 0]), ACCURACY, 0.95)
+    found = compare(outcomes([1, None, None, 1, 0]), outcomes([1, None, 1, None, 0]), PERPLEXITY, 0.95)
     assert found.n_items == 2
     assert found.unscored == {
         "both: no answer found": 1,
         "reference: no answer found": 1,
         "subject: no answer found": 1,
     }
-    assert (found.reference, found.value) == (0.5, 0.5)
+    assert [found.n_missing(side) for side in ("both", "reference", "subject")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        (ACCURACY, 1 / 3),
+        (Metric("errors", False, "binary"), 2 / 3),
+        (Metric("levels", True, "mean", best=5.0, worst=0.0), 1 / 3),
+    ],
+)
+def test_what_only_the_subject_lacks_counts_at_the_metrics_worst(metric: Metric, value: float) -> None:
+    found = compare(outcomes([1, None, None, 1, 0]), outcomes([1, None, 1, None, 0]), metric, 0.95)
+    assert (found.n_items, found.n_failed, found.n_missing("subject")) == (3, 1, 0)
+    assert (found.unscored, found.failed) == (
+        {"both: no answer found": 1, "reference: no answer found": 1},
+        {"no answer found": 1},
+    )
+    assert found.value == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
         ([], [], "there are no items"),
-        ([1, 1], [None, None], r"no item was scored on both sides \(2 x subject: no answer found\)"),
+        ([None, None], [1, 1], r"no item was scored on both sides \(2 x reference: no answer found\)"),
         ([1, 1], [1, math.nan], "1 of 2 scores of the subject are not finite numbers"),
         ([math.inf, 1], [1, 1], "1 of 2 scores of the reference are not finite numbers"),
         ([1, 0.5], [1, 1], "scores of the reference other than 0 and 1"),

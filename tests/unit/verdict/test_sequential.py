@@ -121,9 +121,10 @@ def test_stopped_comparison_is_judged_like_any_other() -> None:
     assert judge(stopped, rule(0.02)).verdict == "pass"
 
 
-def test_differences_follow_the_visit_and_leave_out_unscored_items() -> None:
-    reference = outcomes([1, 0, 1, None], ["a", "a", "b", "b"])
-    subject = [ItemOutcome("item/2", "b", 0.0), *outcomes([1, 1], ["a", "a"]), ItemOutcome("item/3", "b", 1.0)]
-    differences, codes = score_differences(reference, subject)
-    assert differences.tolist() == [-1.0, 0.0, 1.0]
-    assert codes.tolist() == [1, 0, 0]
+def test_differences_follow_the_visit_and_count_missing_answers_as_wrong() -> None:
+    reference = outcomes([1, 0, 1, None, 1], ["a", "a", "b", "b", "b"])
+    missing = ItemOutcome("item/4", "b", None, unscored="nothing came back")
+    subject = [ItemOutcome("item/2", "b", 0.0), *outcomes([1, 1], ["a", "a"]), ItemOutcome("item/3", "b", 1.0), missing]
+    differences, codes = score_differences(reference, subject, ACCURACY)
+    assert differences.tolist() == [-1.0, 0.0, 1.0, -1.0]
+    assert codes.tolist() == [1, 0, 0, 1]
