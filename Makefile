@@ -3,14 +3,20 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
+MODES ?= all
+THREADS ?= 1,2
 
-.PHONY: evals test lint docs clean
+.PHONY: evals test test-processors lint clean
 
 evals: .venv/.ready
 	@.venv/bin/python -m pytest evals $(ARGS)
 
 test: .venv/.ready
 	@.venv/bin/python -m pytest tests -n auto $(ARGS)
+
+# the tests as other processors would compute them: MODES=all|other|avx2,default  THREADS=1,2
+test-processors: .venv/.ready
+	@.venv/bin/python tests/processors.py --modes $(MODES) --threads $(THREADS) $(ARGS)
 
 lint: .venv/.ready
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -32,6 +32,9 @@ _SPAN: Final = 32  # columns whose errors are pushed one by one
 _LEAF: Final = 96  # size below which a triangular matrix is inverted in one call
 _SHARED_COLUMNS: Final = 2048  # size of a factorization from which several threads pay
 _SHARED_WORK: Final = 100_000_000  # multiplications of a product from which several threads pay
+# Roundings of a diagonal entry that a float32 pivot must hold, or the factor is wrong by more than half a percent.
+# Damping of 1% leaves more, except beside an input feature with hundreds of times the usual energy.
+_PIVOT_EPS: Final = 256
 
 
 @contextmanager
@@ -63,10 +66,17 @@ def _invert_lower(lower: Tensor) -> Tensor:
     return inverse
 
 
+def _has_digits(lower: Tensor, hessian: Tensor) -> bool:
+    """Whether every pivot of the float32 factor kept at least ``_PIVOT_EPS`` roundings of the diagonal it came from."""
+    left = lower.diagonal().square() / hessian.diagonal().flip(0)
+    return bool(left.min() >= _PIVOT_EPS * torch.finfo(torch.float32).eps)
+
+
 def inverse_factor(hessian: Tensor, who: str = "gptq") -> Tensor:
     """The upper triangular ``U`` with ``U^T U = hessian^-1``, float32 ``[n, n]``.
 
-    Tried in float32, then in float64.
+    Tried in float32, then in float64. Float32 is believed only where its pivots hold more than rounding: near a
+    singular matrix it fails on one processor and gives a factor without a right digit on another.
 
     Raises:
         MethodError: ``hessian`` is not finite, or not positive definite in float64 either.
@@ -76,7 +86,7 @@ def inverse_factor(hessian: Tensor, who: str = "gptq") -> Tensor:
     with _threads(torch.get_num_threads() if len(hessian) >= _SHARED_COLUMNS else 1):
         for dtype in (torch.float32, torch.float64):
             lower, info = torch.linalg.cholesky_ex(hessian.to(dtype).flip(0, 1))
-            if int(info) == 0:
+            if int(info) == 0 and (dtype is torch.float64 or _has_digits(lower, hessian)):
                 factor = _invert_lower(lower).flip(0, 1)
                 if bool(torch.isfinite(factor.sum())):
                     return torch.as_tensor(factor, dtype=torch.float32)
