@@ -11,6 +11,7 @@ import pytest
 from quantgate.errors import QuantgateError, StoreError
 from quantgate.store.store import write_atomically
 from quantgate.verdict.verify import EVIDENCE
+from reports import waivers
 from reports.collector import Collector
 from reports.environment import environment
 from reports.markdown import render
@@ -55,9 +56,16 @@ def pytest_runtest_makereport(
         content = payload.result.as_json()
         # JUnit reads the properties from the report of the teardown, which copies the item's
         item.user_properties += [(name, str(content[name])) for name in _PROPERTIES]
-    if call.excinfo is not None and isinstance(call.excinfo.value, QuantgateError):
-        report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
+    if call.excinfo is not None and (told := _without_source(call.excinfo.value, payload)):
+        report.longrepr = told
     return report
+
+
+def _without_source(error: BaseException, payload: Payload | None) -> str:
+    """What a person reads of a case that is not green: its verdict, without a line of source; empty for a defect."""
+    if payload is not None and isinstance(error, QuantgateError | AssertionError | pytest.fail.Exception):
+        return waivers.sentence(payload.result)
+    return str(error) if isinstance(error, QuantgateError) else ""
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, Any] | None:

@@ -20,6 +20,13 @@ HEADER: Final = (
     "margin",
     "verdict",
 )
+# What narrow terminals do without, first to last; report.md and report.json always have every column.
+GIVE_UP: Final = ("metric", "items", "interval", "difference")
+SUBJECT_GIVE_UP: Final = ("storage", "seconds", "from", "calibration")
+NAMES: Final = ("method", "task", "metric", "calibration", "model", "execution", "workload", "proxy", "benchmark")
+"""Columns whose cells may be cut in the middle."""
+WORDS: Final = frozenset(NAMES) | {"verdict", "storage", "from"}
+"""Columns that hold no numbers."""
 SUBJECT_HEADER: Final = ("method", "bits", "bits/weight", "MiB on disk", "storage", "calibration", "seconds", "from")
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import textwrap
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from quantgate.efficiency.pareto import fronts
 from reports import efficiency, waivers
+from reports.fit import Look, draw, fit
 from reports.run import Run
-from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
+from reports.table import (
+    GIVE_UP,
+    HEADER,
+    NAMES,
+    SUBJECT_GIVE_UP,
+    SUBJECT_HEADER,
+    WORDS,
+    ordered,
+    result_row,
+    subject_row,
+)
 
-_WORDS: Final = (  # columns that hold no numbers
-    "method", "task", "metric", "verdict", "storage", "calibration", "from", "model", "workload", "execution", "proxy",
-    "benchmark",
-)  # fmt: skip
 _MARKUP: Final = {"pass": "green", "regressed": "red", "inconclusive": "yellow", "invalid": "red"}
 _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}
 
@@ -26,45 +31,63 @@ _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yel
 def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) -> None:
     """The tables, the reasons of everything that is not green, and the notes; ``report``: where the files lie."""
     terminalreporter.section("quantgate")
-    width = max(terminalreporter._tw.fullwidth, 130)
-    color = terminalreporter._tw.hasmarkup
+    page = Page(terminalreporter)
     results = ordered(run.results)
     styles = ["yellow" if result.waived else _STYLES[result.verdict] for result in results]
-    terminalreporter.write(_rich(HEADER, [result_row(result) for result in results], width, color, styles))
+    page.table(HEADER, [result_row(result) for result in results], _places(HEADER, GIVE_UP), styles)
     if run.subjects:
         rows = [subject_row(subject) for subject in run.subjects.values()]
-        terminalreporter.write(_rich(SUBJECT_HEADER, rows, width, color, [""] * len(rows)))
-    _efficiency(terminalreporter, run, width, color)
+        page.table(SUBJECT_HEADER, rows, _places(SUBJECT_HEADER, SUBJECT_GIVE_UP))
+    for table in efficiency.tables(list(run.efficiency.values()), run.results):
+        page.line(f"{table.title}:")
+        page.table(table.header, table.rows, table.give_up)
+    page.say_what_is_left_out()
+    for front in fronts(run.results):
+        for line in front.lines():
+            page.line(line)
     for result in results:
         if result.verdict != "pass":
-            terminalreporter.line(waivers.sentence(result))
+            page.line(waivers.sentence(result))
     for note in run.notes:
-        terminalreporter.line(f"note: {note}")
+        page.line(f"note: {note}")
     for decision in run.decisions():
-        terminalreporter.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
+        page.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
     for line in waivers.summary(run.results):
-        terminalreporter.line(line, yellow=True)
+        page.line(line, yellow=True)
     terminalreporter.line(f"report: {report}")
 
 
-def _efficiency(terminalreporter: pytest.TerminalReporter, run: Run, width: int, color: bool) -> None:
-    """Tables of memory, speed and correlations, and what no one should ship because another subject beats it."""
-    for table in efficiency.tables(list(run.efficiency.values()), run.results):
-        terminalreporter.line(f"{table.title}:")
-        terminalreporter.write(_rich(table.header, table.rows, max(width, 240), color, [""] * len(table.rows)))
-    for front in fronts(run.results):
-        for line in front.lines():
-            terminalreporter.line(line)
+class Page:
+    """Lines and tables in the width there is. A log gets each sentence as one line, so that it can be searched."""
+
+    def __init__(self, terminalreporter: pytest.TerminalReporter) -> None:
+        writer = terminalreporter._tw
+        self.reporter = terminalreporter
+        self.is_terminal = terminalreporter.isatty
+        encoding = getattr(writer._file, "encoding", None) or "utf-8"
+        width = writer.fullwidth - 1 if self.is_terminal else Look.of_log().width
+        self.look = Look(width, writer.hasmarkup, encoding.lower().startswith("utf"))
+        self._left_out: list[str] = []
+
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str]], give_up: Sequence[int], styles: Sequence[str] = ()
+    ) -> None:
+        """A table; ``give_up``: columns that may go, ``styles``: of each row's last cell."""
+        fitted = fit(header, rows, self.look.width, give_up, _places(header, NAMES))
+        self._left_out += [name for name in fitted.left_out if name not in self._left_out]
+        self.reporter.write(draw(fitted, self.look, WORDS, styles or [""] * len(rows)))
+
+    def say_what_is_left_out(self) -> None:
+        """Where the columns are that had no room."""
+        if self._left_out:
+            self.line(f"({', '.join(self._left_out)}: no room in {self.look.width} columns, see report.md)")
+
+    def line(self, text: str, **markup: bool) -> None:
+        """A sentence; in a terminal it is broken between words."""
+        lines = textwrap.wrap(text, self.look.width, subsequent_indent="  ") if self.is_terminal else [text]
+        for each in lines or [""]:
+            self.reporter.line(each, **markup)
 
 
-def _rich(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, color: bool, styles: list[str]) -> str:
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    numeric = {index for index, name in enumerate(header) if name not in _WORDS}
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index in numeric else "left", no_wrap=True)
-    for row, style in zip(rows, styles, strict=True):
-        table.add_row(*(Text(cell) for cell in row[:-1]), Text(row[-1], style=style))
-    console = Console(file=io.StringIO(), width=width, force_terminal=color, no_color=not color)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue() + "\n"
+def _places(header: Sequence[str], names: Sequence[str]) -> list[int]:
+    return [header.index(name) for name in names if name in header]

@@ -22,8 +22,14 @@ def test_a_harmful_subject_is_red_and_named(gate, policy):
     assert result.ret == 1
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["rtn2 on kld_ptb: regressed:*", "rtn2 must not replace the reference: 1 of 1 cases (kld_ptb) regressed*"]
+        [
+            "_* test_within_tolerance* _*",
+            "rtn2 on kld_ptb: regressed: kld_mean rose*",
+            "rtn2 must not replace the reference: 1 of 1 cases (kld_ptb) regressed*",
+        ]
     )
+    for source in ("where '", "Result(", "AssertionError", "0x", "assert ", "in test_within", "judge(", "Error:"):
+        result.stdout.no_fnmatch_line(f"*{source}*")
 
 
 def test_a_waived_verdict_stays_in_the_record_and_leaves_the_case_green(gate, policy, tmp_path):
