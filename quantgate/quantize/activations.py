@@ -110,9 +110,16 @@ class ActivationLinear(nn.Linear):
         if self.settings.granularity == "group":
             return nn.functional.linear(self._grouped(rows), self.weight, self.bias).view(*input.shape[:-1], -1)
         steps, scale = self._steps(rows)
-        product = nn.functional.linear(steps, self.weight).mul_(scale.to(input.dtype))
+        product = self._product(steps, scale)
         product = product if self.bias is None else product.add_(self.bias)
         return product.view(*input.shape[:-1], -1)
+
+    def _product(self, steps: Tensor, scale: Tensor) -> Tensor:
+        """Integers times weights times ``scale``, in the dtype of ``steps``; sums of codes may overflow in fp16."""
+        if steps.dtype == torch.float16:
+            wide = nn.functional.linear(steps.to(torch.float32), self.weight.to(torch.float32))
+            return wide.mul_(scale).to(torch.float16)
+        return nn.functional.linear(steps, self.weight).mul_(scale.to(steps.dtype))
 
     def _steps(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Integers in the dtype of ``rows``, and the scale that broadcasts over the product."""

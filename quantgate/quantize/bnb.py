@@ -76,9 +76,17 @@ class Float4Weight:
         """
         state = self.state
         values: Tensor = torch.ops.bitsandbytes.dequantize_4bit.default(
-            self.packed, state.absmax, state.blocksize, state.quant_type, (1, self.n_weights), dtype
+            self.packed, self.absmax(), state.blocksize, state.quant_type, (1, self.n_weights), dtype
         )
         return values.view(state.shape)
+
+    def absmax(self) -> Tensor:
+        """Largest absolute value of every block, float32: with double quantization it is stored in 8 bit itself."""
+        import bitsandbytes.functional as bnb
+
+        if not self.state.nested:
+            return cast(Tensor, self.state.absmax)
+        return cast(Tensor, bnb.dequantize_blockwise(self.state.absmax, self.state.state2) + self.state.offset).float()
 
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` and the parts of the QuantState under ``weight.``."""
@@ -103,7 +111,14 @@ class Int8:
     def _one(self, weight: Tensor) -> Int8Weight:
         import bitsandbytes.functional as bnb
 
-        codes, scales, _ = bnb.int8_vectorwise_quant(weight.detach().to(torch.float16))
+        half = weight.detach().to(torch.float16)
+        if not bool(torch.isfinite(half).all()):
+            raise MethodError(
+                "LLM.int8",
+                f"weights that are not finite in fp16 (the largest: {float(weight.abs().amax()):.3g})",
+                expected=f"weights up to {torch.finfo(torch.float16).max:.0f}: it quantizes in fp16",
+            )
+        codes, scales, _ = bnb.int8_vectorwise_quant(half)
         return Int8Weight(codes, scales)
 
     def checkpoint_config(self) -> dict[str, Any]:

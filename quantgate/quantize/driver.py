@@ -387,14 +387,26 @@ def _quantize(job: Job, stage: Stage, statistics: StageStatistics | None) -> Non
             raise MethodError(
                 f"{job.who}: {', '.join(mine)}", error.found, expected=error.expected, hint=error.hint
             ) from error
-        for linear, result in zip(mine.values(), found, strict=True):
-            replace_weight(linear, result.weight.dequantize(linear.weight.dtype))
+        for (name, linear), result in zip(mine.items(), found, strict=True):
+            replace_weight(linear, _finite(result.weight.dequantize(linear.weight.dtype), f"{job.who}: {name}"))
         job.results.update(zip(mine, found, strict=True))
     for name in stage.names:
         settings = job.activations(name)
         if settings and not settings.dynamic and statistics and statistics.shared:
             found_grid = static_grid(statistics.shared, settings)
             job.input_grids |= {f"{name}.{part}": tensor for part, tensor in found_grid.items()}
+
+
+def _finite(weight: Tensor, who: str) -> Tensor:
+    """``weight`` itself. Raises MethodError when a scale, a statistic or a code of it has overflowed."""
+    if not bool(torch.isfinite(weight).all()):
+        raise MethodError(
+            who,
+            "its quantized weight is not finite",
+            expected="weights and statistics that the method's number formats can hold",
+            hint="look at the layer's largest weights and inputs; fp16 scales end at 65504",
+        )
+    return weight
 
 
 def _on_input(stage: Stage, reach: Callable[[Stage, Tensor], None]) -> RemovableHandle:

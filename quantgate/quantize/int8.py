@@ -14,6 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from quantgate.errors import MethodError
+
 _CHUNK: Final = 1 << 18  # elements worked on at a time: a chunk in float32 stays in the L2 cache
 _DEQUANT: Final = 6.200124e-05  # bitsandbytes' rounding of 1 / 127^2
 
@@ -24,7 +26,12 @@ def _chunks(rows: int, width: int) -> list[slice]:
 
 
 def outlier_columns(rows: Tensor, threshold: float) -> Tensor:
-    """Indices of the columns of ``rows`` (``[n, features]``) where any absolute value reaches ``threshold``."""
+    """Indices of the columns of ``rows`` (``[n, features]``) where any absolute value reaches ``threshold``.
+
+    As in bitsandbytes, a threshold of 0 means that there are none.
+    """
+    if threshold <= 0:
+        return torch.empty(0, dtype=torch.int64)
     low, high = rows.amin(0), rows.amax(0)
     return torch.nonzero((high >= threshold) | (low <= -threshold)).view(-1)
 
@@ -59,12 +66,21 @@ def matmul(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, thres
         scales: absmax of every row of the weight, float32 ``[out]``.
         bias: ``[out]`` or None.
         threshold: of the outliers.
+
+    Raises:
+        MethodError: activations that fp16 cannot hold, in which this method quantizes them.
     """
     rows = x.reshape(-1, x.shape[-1])
     half = rows.to(torch.float16)
     # bf16 converts exactly to fp16 around the threshold, so the outliers can be looked for before the conversion
     outliers = outlier_columns(rows if rows.dtype == torch.bfloat16 else half, threshold)
     codes, maxima = quantize_rows(half, outliers, threshold)
+    if not bool(torch.isfinite(maxima).all()):  # bitsandbytes goes on with codes that mean nothing
+        raise MethodError(
+            "LLM.int8",
+            f"an activation of {float(rows.abs().amax()):.3g} outside the outlier columns",
+            expected=f"values that fp16 holds (up to {torch.finfo(torch.float16).max:.0f}): it quantizes in fp16",
+        )
     products: Tensor = torch.ops.bitsandbytes.int8_linear_matmul.default(codes, weight)
     out = torch.empty(products.shape, dtype=x.dtype)
     for part in _chunks(*products.shape):

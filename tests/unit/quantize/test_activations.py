@@ -202,3 +202,12 @@ def test_bits_of_a_cache_element():
 def test_cache_without_keys_and_values():
     with pytest.raises(MethodError, match="no layers k_proj and v_proj"):
         install_cache(nn.Sequential(nn.Linear(2, 2)), {}, "kv8")
+
+
+def test_codes_do_not_overflow_in_fp16():
+    """A thousand codes of 127 times weights of 1 are 127,000, more than fp16 holds; the result itself is small."""
+    linear = nn.Linear(1000, 2, bias=False)
+    nn.init.ones_(linear.weight)
+    layer = ActivationLinear(linear.half(), ActivationSettings(), {})
+    with torch.no_grad():
+        assert layer(torch.full((1, 1000), 0.5, dtype=torch.float16)).tolist() == [[pytest.approx(500, rel=0.01)] * 2]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quantgate.errors import MethodError
-from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings, int8_linear
+from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings, from_tensors, int8_linear
 from quantgate.quantize.int8 import outlier_columns, quantize_rows
 
 
@@ -102,3 +102,51 @@ def test_bad_weights(algorithm):
     weight[0, 0] = float("nan")
     with pytest.raises(MethodError, match="not finite"):
         algorithm.quantize([weight], None)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("columns", [64, 96])
+def test_double_quantization_is_read_with_both_levels(kind, columns):
+    """The absmax of each block is stored in 8 bit itself (QLoRA's usual setting): its own scale and offset count."""
+    weight = (seeded(48, columns) * 0.05).to(torch.bfloat16)
+    packed, state = bnb.functional.quantize_4bit(weight, blocksize=64, quant_type=kind, compress_statistics=True)
+    tensors = {"weight": packed, **{f"weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
+    stored = from_tensors(tensors, {"load_in_4bit": True}, "layer")
+    codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], 1).flatten().long()
+    nested = state.state2
+    absmax = nested.code[state.absmax.long()] * nested.absmax.repeat_interleave(nested.blocksize)[: len(state.absmax)]
+    spread = (absmax + state.offset).repeat_interleave(64)[: len(codes)]
+    torch.testing.assert_close(
+        stored.dequantize(torch.float32), (state.code[codes] * spread).view(48, columns), rtol=1e-6, atol=0
+    )
+    assert stored.tensors().keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_int8_quantizes_in_fp16_and_says_so_when_that_is_too_small(dtype):
+    weight, x = seeded(24, 400, seed=1) * 0.05, seeded(5, 400).to(dtype)
+    x[2, 7] = 70_000  # an outlier: multiplied in 16 bit, as long as there is a threshold
+    stored = Int8(Int8Settings()).quantize([weight], None)[0].weight
+    exact = x.float() @ stored.dequantize(torch.float32).t()
+    with torch.no_grad():
+        split = int8_linear(stored, None, 6.0)(x).float()
+        torch.testing.assert_close(split, exact, rtol=2e-2, atol=0.1)
+        with pytest.raises(MethodError, match=r"an activation of 7(\.01)?e\+04.*fp16"):
+            int8_linear(stored, None, 0.0)(x)
+
+
+def test_int8_threshold_zero_means_no_outliers():
+    weight, x = seeded(24, 400, seed=1) * 0.05, seeded(50, 400)
+    x[:, 7] *= 100
+    linear = bnb.nn.Linear8bitLt(400, 24, bias=False, has_fp16_weights=False, threshold=0.0)
+    linear.weight = bnb.nn.Int8Params(weight.clone(), requires_grad=False, has_fp16_weights=False)
+    stored = Int8(Int8Settings()).quantize([weight], None)[0].weight
+    with torch.no_grad():
+        assert torch.equal(int8_linear(stored, None, 0.0)(x), linear.to("cpu").eval()(x))
+
+
+def test_int8_weights_beyond_fp16():
+    weight = seeded(8, 64)
+    weight[0, 0] = 65_600.0
+    with pytest.raises(MethodError, match=r"not finite in fp16 .*6\.56e\+04"):
+        Int8(Int8Settings()).quantize([weight], None)
