@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from quantgate.scoring.requests import Generate, Likelihood, Request, digest_requests
-from quantgate.tasks.base import Choosy, Item, Shortening, Task
+from quantgate.tasks.base import Choosy, Item, Shortening, Specific, Task
 from quantgate.tasks.overlap import check_unique
 from quantgate.tasks.prompts import Prompts
 
@@ -23,7 +23,8 @@ from quantgate.tasks.prompts import Prompts
 class Asked:
     """A task's items, their requests in one row, and which slice belongs to which item.
 
-    By item id: ``shortened`` says what of the prompt was left out, ``unasked`` why nothing is asked.
+    By item id: ``shortened`` says what of the prompt was left out, ``unasked`` why nothing is asked. ``detail``: what
+    the task's protocol leaves open and these items settle.
     """
 
     items: list[Item]
@@ -31,6 +32,7 @@ class Asked:
     slices: list[slice]
     shortened: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, str] = field(default_factory=dict)
+    detail: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -39,7 +41,7 @@ class Asked:
 
     def part(self, indices: Iterable[int]) -> Asked:
         """Some of the items, in the order given."""
-        found = Asked([], [], [], self.shortened, self.unasked)
+        found = Asked([], [], [], self.shortened, self.unasked, self.detail)
         for index in indices:
             found.add(self.items[index], self.requests[self.slices[index]])
         return found
@@ -55,18 +57,20 @@ class Asked:
         return dict(Counter(self.shortened[name] for name in names if name in self.shortened))
 
     def notes(self, task: str) -> list[str]:
-        """One sentence for everything that was left out."""
+        """One sentence for what was settled, and for everything that was left out."""
         of = f"of {len(self.items)} items"
         short = [f"{count} {of} are asked with {what}" for what, count in self.counts(self.shortened).items()]
         left = [f"{count} {of} are not asked: {reason}" for reason, count in Counter(self.unasked.values()).items()]
-        return [f"{task}: {what}" for what in (*short, *left)]
+        detail = [self.detail] if self.detail else []
+        return [f"{task}: {what}" for what in (*detail, *short, *left)]
 
 
 def ask_items(task: Task, items: Sequence[Item], prompts: Prompts) -> Asked:
     """The requests for ``items``, each as far as it fits. Raises DataError when many items ask literally the same."""
     shortened: dict[str, str] = {}
     unasked: dict[str, str] = {}
-    asked = Asked([], [], [], shortened, unasked)
+    detail = task.as_asked(items, prompts) if items and isinstance(task, Specific) else ""
+    asked = Asked([], [], [], shortened, unasked, detail)
     for item in items:
         if isinstance(task, Choosy) and (reason := task.unscorable(item)):
             unasked[item.id] = reason

@@ -165,6 +165,10 @@ class Evaluation:
                 self.progress.note(note)
         return self._asked[task.id]
 
+    def protocol(self, task: Task) -> str:
+        """The task's protocol with what its items and this tokenizer settle."""
+        return "; ".join(part for part in (task.protocol, self.asked(task).detail) if part)
+
     def subject(self, method: Method) -> Subject:
         """The model quantized by ``method``, from the store or made now."""
         if method.id not in self._subjects:
@@ -214,7 +218,7 @@ class Evaluation:
         return build_result(
             task=task.id,
             dimension=task.dimension,
-            protocol=task.protocol,
+            protocol=self.protocol(task),
             method=method.id,
             comparison=found.comparison,
             judgement=found.judgement,
@@ -268,7 +272,7 @@ class Evaluation:
             "config": digest.config,
             "tokenizer": digest.tokenizer,
             "task": task.id,
-            "protocol": task.protocol,
+            "protocol": self.protocol(task),
             "task_version": task.version,
             "requests": self.asked(task).digest,
             "data": digest_items(self.asked(task).items),

@@ -51,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration", default=choice.name, choices=NAMES, help="calibration set")
     add("--calibration-samples", type=count, default=choice.n_samples, metavar="N", help="number of samples")
     add("--calibration-length", type=count, default=choice.length, metavar="N", help="tokens of a corpus sample")
-    add("--seed", type=whole_number(), default=choice.seed, metavar="N", help="seed of the calibration draw")
+    add(
+        "--calibration-seed",
+        type=whole_number(0),
+        default=choice.seed,
+        metavar="N",
+        help="seed of the calibration draw",
+    )
     add("--store", type=Path, metavar="DIR", help="cache of quantized models")
     add("--offline", action="store_true", help="never ask the hub")
 
@@ -96,7 +102,9 @@ def _subject(args: argparse.Namespace, model: ModelFiles, method: Method, store:
     def calibrate() -> Calibration:
         limit = context_length(model.path, model.id)
         prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
-        choice = CalibrationChoice(args.calibration, args.calibration_samples, args.calibration_length, args.seed)
+        choice = CalibrationChoice(
+            args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
+        )
         data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
         return build_calibration(choice, data, open_data("bundled", BUNDLED_DATA, offline=True), prompts)
 

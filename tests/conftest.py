@@ -24,9 +24,12 @@ CHAT = (
 )
 
 
-def make_tokenizer():
-    """One token per byte, plus the chat markers: every text can be encoded, decoded and split anywhere."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+def make_tokenizer(first=""):
+    """One token per byte, plus the chat markers: every text can be encoded, decoded and split anywhere.
+
+    ``first``: a marker that is put in front of every text, as Gemma's tokenizer does.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -38,11 +41,14 @@ def make_tokenizer():
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=names[1], eos_token=names[2], pad_token=names[0], model_max_length=512
     )
+    if first:
+        marked = {"single": f"{first} $A", "special_tokens": [(first, tokenizer.token_to_id(first))]}
+        fast.backend_tokenizer.post_processor = processors.TemplateProcessing(**marked)
     fast.chat_template = CHAT
     return fast
 
 
-def make_model_dir(path: Path, seed: int = 0, layers: int = 2) -> Path:
+def make_model_dir(path: Path, seed: int = 0, layers: int = 2, first: str = "") -> Path:
     """A random Llama (hidden 32, two blocks) with its tokenizer, saved as bf16 safetensors."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -60,7 +66,7 @@ def make_model_dir(path: Path, seed: int = 0, layers: int = 2) -> Path:
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(path)
-    make_tokenizer().save_pretrained(path)
+    make_tokenizer(first).save_pretrained(path)
     return path
 
 

@@ -19,13 +19,14 @@ from quantgate.errors import DataError
 
 @dataclass(frozen=True)
 class Calibration:
-    """``samples``: token ids per sample. ``text_digest``: sha256 of the text it was drawn from."""
+    """``samples``: token ids per sample; ``texts``: what they say; ``seed``: of the draw; ``source``: which split."""
 
     name: str
     domain: str
     samples: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     seed: int
+    source: str = ""
 
     @property
     def n_tokens(self) -> int:
@@ -49,6 +50,7 @@ class Calibration:
             "n_tokens": self.n_tokens,
             "digest": self.digest,
             "seed": self.seed,
+            "source": self.source,
         }
 
 

@@ -12,6 +12,7 @@ from quantgate.tasks.prompts import Prompts
 
 DIALOGUES: Final = "dialogues"
 _DATASET: Final = "quantgate/dialogues"
+_CONFIG: Final = "default"
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class CalibrationChoice:
     seed: int = 1234
 
 
+_SPLIT: Final = "train"  # of every corpus: the test splits are what perplexity is measured on
 _CORPORA: Final = {
-    # train splits only: the test splits are what perplexity is measured on
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "text", "\n\n", "English encyclopedia"),
     "ptb": ("ptb-text-only/ptb_text_only", "penn_treebank", "sentence", " ", "English news"),
     "c4": ("allenai/c4", "en", "text", "\n\n", "English web text"),
@@ -48,21 +49,27 @@ def build_calibration(
     if choice.name not in _CORPORA:
         raise UsageError("--calibration", f"unknown set {choice.name!r}", expected=" or ".join(NAMES))
     dataset, config, field, joint, domain = _CORPORA[choice.name]
-    text = joint.join(row[field] for row in data.rows(dataset, config, "train", {field: str}))
-    who = f"calibration set {choice.name!r}"
-    tokens = prompts.encode(text)
-    samples = segments(tokens, choice.n_samples, choice.length, choice.seed, who)
+    text = joint.join(row[field] for row in data.rows(dataset, config, _SPLIT, {field: str}))
+    tokens, first = prompts.plain(text), prompts.first
+    cuts = segments(
+        tokens, choice.n_samples, choice.length - len(first), choice.seed, f"calibration set {choice.name!r}"
+    )
     return Calibration(
-        choice.name, domain, tuple(samples), tuple(prompts.decode(each) for each in samples), choice.seed
+        choice.name,
+        domain,
+        tuple((*first, *cut) for cut in cuts),  # as in the perplexity tasks: some models need their first token
+        tuple(prompts.decode(cut) for cut in cuts),
+        choice.seed,
+        f"{dataset if data.name != 'hub' else data.origin(dataset)} {config}, split {_SPLIT}",
     )
 
 
 def _dialogues(choice: CalibrationChoice, bundled: DataSource, prompts: Prompts) -> Calibration:
-    rows = bundled.rows(_DATASET, "default", "train", {"messages": list})
+    rows = bundled.rows(_DATASET, _CONFIG, _SPLIT, {"messages": list})
     order = draw(
         [str(index) for index in range(len(rows))], choice.n_samples, choice.seed, "calibration set 'dialogues'"
     )
     chosen = [rows[int(index)]["messages"] for index in order]
     samples = tuple(prompts.dialogue(messages) for messages in chosen)
     texts = tuple("\n".join(message["content"] for message in messages) for messages in chosen)
-    return Calibration(DIALOGUES, "chat", samples, texts, choice.seed)
+    return Calibration(DIALOGUES, "chat", samples, texts, choice.seed, f"{_DATASET} {_CONFIG}, split {_SPLIT}")

@@ -183,6 +183,14 @@ class Shortening(Protocol):
 
 
 @runtime_checkable
+class Specific(Protocol):
+    """A task whose protocol depends on what was found: how much text there is, which split, what the tokenizer adds."""
+
+    def as_asked(self, items: Sequence[Item], prompts: Prompts) -> str:
+        """What its protocol leaves open, for the record; empty when nothing."""
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A task some of whose items nobody could score, so that asking them would be a waste."""
 

@@ -1,7 +1,7 @@
 """Text corpora for perplexity: two that every CPython carries, and the field's three from a data source.
 
 Conventions of the field (GPTQ; paper A section 1.3): WikiText-2 test joined by blank lines, PTB test sentences joined
-by spaces, C4 documents joined by spaces.
+by spaces, the first 1,100 C4 documents of the first validation shard joined by spaces.
 """
 
 from __future__ import annotations
@@ -40,45 +40,74 @@ _MODULES: Final = ("argparse.py", "ast.py", "calendar.py", "collections/__init__
                    "dataclasses.py", "difflib.py", "doctest.py", "enum.py", "fractions.py", "heapq.py")  # fmt: skip
 
 
-def wikitext2(data: DataSource) -> str:
-    """WikiText-2 raw, test split, joined by blank lines."""
-    rows = data.rows("Salesforce/wikitext", "wikitext-2-raw-v1", "test", {"text": str})
-    return "\n\n".join(row["text"] for row in rows)
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a benchmark that make a text: which split, which field, how many, and what stands between them.
 
+    ``shard`` says which files of the hub's dataset that split is read from, where it is not all of them.
+    """
 
-def ptb(data: DataSource) -> str:
-    """Penn Treebank, test sentences joined by a space."""
-    rows = data.rows("ptb-text-only/ptb_text_only", "penn_treebank", "test", {"sentence": str})
-    return " ".join(row["sentence"] for row in rows)
+    dataset: str
+    config: str
+    split: str
+    field: str
+    joint: str
+    first: int | None = None
+    shard: str = ""
 
+    def __call__(self, data: DataSource) -> str:
+        """The text. Raises DataError when the source lacks this split: no other one stands in for it."""
+        rows = data.rows(self.dataset, self.config, self.split, {self.field: str})
+        return self.joint.join(row[self.field] for row in rows[: self.first])
 
-def c4(data: DataSource) -> str:
-    """C4 English, the first 1,100 documents of the validation split (a directory may only have ``train``)."""
-    dataset = "allenai/c4"
-    try:
-        rows = data.rows(dataset, "en", "validation", {"text": str})
-    except DataError:
-        rows = data.rows(dataset, "en", "train", {"text": str})
-    return " ".join(row["text"] for row in rows[:_C4_DOCUMENTS])
+    @property
+    def described(self) -> str:
+        """The split and what is done with it, for protocols."""
+        which = f"first {self.first:,} documents of {self.split}" if self.first else self.split
+        shard = f" ({self.shard})" if self.shard else ""
+        joint = {"\n\n": "blank lines", " ": "spaces"}[self.joint]
+        return f"{self.dataset} {self.config} {which}{shard}, joined by {joint}"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """``dataset``: hub id it is read from, empty for text that CPython carries."""
+    """``rows``: where it is read from, None for text that CPython carries."""
 
     name: str
     domain: str
-    dataset: str
+    described: str
     read: Callable[[DataSource], str]
+    rows: Rows | None = None
+
+    @property
+    def dataset(self) -> str:
+        """Hub id, empty for text that CPython carries."""
+        return self.rows.dataset if self.rows else ""
+
+    def in_(self, data: DataSource) -> bool:
+        """Whether ``data`` may have this very split."""
+        return self.rows is None or data.has(self.rows.dataset, self.rows.config, self.rows.split)
+
+
+def _of_rows(name: str, domain: str, rows: Rows) -> Corpus:
+    return Corpus(name, domain, rows.described, rows, rows)
 
 
 CORPORA: Final[dict[str, Corpus]] = {
     corpus.name: corpus
     for corpus in (
-        Corpus("prose", "English documentation", "", prose),
-        Corpus("code", "Python source", "", code),
-        Corpus("wikitext2", "English encyclopedia", "Salesforce/wikitext", wikitext2),
-        Corpus("ptb", "English news", "ptb-text-only/ptb_text_only", ptb),
-        Corpus("c4", "English web text", "allenai/c4", c4),
+        Corpus("prose", "English documentation", "CPython's pydoc topics, joined by blank lines", prose),
+        Corpus("code", "Python source", f"{len(_MODULES)} modules of CPython, joined by blank lines", code),
+        _of_rows(
+            "wikitext2",
+            "English encyclopedia",
+            Rows("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "\n\n"),
+        ),
+        _of_rows("ptb", "English news", Rows("ptb-text-only/ptb_text_only", "penn_treebank", "test", "sentence", " ")),
+        _of_rows(
+            "c4",
+            "English web text",
+            Rows("allenai/c4", "en", "validation", "text", " ", _C4_DOCUMENTS, "hub: shard 00000 of 00008"),
+        ),
     )
 }

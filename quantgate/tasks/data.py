@@ -33,8 +33,8 @@ class DataSource(Protocol):
     def origin(self, dataset: str) -> str:
         """What records say about rows of ``dataset``: the name, and which version was read where there are several."""
 
-    def has(self, dataset: str) -> bool:
-        """Whether the source may hold ``dataset`` (a hub id); the hub is assumed to hold everything."""
+    def has(self, dataset: str, config: str = "", split: str = "") -> bool:
+        """Whether the source may hold ``dataset`` (a hub id), and if named this split; the hub is assumed to."""
 
     def configs(self, dataset: str) -> list[str]:
         """Configurations (MMLU: subjects) of ``dataset``, sorted."""
@@ -66,9 +66,9 @@ class DirectorySource:
         del dataset
         return self.name
 
-    def has(self, dataset: str) -> bool:
-        """Whether the dataset's folder is there."""
-        return self._folder(dataset).is_dir()
+    def has(self, dataset: str, config: str = "", split: str = "") -> bool:
+        """Whether the dataset's folder, and if named the split's file, is there."""
+        return self._folder(dataset).is_dir() and (not split or split in self.splits(dataset, config))
 
     def configs(self, dataset: str) -> list[str]:
         """Names of the sub-folders of the dataset's folder, sorted. Raises DataError when there are none."""
@@ -91,6 +91,13 @@ class DirectorySource:
         """All rows of ``<org>__<name>/<config>/<split>.jsonl``."""
         path = self._folder(dataset) / _safe(config) / f"{_safe(split)}.jsonl"
         who = f"{path.parent.parent.name}/{path.parent.name}/{path.name} in {self.name}"
+        if not path.exists() and (others := self.splits(dataset, config)):
+            raise DataError(
+                who,
+                "no such file",
+                expected=f"the split {split!r}",
+                hint=f"there is {' and '.join(others)}, which does not stand in for it: choose other --tasks or --data",
+            )
         lines = _read(path, who).split("\n")
         if lines and lines[-1] == "":
             lines.pop()
@@ -160,6 +167,7 @@ class HubSource:
 
     offline: bool = False
     _read: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
+    _shards: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -167,15 +175,19 @@ class HubSource:
         return "hub"
 
     def origin(self, dataset: str) -> str:
-        """``hub, <dataset> at <commit>`` once rows were read, and whether this project pins that commit."""
+        """``hub, <dataset> at <commit>`` once rows were read, whether this project pins that commit, and which files
+        were read where it was not all of a split.
+        """
         if not dataset:
             return self.name
         commits = " and ".join(sorted(self._read.get(dataset, ()))) or "an unknown commit"
         pinned = "" if dataset in REVISIONS else ", not pinned"
-        return f"{self.name}, {dataset} at {commits}{pinned}"
+        shards = "".join(f", only {shard}" for shard in sorted(self._shards.get(dataset, ())))
+        return f"{self.name}, {dataset} at {commits}{pinned}{shards}"
 
-    def has(self, dataset: str) -> bool:
-        """Assumed; a missing dataset shows when it is read."""
+    def has(self, dataset: str, config: str = "", split: str = "") -> bool:
+        """Assumed; what is missing shows when it is read."""
+        del config, split
         return bool(dataset)
 
     def configs(self, dataset: str) -> list[str]:
@@ -197,12 +209,14 @@ class HubSource:
         """All rows of a split, loaded by ``datasets`` and checked like those of a file."""
         from datasets import DownloadMode, load_dataset
 
-        mode = DownloadMode.REUSE_DATASET_IF_EXISTS
-        revision = REVISIONS.get(dataset)
-        table = _ask_hub(
-            dataset, lambda: load_dataset(dataset, config, split=split, revision=revision, download_mode=mode)
-        )
+        shard = SHARDS.get((dataset, config, split))
+        # without a shard, the whole split; naming files replaces the configuration, whose folder they lie in
+        where: dict[str, Any] = {"data_files": {split: shard}} if shard else {"name": config}
+        where |= {"revision": REVISIONS.get(dataset), "download_mode": DownloadMode.REUSE_DATASET_IF_EXISTS}
+        table = _ask_hub(dataset, lambda: load_dataset(dataset, split=split, **where))
         self._keep(dataset, [file["filename"] for file in table.cache_files])
+        if shard:
+            self._shards.setdefault(dataset, set()).add(shard)
         rows = [dict(row) for row in table]
         for number, row in enumerate(rows):
             check_fields(row, fields, f"{dataset} ({config}, {split}), row {number}")
@@ -224,6 +238,12 @@ class HubSource:
         commits = {part for file in files for part in Path(file).parts if _COMMIT.fullmatch(part)}
         self._read.setdefault(dataset, set()).update(commits)
 
+
+SHARDS: Final[Mapping[tuple[str, str, str], str]] = {
+    ("allenai/c4", "en", "train"): "en/c4-train.00000-of-01024.json.gz",
+    ("allenai/c4", "en", "validation"): "en/c4-validation.00000-of-00008.json.gz",
+}
+"""The one file of a split that stands for it on the hub, as in GPTQ's code: C4's English text has 305 GB."""
 
 REVISIONS: Final[Mapping[str, str]] = {}
 """Commit per dataset, filled as commits are verified against the hub."""

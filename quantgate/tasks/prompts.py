@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from quantgate.errors import ModelError
@@ -27,6 +28,19 @@ class Prompts:
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, with the special tokens the tokenizer puts in front of every text (often none)."""
         return self._ids(text, special=True)
+
+    def plain(self, text: str) -> Tokens:
+        """Tokens of plain text and nothing else."""
+        return self._ids(text, special=False)
+
+    @cached_property
+    def first(self) -> Tokens:
+        """The special tokens that the tokenizer puts in front of every text: Gemma's ``<bos>``, for many none."""
+        text = self._ids("a", special=False)
+        whole = self._ids("a", special=True)
+        places = range(len(whole) - len(text) + 1)
+        at = next((place for place in places if whole[place : place + len(text)] == text), 0)
+        return whole[:at]
 
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, special tokens included."""

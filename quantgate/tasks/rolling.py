@@ -1,10 +1,17 @@
 """Perplexity and logit fidelity over a text corpus: one pass over the same tokens gives both.
 
-Protocol of paper A (section 1.3 of the facts): raw text, no chat template; non-overlapping segments, incomplete tail
-dropped; per segment the mean cross-entropy over its n - 1 shifted tokens in float32; perplexity = exp(mean over the
-segments). Fidelity: KL(reference || subject) per token, and the share of positions where both models' likeliest token
-is the same (llama.cpp's vocabulary: ``kld_mean``, ``kld_p99``, ``same_top_p``). Segments are the independent unit, so
-every interval is taken over segments, never over tokens.
+Non-overlapping segments, incomplete tail dropped; per segment the mean cross-entropy over its scored tokens in float32;
+perplexity = exp(mean over the segments). No chat template. Two forms of a segment:
+
+* The usual one starts with the special tokens that the tokenizer puts in front of every text (Gemma: ``<bos>``): models
+  trained with them need them, and without them the perplexity of a 270M Gemma is ten times as large. They are part of
+  the segment's length and are not scored. Tokenizers that add none give plain segments.
+* ``raw``, paper A's and GPTQ's (section 1.3 of the facts): the joined text is encoded once, so that at most the first
+  segment starts with such a token, and the whole corpus is read.
+
+Fidelity: KL(reference || subject) per token, and the share of positions where the likeliest token of both models is the
+same (llama.cpp's vocabulary: ``kld_mean``, ``kld_p99``, ``same_top_p``). Segments are the independent unit, so every
+interval is taken over segments, never over tokens.
 """
 
 from __future__ import annotations
@@ -28,17 +35,18 @@ _METRICS: Final = {"ppl": PERPLEXITY, "kld": KLD_MEAN}
 class RollingTask:
     """``perplexity_<corpus>`` (``measure`` ppl) or ``kld_<corpus>`` (``measure`` kld).
 
-    ``max_segments`` bounds a run that gives no ``--limit``. Both measures ask literally the same, so their answers are
-    computed once.
+    ``max_segments`` bounds a run that gives no ``--limit``; None reads all. ``raw``: see the module. Measures of one
+    form ask literally the same, so their answers are computed once.
     """
 
     id: str
     corpus: str
     measure: Literal["ppl", "kld"]
     length: int = 2048
-    max_segments: int = 16
+    max_segments: int | None = 16
+    raw: bool = False
     dimension: ClassVar[str] = "fidelity"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     @property
     def dataset(self) -> str:
@@ -52,20 +60,44 @@ class RollingTask:
 
     @property
     def protocol(self) -> str:
-        """Segments and what is averaged."""
+        """Text, segments and what is averaged."""
         what = "mean token loss" if self.measure == "ppl" else "KL(reference || subject) per token"
-        return f"non-overlapping segments of {self.length} tokens, {what}"
+        many = "all" if self.max_segments is None else f"first {self.max_segments} without --limit"
+        form = "paper A's raw form, the text encoded once" if self.raw else "each behind the tokenizer's first tokens"
+        text = CORPORA[self.corpus].described
+        return f"{text}; non-overlapping segments of {self.length} tokens ({many}), {form}; {what}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
-        """Segments from the start of the corpus; ``--limit`` counts segments."""
+        """Segments from the start of the corpus; ``--limit`` counts segments.
+
+        A row holds its tokens, how many of them stand in front of the text, and how many segments the corpus has.
+        """
         length = min(self.length, prompts.max_length)
-        tokens = prompts.encode(CORPORA[self.corpus].read(data))
-        count = min(len(tokens) // length, selection.limit or self.max_segments)
-        if not count:
-            raise DataError(f"corpus {self.corpus!r}", f"{len(tokens)} tokens", expected=f"at least {length}")
-        names = [f"{self.corpus}/{index}" for index in range(count)]
-        cuts = [tokens[index * length : (index + 1) * length] for index in range(count)]
-        return [Item(name, name, {"tokens": list(cut)}) for name, cut in zip(names, cuts, strict=True)]
+        text = CORPORA[self.corpus].read(data)
+        first = () if self.raw else prompts.first
+        tokens = prompts.encode(text) if self.raw else prompts.plain(text)
+        step = length - len(first)
+        whole = len(tokens) // step if step > 1 else 0
+        if not whole:
+            raise DataError(f"corpus {self.corpus!r}", f"{len(tokens)} tokens", expected=f"at least {max(step, 2)}")
+        count = min(whole, selection.limit or self.max_segments or whole)
+        return [
+            Item(
+                name := f"{self.corpus}/{index}",
+                name,
+                {"tokens": [*first, *tokens[index * step : (index + 1) * step]], "first": len(first), "of": whole},
+            )
+            for index in range(count)
+        ]
+
+    def as_asked(self, items: Sequence[Item], prompts: Prompts) -> str:
+        """How many of the corpus's segments are read, and what they start with."""
+        row = items[0].row
+        which = "all" if len(items) == row["of"] else f"the first {len(items)} of"
+        start = "as the text was encoded"
+        if not self.raw:
+            start = f"each behind {prompts.decode(prompts.first)!r}" if row["first"] else "the tokenizer adds no first"
+        return f"{which} {row['of']} segments of {len(row['tokens'])} tokens, {start}"
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """The segment itself."""
@@ -79,8 +111,10 @@ class RollingTask:
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """Mean loss (or mean KL divergence) of the segment. The reference itself has KL 0 by definition."""
         response = only(responses, RollingResponse)
-        nll = math.fsum(response.nll) / len(response.nll)
-        fidelity = _fidelity(response)
+        # of n tokens in front, n - 1 are predicted too, which says nothing about text
+        front = max(0, item.row.get("first", 0) - 1)
+        nll = math.fsum(response.nll[front:]) / len(response.nll[front:])
+        fidelity = _fidelity(response, front)
         score = nll if self.measure == "ppl" else fidelity.get("kld_mean", 0.0)
         if not math.isfinite(score):
             reason = "the model gave probabilities that are not finite"
@@ -88,12 +122,13 @@ class RollingTask:
         return ItemOutcome(item.id, item.group, score, companions={"nll": nll, **fidelity})
 
 
-def _fidelity(response: RollingResponse) -> dict[str, float]:
+def _fidelity(response: RollingResponse, front: int) -> dict[str, float]:
     if not response.kld:
         return {}
-    ordered = sorted(response.kld)
+    ordered = sorted(response.kld[front:])
+    same = response.same_top[front:]
     return {
         "kld_mean": math.fsum(ordered) / len(ordered),
         "kld_p99": ordered[min(len(ordered) - 1, math.ceil(0.99 * len(ordered)) - 1)],
-        "same_top_p": sum(response.same_top) / len(response.same_top),
+        "same_top_p": sum(same) / len(same),
     }

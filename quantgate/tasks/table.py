@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from quantgate.errors import UsageError
+from quantgate.errors import DataError, UsageError
 from quantgate.tasks.base import Task
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.corpora import CORPORA
@@ -23,10 +23,11 @@ from quantgate.tasks.snli import Snli, SnliLikelihood
 from quantgate.tasks.summaries import Summaries
 from quantgate.tasks.truthfulqa import TruthfulQa
 
+_PAPER_TEXTS: Final = ("wikitext2", "ptb", "c4")
 _ROLLING: Final[list[Task]] = [
-    RollingTask(f"{prefix}_{name}", name, measure)  # type: ignore[arg-type]
-    for prefix, measure in (("perplexity", "ppl"), ("kld", "kld"))
-    for name in CORPORA
+    *(RollingTask(f"perplexity_{name}", name, "ppl") for name in CORPORA),
+    *(RollingTask(f"perplexity_{name}_raw", name, "ppl", max_segments=None, raw=True) for name in _PAPER_TEXTS),
+    *(RollingTask(f"kld_{name}", name, "kld") for name in CORPORA),
 ]
 
 _EXAMS: Final[list[Task]] = [
@@ -94,7 +95,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         *("flores_en_zh", "flores_zh_en", "cnn_dailymail", "xsum"),
         *("truthfulqa", "bbq", "bbq_ambiguous", "bbq_disambiguated"),
         *("followbench", "followbench_ssr", "followbench_csl"),
-        *("perplexity_wikitext2", "perplexity_ptb", "perplexity_c4"),
+        *(f"perplexity_{name}_raw" for name in _PAPER_TEXTS),
     ),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
@@ -117,10 +118,15 @@ DEFAULT: Final = (
 _BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu", "bbq", "bbq_ambiguous", "bbq_disambiguated")
 
 
-def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
+def select_tasks(
+    names: Sequence[str] | None, data: DataSource, note: Callable[[str], None] = lambda _: None
+) -> list[Task]:
     """The tasks called ``names`` (groups expanded), or the default ones that ``data`` has.
 
+    ``note`` is told which tasks of a group are left out although ``data`` has other splits of their text.
+
     Raises:
+        DataError: a task was named whose split ``data`` lacks.
         UsageError: an unknown name (suggests the closest), or a group that ``data`` has nothing for.
     """
     chosen: dict[str, Task] = {}
@@ -132,6 +138,8 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
             raise UsageError("--tasks", f"unknown task {name!r}", hint=hint)
         members = [TASKS[member] for member in GROUPS[name]] if name in GROUPS else [TASKS[name]]
         open_question = names is None or name in GROUPS
+        if not open_question:
+            _check_split(members[0], data)
         suited = {task.id: task for task in members if not open_question or _suits(task, data, names is None)}
         if names is not None and not suited:
             raise UsageError(
@@ -140,6 +148,9 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
                 expected=" or ".join(GROUPS[name]),
                 hint="choose another --data, or name one of them",
             )
+        for task in members:
+            if task.id not in suited and (lacking := _lacking(task, data)):
+                note(f"{task.id} is left out: {lacking}")
         chosen |= suited
     return list(chosen.values())
 
@@ -147,8 +158,23 @@ def select_tasks(names: Sequence[str] | None, data: DataSource) -> list[Task]:
 def _suits(task: Task, data: DataSource, by_default: bool) -> bool:
     """Whether a task nobody named outright is run on ``data``: CPython's text goes with the bundled items."""
     if isinstance(task, RollingTask):
-        dataset = CORPORA[task.corpus].dataset
-        return data.has(dataset) and data.name != "bundled" if dataset else data.name == "bundled"
+        corpus = CORPORA[task.corpus]
+        return corpus.in_(data) and data.name != "bundled" if corpus.dataset else data.name == "bundled"
     if by_default and data.name == "bundled" and task.id in _BUNDLED_LEAVES_OUT:
         return False
     return data.has(str(getattr(task, "dataset", "")))
+
+
+def _lacking(task: Task, data: DataSource) -> str:
+    """What of a task's text ``data`` lacks although it has other splits of it; empty when nothing."""
+    corpus = CORPORA[task.corpus] if isinstance(task, RollingTask) else None
+    if corpus is None or corpus.rows is None or corpus.in_(data) or not data.has(corpus.dataset):
+        return ""
+    splits = " and ".join(data.splits(corpus.dataset, corpus.rows.config)) or "no split"
+    return f"data {data.name} has {splits} of {corpus.dataset}, and its text is {corpus.rows.split}"
+
+
+def _check_split(task: Task, data: DataSource) -> None:
+    if lacking := _lacking(task, data):
+        hint = "add the split, choose another --data, or other --tasks"
+        raise DataError(f"task {task.id!r}", lacking, expected="that split: no other one stands in for it", hint=hint)

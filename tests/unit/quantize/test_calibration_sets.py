@@ -6,6 +6,7 @@ from quantgate.errors import DataError, UsageError
 from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
+from tests.conftest import make_tokenizer
 
 
 @pytest.fixture
@@ -49,6 +50,31 @@ def test_corpora_give_segments_of_train_text(data, prompts):
     calibration = build(data, prompts, name="ptb", n_samples=5, length=50)
     assert {len(sample) for sample in calibration.samples} == {50}
     assert not any("test" in text for text in calibration.texts)
+
+
+def test_corpus_segments_start_as_the_perplexity_segments_do(data):
+    prompts = Prompts(make_tokenizer("<|im_start|>"), 512, "tiny")
+    calibration = build(data, prompts, name="ptb", n_samples=5, length=50)
+    assert {(sample[0], len(sample)) for sample in calibration.samples} == {(prompts.first[0], 50)}
+    assert [prompts.decode(sample[1:]) for sample in calibration.samples] == list(calibration.texts)
+
+
+def test_joints_splits_and_seeds_are_pinned(data, prompts, write_jsonl):
+    for dataset, config, field in (
+        ("Salesforce/wikitext", "wikitext-2-raw-v1", "text"),
+        ("ptb-text-only/ptb_text_only", "penn_treebank", "sentence"),
+        ("allenai/c4", "en", "text"),
+    ):
+        for split in ("train", "validation", "test"):
+            write_jsonl(data.root, dataset, config, split, [{field: f"{split}{number}"} for number in range(3)])
+    joint = {"wikitext2": "\n\n", "ptb": " ", "c4": "\n\n"}
+    for name, between in joint.items():
+        made = build(data, prompts, name=name, n_samples=60, length=15)
+        whole = between.join(f"train{number}" for number in range(3))
+        assert {whole[at : at + 15] for at in range(len(whole) - 15)} == set(made.texts), name
+        assert "split train" in made.as_record()["source"]
+        other = build(data, prompts, name=name, n_samples=60, length=15, seed=5)
+        assert (made.digest != other.digest, other.as_record()["seed"]) == (True, 5)
 
 
 def test_too_short_a_corpus(data, prompts):

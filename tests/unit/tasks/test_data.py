@@ -146,5 +146,42 @@ def test_a_pinned_commit_is_asked_for_and_not_called_unpinned(hub_cache, monkeyp
     assert source.origin("org/set") == f"hub, org/set at {'a' * 40}"
 
 
+@pytest.mark.parametrize(
+    ("split", "shard"),
+    [("train", "en/c4-train.00000-of-01024.json.gz"), ("validation", "en/c4-validation.00000-of-00008.json.gz")],
+)
+def test_one_shard_of_c4_is_read_and_named(monkeypatch, split, shard):
+    import datasets
+
+    asked = []
+    table = datasets.Dataset.from_list([{"text": "a"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **named: asked.append((args, named)) or table)
+    source = HubSource(offline=True)
+    assert source.rows("allenai/c4", "en", split, {"text": str}) == [{"text": "a"}]
+    [(args, named)] = asked
+    assert args == ("allenai/c4",)
+    assert (named["data_files"], named["split"], "name" in named) == ({split: shard}, split, False)
+    assert source.origin("allenai/c4").endswith(f", only {shard}")
+
+
+def test_other_datasets_are_read_by_configuration_and_split(monkeypatch):
+    import datasets
+
+    asked = []
+    table = datasets.Dataset.from_list([{"text": "a"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **named: asked.append((args, named)) or table)
+    HubSource(offline=True).rows("org/set", "main", "test", {"text": str})
+    [(args, named)] = asked
+    assert (args, named["name"], named["split"], "data_files" in named) == (("org/set",), "main", "test", False)
+
+
+def test_a_missing_split_names_those_there(source):
+    put(source, '{"question": "a", "answer": 1}\n', "train.jsonl")
+    assert source.has("org/set", "main", "train")
+    assert not source.has("org/set", "main", "test")
+    with pytest.raises(DataError, match="expected the split 'test'; there is train, which does not stand in for it"):
+        source.rows("org/set", "main", "test", FIELDS)
+
+
 def test_a_directory_is_its_own_origin(source):
     assert source.origin("org/set") == source.name

@@ -3,14 +3,19 @@
 import math
 
 import pytest
+import torch
 
 from quantgate.errors import DataError
+from quantgate.progress import Silent
+from quantgate.scoring.engine import TorchEngine
 from quantgate.scoring.requests import RollingResponse
-from quantgate.tasks.base import Selection
+from quantgate.tasks.base import Item, Selection
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
+from tests.conftest import make_model_dir, make_tokenizer
+from tests.unit.scoring.tiny import collect
 
 
 @pytest.fixture
@@ -43,6 +48,89 @@ def test_limit_counts_segments(data, prompts):
     assert len(task.items(data, Selection(limit=3), prompts)) == 3
     assert len(task.items(data, Selection(), prompts)) == task.max_segments
     assert len(task.items(data, Selection(limit=50), prompts)) == 50
+
+
+def test_a_run_that_reads_part_of_the_corpus_says_so(data, prompts):
+    task = RollingTask("perplexity_ptb", "ptb", "ppl", length=10)
+    assert "segments of 10 tokens (first 16 without --limit)" in task.protocol
+    items = task.items(data, Selection(), prompts)
+    assert task.as_asked(items, prompts).startswith("the first 16 of 109 segments of 10 tokens")
+    assert task.as_asked(items[:4], prompts).startswith("the first 4 of 109 segments")
+    whole = RollingTask("perplexity_ptb_raw", "ptb", "ppl", length=10, max_segments=None, raw=True)
+    items = whole.items(data, Selection(), prompts)
+    assert len(items) == 109
+    assert "segments of 10 tokens (all)" in whole.protocol
+    assert whole.as_asked(items, prompts) == "all 109 segments of 10 tokens, as the text was encoded"
+
+
+def plain(prompts, text):
+    return list(prompts.plain(text))
+
+
+@pytest.mark.parametrize("measure", ["ppl", "kld"])
+def test_each_segment_starts_with_the_token_that_the_tokenizer_puts_first(data, measure):
+    prompts = Prompts(make_tokenizer("<|im_start|>"), 512, "tiny")
+    (first,) = prompts.first
+    task = RollingTask("x_ptb", "ptb", measure, length=100)
+    items = task.items(data, Selection(), prompts)
+    assert [len(item.row["tokens"]) for item in items] == [100] * 11  # 1,099 characters, 99 in each
+    assert {item.row["tokens"][0] for item in items} == {first}
+    text = [token for item in items for token in item.row["tokens"][1:]]
+    assert text == plain(prompts, CORPORA["ptb"].read(data))[: 11 * 99]
+    assert task.as_asked(items, prompts).endswith("each behind '<|im_start|>'")
+
+
+def test_the_raw_form_is_the_text_encoded_once(data):
+    prompts = Prompts(make_tokenizer("<|im_start|>"), 512, "tiny")
+    task = RollingTask("x_ptb", "ptb", "ppl", length=100, raw=True)
+    items = task.items(data, Selection(), prompts)
+    text = [token for item in items for token in item.row["tokens"]]
+    assert text == [*prompts.first, *plain(prompts, CORPORA["ptb"].read(data))][:1100]
+
+
+def test_a_tokenizer_that_adds_nothing_keeps_plain_segments(data, prompts):
+    usual, raw = (RollingTask("x_ptb", "ptb", "ppl", length=100, raw=raw) for raw in (False, True))
+    assert prompts.first == ()
+    cuts = [[item.row["tokens"] for item in task.items(data, Selection(), prompts)] for task in (usual, raw)]
+    assert cuts[0] == cuts[1]
+    assert usual.as_asked(usual.items(data, Selection(), prompts), prompts).endswith("the tokenizer adds no first")
+
+
+def test_of_several_first_tokens_none_is_scored(data, prompts):
+    item = Item("ptb/0", "ptb/0", {"tokens": [1, 2, 3, 4, 5], "first": 2, "of": 1})
+    response = RollingResponse((9.0, 1.0, 2.0, 3.0), (9.0, 1.0, 2.0, 3.0), (0, 1, 1, 1))
+    outcome = RollingTask("x_ptb", "ptb", "ppl").score(item, [response])
+    assert outcome.score == 2.0
+    assert (outcome.companions["kld_mean"], outcome.companions["same_top_p"]) == (2.0, 1.0)
+
+
+def test_losses_and_their_number_equal_a_plain_loop_on_a_model_with_a_first_token(data, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = make_model_dir(tmp_path / "model", layers=1, first="<|im_start|>")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    task = RollingTask("perplexity_ptb", "ptb", "ppl", length=100)
+    prompts = Prompts(tokenizer, 512, "tiny")
+    items = task.items(data, Selection(), prompts)
+    requests = [request for item in items for request in task.requests(item, prompts)]
+    responses = collect(TorchEngine(model, tokenizer, progress=Silent()), requests)[0]
+
+    ids = tokenizer(CORPORA["ptb"].read(data), add_special_tokens=False).input_ids
+    losses = []
+    for start in range(0, len(ids) - 98, 99):
+        tokens = torch.tensor([[tokenizer.convert_tokens_to_ids("<|im_start|>"), *ids[start : start + 99]]])
+        with torch.no_grad():
+            losses.append(float(model(input_ids=tokens, labels=tokens).loss))
+    assert [len(response.nll) for response in responses] == [99] * len(losses)
+    scores = [task.score(item, [response]).score for item, response in zip(items, responses, strict=True)]
+    assert scores == pytest.approx(losses, abs=1e-4)
+
+
+def test_behind_an_empty_context_stands_the_first_token():
+    prompts = Prompts(make_tokenizer("<|im_start|>"), 512, "tiny")
+    request = prompts.pair("", "ab")
+    assert (request.context, request.continuation) == (prompts.first, prompts.plain("ab"))
 
 
 def test_too_little_text(data, prompts):
