@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from quantgate.errors import ModelError, UsageError
 from quantgate.models.digest import digest_model
+from quantgate.models.files import weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.source import ModelFiles, check_model_directory, read_json
 from quantgate.quantize.base import Method, QuantizationRecord
+from quantgate.store.store import Store
 from quantgate.subjects import Subject
 
 ALGORITHM: Final = "candidate"
@@ -60,7 +62,7 @@ def parse_candidate(text: str) -> Method:
     )
 
 
-def open_candidate(model: ModelFiles, method: Method) -> Subject:
+def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     """The candidate as a subject of ``model``.
 
     Raises:
@@ -73,7 +75,11 @@ def open_candidate(model: ModelFiles, method: Method) -> Subject:
     _check_alike(model.path, path, who)
     record, unchanged = _inspect(model.path, path, method)
     problems = _tokenizer_problems(model.path, path)
-    return Subject(method, path, record, digest_model(path).whole, True, unchanged, tuple(problems))
+    weights = weight_files(path, who)
+    if weights.leftovers:
+        store.progress.note(f"{who}: {weights.note()}")
+    loaded = digest_model(path, who).loaded
+    return Subject(method, path, record, loaded, True, unchanged, tuple(problems), weights.leftovers)
 
 
 def load_candidate(path: Path, name: str, dtype: str, device: str) -> Any:

@@ -178,7 +178,7 @@ class Evaluation:
 
     def _open(self, method: Method) -> Subject:
         if method.algorithm == candidates.ALGORITHM:
-            return candidates.open_candidate(self.model, method)
+            return candidates.open_candidate(self.model, method, self.store)
         return make_subject(
             self.model,
             method,
@@ -254,6 +254,7 @@ class Evaluation:
             "quantized_modules": len(record.quantized_modules),
             "unchanged_modules": list(subject.unchanged),
             "from_cache": subject.from_cache,
+            **({"weights_not_read": list(subject.leftovers)} if subject.leftovers else {}),
         }
 
     def model_record(self) -> dict[str, Any]:
@@ -397,7 +398,8 @@ class Evaluation:
         name = subject.method.id if subject else "reference"
         engine_record = self.engine_record | ({"batch_tokens": batch_tokens} if batch_tokens else {})
         key = ResponsesKey(
-            weights=subject.weights if subject else self.model.digest.whole,
+            weights=subject.weights if subject else self.model.digest.loaded,
+            tokenizer=self.model.digest.tokenizer,
             requests=asked.digest,
             engine=engine_record,
             against=_fidelity_key(self.model.digest.whole if against else "") if rolling else "",

@@ -3,7 +3,8 @@
 What is exported is the subject that the suite judges: it comes from the same store, under the same key, and is made
 there if the suite has not made it yet. Which runtimes load it, and why one does not, is said before anything is
 computed. The files are those of the store; W8A8 is rewritten into compressed-tensors' layout, and in NVFP4
-layers that a runtime may fuse are given a common scale.
+layers that a runtime may fuse are given a common scale. For AutoGPTQ an output head that is tied to the embedding is
+stored a second time.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any, Final
 
 from quantgate.arguments import whole_number
 from quantgate.errors import UsageError
+from quantgate.models.digest import HEAD
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
+from quantgate.quantize.checkpoint import bytes_on_disk, ties_its_head, untie
 from quantgate.quantize.floats import FloatSettings
 from quantgate.quantize.methods import algorithm_of, get_methods
 from quantgate.quantize.mixed import mixed_config
@@ -73,12 +76,17 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     _refuse_occupied(args.directory)
     store = Store(args.store or default_root(), progress)
     model = resolve_model(args.model, args.revision, store, offline=args.offline)
-    for reader in readers(export_config(method), linear_shapes(model.path, method.id)):
+    found = readers(export_config(method), linear_shapes(model.path, method.id))
+    for reader in found:
         print(reader, flush=True)
     subject = _subject(args, model, method, store, progress)
-    _copy(subject.path, args.directory, rewrite_of(method))
-    record = subject.record
-    print(f"{args.directory}: {method.id}, {record.bits_effective:.3f} bits a weight, {record.bytes_on_disk} bytes")
+    rewrite = rewrite_of(method)
+    if rewrite is None and ties_its_head(subject.path) and any(reader.needs_head for reader in found):
+        print(f"{HEAD} is stored beside the embedding it is tied to: AutoGPTQ leaves it at zero otherwise")
+        rewrite = untie
+    _copy(subject.path, args.directory, rewrite)
+    size = bytes_on_disk(args.directory)
+    print(f"{args.directory}: {method.id}, {subject.record.bits_effective:.3f} bits a weight, {size} bytes")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from quantgate.models.digest import digest_model
 from quantgate.models.source import ModelFiles, read_json
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method, QuantizationRecord
@@ -19,16 +21,17 @@ from quantgate.store.store import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-AUDIT_VERSION: Final = 2
+AUDIT_VERSION: Final = 3
 _ROUNDING: Final = 2.0**-6  # relative: two roundings to bf16 and two medians of ratios that were rounded so
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A quantized model on disk. ``weights``: the digest of its store key, by which its answers are cached.
+    """A quantized model on disk. ``weights``: digest of what is loaded, by which its answers are cached.
 
     ``unchanged``: names of modules that claim to be quantized although their weights equal the reference's.
     ``foreign``: how a checkpoint made elsewhere does not belong to the reference.
+    ``leftovers``: weights in the directory that are not read.
     """
 
     method: Method
@@ -38,6 +41,7 @@ class Subject:
     from_cache: bool
     unchanged: tuple[str, ...] = field(default=())
     foreign: tuple[str, ...] = field(default=())
+    leftovers: tuple[str, ...] = field(default=())
 
     @property
     def is_unquantized(self) -> bool:
@@ -79,7 +83,7 @@ def make_subject(
     Raises:
         MethodError: the method cannot be applied to this model.
     """
-    from quantgate.quantize.checkpoint import read_record
+    from quantgate.quantize.checkpoint import LAYOUT_VERSION, read_record
     from quantgate.quantize.run import quantize_checkpoint
 
     calibration = calibrate() if method.needs_calibration else None
@@ -89,6 +93,7 @@ def make_subject(
         calibration_digest=calibration.digest if calibration else "",
         libraries={name: importlib.metadata.version(name) for name in libraries_of(method)},
         device=device.split(":")[0],
+        layout=LAYOUT_VERSION,
     )
     what = f"{method.id} of {model.id}"
 
@@ -98,8 +103,9 @@ def make_subject(
 
     entry = store.fetch(key, build, what=what)
     record = read_record(entry.path)
-    unchanged = audit(model, entry.path, entry.digest, record, store)
-    return Subject(method, entry.path, record, entry.digest, entry.from_cache, unchanged)
+    weights = digest_model(entry.path).loaded
+    unchanged = audit(model, entry.path, weights, record, store)
+    return Subject(method, entry.path, record, weights, entry.from_cache, unchanged)
 
 
 def libraries_of(method: Method) -> tuple[str, ...]:
@@ -109,7 +115,13 @@ def libraries_of(method: Method) -> tuple[str, ...]:
 
 def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store) -> tuple[str, ...]:
     """Modules that ``record`` calls quantized although their weights equal the reference's (kept in the store)."""
-    key = AuditKey(reference=model.digest.weights, subject=weights, version=AUDIT_VERSION)
+    claims = json.dumps([record.quantized_modules, record.folds, record.cache_bits], sort_keys=True, default=list)
+    key = AuditKey(
+        reference=model.digest.weights,
+        subject=weights,
+        claims=hashlib.sha256(claims.encode()).hexdigest(),
+        version=AUDIT_VERSION,
+    )
 
     def build(target: Path) -> None:
         content = {"unchanged": unchanged_modules(model.path, path, record)}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from quantgate.efficiency.architecture import Architecture, Linear
-from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.checkpoint import weight_files
+from quantgate.errors import MethodError
+from quantgate.models.tensors import stored
 from quantgate.quantize.mixed import is_mixed, layer_config
 from quantgate.quantize.packing import packed_rows
 
@@ -21,29 +20,18 @@ _OUTLIER: Final = 4  # a 16-bit value and a 16-bit column
 
 
 def stored_bytes(directory: Path) -> int:
-    """Bytes of all tensors in the safetensors files of ``directory``, from their headers.
+    """Bytes of all tensors of the model in ``directory``, from the headers of the files that the loader reads.
 
     Raises:
         ModelError: a file is missing or has no readable header.
     """
-    return sum(_tensor_bytes(path) for path in weight_files(directory))
-
-
-def _tensor_bytes(path: Path) -> int:
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return sum(
-            entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items() if name[0] != "_"
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(str(path), f"no readable header ({error})", expected="a safetensors file") from error
+    return sum(tensor.nbytes for tensor in stored(directory).values())
 
 
 def predicted_bytes(model: Architecture, quantization: Mapping[str, Any] | None, outliers: float = 0.0) -> float:
     """Bytes of all tensors of a checkpoint of ``model`` with the ``quantization_config`` ``quantization``.
 
-    Embedding, output head (stored a second time where it is tied), norms and biases take 16 bits. ``outliers``: share
+    Embedding, output head (not stored again where it is tied), norms and biases take 16 bits. ``outliers``: share
     of the weights that are kept apart; only the data say how many, so it is asked for (SpQR; 0 elsewhere).
 
     Raises:
@@ -51,7 +39,7 @@ def predicted_bytes(model: Architecture, quantization: Mapping[str, Any] | None,
     """
     configs = _configs(model, quantization or {})
     blocks = sum(layer_bytes(config, linear, outliers) for config, linear in configs)
-    return blocks + _HALF * (2 * model.embedding + model.rest)
+    return blocks + _HALF * ((1 if model.tied else 2) * model.embedding + model.rest)
 
 
 def _configs(model: Architecture, quantization: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Linear]]:

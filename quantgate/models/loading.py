@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.errors import ModelError
+from quantgate.models.accounting import REPORTING, check_loaded
+from quantgate.models.tensors import read_tensor, stored
 
 _USUAL_CONTEXT: Final = 2048
 _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -56,32 +58,32 @@ def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:
     """The model in ``path`` in evaluation mode on ``device``, every weight loaded from the files.
 
     Raises:
-        ModelError: transformers does not know the architecture, or weights are missing or do not fit.
+        ModelError: transformers does not know the architecture, or weights are missing, left over or do not fit.
+    """
+    model = load_whole(path, f"model {name!r}", torch_dtype(dtype), attn_implementation="sdpa")
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_whole(path: Path, who: str, dtype: Any, **how: Any) -> Any:
+    """The causal language model in ``path`` by transformers, every tensor accounted for (`accounting.check_loaded`).
+
+    ``how``: further arguments of ``from_pretrained``.
+
+    Raises:
+        ModelError: transformers does not know the architecture, or weights are missing, left over or do not fit.
     """
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
+    files = stored(path, who)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=torch_dtype(dtype),
-            trust_remote_code=False,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
+            path, dtype=dtype, trust_remote_code=False, use_safetensors=True, **REPORTING, **how
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model {name!r}", f"cannot be loaded ({error})", hint="check the files") from error
-    # transformers would initialise missing weights at random and go on; a half-loaded reference must stop here
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if missing:
-        raise ModelError(
-            f"model {name!r}",
-            f"{len(missing)} weights are missing or of another shape ({', '.join(missing[:3])})",
-            expected="every weight of the architecture in the safetensors files",
-            hint="finish the download, or compare config.json with the weights",
-        )
-    return model.to(device).eval().requires_grad_(False)
+        raise ModelError(who, f"cannot be loaded ({error})", hint="check the files") from error
+    check_loaded(model, info, who, lambda key: read_tensor(files[key]))
+    return model
 
 
 def quiet_transformers() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,27 +17,32 @@ from typing import Any, Final
 from quantgate.errors import ModelError
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
+from quantgate.models.files import weight_files
 from quantgate.store.keys import ConvertedModelKey
 from quantgate.store.store import Store, sha256_file
 
 BUNDLED: Final = "bundled"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_WANTED: Final = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+_WANTED: Final = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.tokenizer", "*.vocab"]
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on disk. ``id``: as the user named it; ``revision``: resolved commit of a hub model, else empty."""
+    """A model on disk. ``id``: as the user named it; ``revision``: resolved commit of a hub model, else empty.
+
+    ``leftovers``: weights in the directory that are not read.
+    """
 
     id: str
     revision: str
     path: Path
     digest: ModelDigest
+    leftovers: tuple[str, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """What a report says about the model."""
-        return {"id": self.id, "revision": self.revision, "digest": self.digest.as_record()}
+        record = {"id": self.id, "revision": self.revision, "digest": self.digest.as_record()}
+        return record | ({"weights_not_read": list(self.leftovers)} if self.leftovers else {})
 
 
 def resolve_model(name: str, revision: str | None, store: Store, *, offline: bool = False) -> ModelFiles:
@@ -68,7 +74,10 @@ def resolve_model(name: str, revision: str | None, store: Store, *, offline: boo
             hint="check --model",
         )
     check_model_directory(path, name)
-    return ModelFiles(name, revision or "", path, digest_model(path))
+    weights = weight_files(path, f"model {name!r}")
+    if weights.leftovers:
+        store.progress.note(f"model {name!r}: {weights.note()}")
+    return ModelFiles(name, revision or "", path, digest_model(path, f"model {name!r}"), weights.leftovers)
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:
@@ -112,31 +121,21 @@ def check_model_directory(path: Path, name: str) -> None:
         raise ModelError(
             who, f"architecture {architectures or 'unnamed'}", expected="a causal language model (…ForCausalLM)"
         )
-    _check_weights(path, who)
+    _refuse_detours(path, config, who)
+    weight_files(path, who)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights")
 
 
-def _check_weights(path: Path, who: str) -> None:
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(read_json(index, who).get("weight_map", {}).values())
-        missing = sorted(shard for shard in shards if not (path / str(shard)).is_file())
-        if missing or not shards:
-            raise ModelError(
-                who,
-                f"{len(missing)} of {len(shards)} weight files are missing ({', '.join(map(str, missing[:3]))})",
-                expected="all files that model.safetensors.index.json names",
-                hint="finish the download",
-            )
-    elif not any(path.glob("*.safetensors")):
-        pickled = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
+def _refuse_detours(path: Path, config: Mapping[str, Any], who: str) -> None:
+    """Refuse what makes transformers load something else than the files that are judged."""
+    if "configuration_files" in config:
+        raise ModelError(who, "config.json hands over to configuration_files", expected="one configuration")
+    if (path / "adapter_config.json").is_file():
         raise ModelError(
-            who,
-            f"only pickled weights ({pickled[0]})" if pickled else "no weights",
-            expected="safetensors files",
-            hint="convert the weights to safetensors; pickles are never loaded" if pickled else "finish the download",
-        )
+            who, "an adapter (adapter_config.json)", expected="a model by itself",
+            hint="merge the adapter into the weights, or remove its files",
+        )  # fmt: skip
 
 
 def read_json(path: Path, who: str) -> dict[str, Any]:

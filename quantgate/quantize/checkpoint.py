@@ -2,8 +2,7 @@
 
 ``model.safetensors`` (sharded above 4 GB) holds the packed linear layers and everything else in 16 bit;
 ``config.json`` carries ``quantization_config``, repeated as ``quantize_config.json`` for AutoGPTQ; tokenizer files are
-copied; ``quantgate.json`` is the record. ``lm_head.weight`` is stored even when it is tied to the embedding:
-auto-gptq's loader leaves it at zero otherwise.
+copied; ``quantgate.json`` is the record. An output head that is tied to the embedding is not stored a second time.
 """
 
 from __future__ import annotations
@@ -22,9 +21,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.errors import ModelError
+from quantgate.models.accounting import REPORTING, check_loaded, check_placed
+from quantgate.models.digest import HEAD, is_tied
+from quantgate.models.files import model_files, weight_files
+from quantgate.models.source import read_json
+from quantgate.models.tensors import stored
 from quantgate.quantize import activations, bnb, floats, formats, layout, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
 from quantgate.quantize.mixed import is_mixed, layer_config
+
+LAYOUT_VERSION: Final = 2
+"""Counts up when `write` stores the same weights otherwise. 2: a tied head once."""
 
 RECORD_NAME: Final = "quantgate.json"
 _SHARD_BYTES: Final = 4 * 1000**3
@@ -43,30 +50,10 @@ _COPIED: Final = (
 )
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint directory.
-
-    Raises:
-        ModelError: there are none, or the index names files that are missing.
-    """
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = sorted(path.name for path in directory.glob("*.safetensors"))
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing or not names:
-        raise ModelError(
-            str(directory),
-            f"{missing[0]} is missing" if missing else "no safetensors file",
-            expected="all weights as safetensors (pickles are never loaded)",
-        )
-    return [directory / name for name in names]
-
-
 def stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything in the checkpoint's safetensors files, one at a time."""
-    for path in weight_files(directory):
+    """Name and tensor of everything in the weights that the loader reads, one at a time; see `files.weight_files`."""
+    stored(directory)  # whole files, and every name once
+    for path in weight_files(directory).files:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
                 yield name, file.get_tensor(name)
@@ -100,12 +87,13 @@ def write(
         else:
             state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    if "lm_head.weight" in waiting and source_config.get("tie_word_embeddings", False):
-        waiting.discard("lm_head.weight")  # quantized apart from the embedding it was tied to
+    if HEAD in waiting and is_tied(source_config):
+        waiting.discard(HEAD)  # quantized apart from the embedding it was tied to
         source_config["tie_word_embeddings"] = False
     if waiting:
         raise ModelError(str(source), f"no tensor {min(waiting)}", expected="names as in the model's modules")
-    _untie(state, source_config)
+    if HEAD in state and is_tied(source_config):
+        _tie(state)
     state |= {name: tensor.cpu() for name, tensor in (others or {}).items()}
     packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}
     save(state | packed, target)
@@ -116,13 +104,26 @@ def write(
     return sum(tensor.nbytes for tensor in packed.values())
 
 
-def _untie(state: dict[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Store the output head of a model with tied embeddings too."""
-    if not config.get("tie_word_embeddings", False) or "lm_head.weight" in state:
-        return
+def _tie(state: dict[str, Tensor]) -> None:
+    """Drop an output head that is stored beside the embedding it is tied to."""
+    if any(name.endswith("embed_tokens.weight") and torch.equal(state[name], state[HEAD]) for name in state):
+        del state[HEAD]
+
+
+def untie(source: Path, target: Path) -> None:
+    """Store the output head of ``source``, a checkpoint of ours with tied embeddings, in ``target`` (a copy) too.
+
+    For auto-gptq, whose loader otherwise leaves the head at zero.
+    """
+    state = dict(stored_tensors(source))
     embeddings = [name for name in state if name.endswith("embed_tokens.weight")]
     if len(embeddings) == 1:
-        state["lm_head.weight"] = state[embeddings[0]].clone()
+        replace_weights(state | {HEAD: state[embeddings[0]].clone()}, target)
+
+
+def ties_its_head(directory: Path) -> bool:
+    """Whether the checkpoint's output head is its embedding, stored once."""
+    return is_tied(read_json(directory / "config.json", str(directory))) and HEAD not in stored(directory)
 
 
 def save(state: Mapping[str, Tensor], target: Path) -> None:
@@ -193,8 +194,8 @@ def read_record(directory: Path) -> QuantizationRecord:
 
 
 def bytes_on_disk(directory: Path) -> int:
-    """Size of all files in ``directory``."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    """Size of all files that make up the model in ``directory``: what else lies there is not counted."""
+    return sum(path.stat().st_size for path in model_files(directory))
 
 
 def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
@@ -204,7 +205,7 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     LLM.int8 layers stay int8 and quantize their activations; other quantized activations and caches are simulated.
 
     Raises:
-        ModelError: files or tensors are missing, or the layout is not one of ours.
+        ModelError: files or tensors are missing, left over or do not fit, or the layout is not one of ours.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -219,7 +220,15 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     weights = {f"{name}.weight": layer.dequantize(dtype) for name, layer in layers.items()}
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model = architecture.from_pretrained(None, config=config, state_dict=plain | weights, dtype=dtype)
+    tensors = plain | weights
+    try:
+        model, info = architecture.from_pretrained(
+            None, config=config, state_dict=dict(tensors), dtype=dtype, **REPORTING
+        )
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(str(directory), f"cannot be loaded ({error})", hint="check the files") from error
+    check_loaded(model, info, str(directory), tensors.__getitem__)
+    check_placed((name for name in grids if name.rpartition(".")[0] not in layers), str(directory))
     for name, layer in layers.items():
         _install(model, name, layer, layer_config(quantization, name), grids)
     if "kv_cache" in quantization:

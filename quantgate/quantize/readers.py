@@ -23,12 +23,19 @@ Shapes = Mapping[str, tuple[int, int]]
 class Reader:
     """A runtime. ``refusal``: why it does not load the checkpoint as it is meant; empty when nothing speaks against it.
 
-    ``seen``: whether it was run on checkpoints of this layout.
+    ``seen``: whether it was run on checkpoints of this layout. ``unties``: whether it takes the output head from the
+    files even where it is tied to the embedding.
     """
 
     name: str
     refusal: str = ""
     seen: bool = True
+    unties: bool = False
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether it loads the checkpoint only if a tied output head is stored too."""
+        return self.unties and not self.refusal
 
     def __str__(self) -> str:
         if self.refusal:
@@ -70,7 +77,12 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
     words = rest or _first(shapes, 0, 32 if bits == 3 else 32 // bits)
     whole = "" if config["desc_act"] else rest  # seen: without act-order AutoGPTQ reshapes weights into whole groups
     return [
-        Reader("AutoGPTQ", second or whole or _first(shapes, 1, 32) or _first(shapes, 0, 32), seen=config["desc_act"]),
+        Reader(
+            "AutoGPTQ",
+            second or whole or _first(shapes, 1, 32) or _first(shapes, 0, 32),
+            seen=config["desc_act"],
+            unties=True,
+        ),
         Reader("GPTQModel"),
         Reader("transformers (with gptqmodel installed)", seen=False),
         Reader("vLLM", words, seen=False),

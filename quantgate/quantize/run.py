@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quantgate.errors import MethodError
 from quantgate.memory import kept_heap
+from quantgate.models.loading import load_whole, text_config
 from quantgate.progress import Progress
 from quantgate.quantize import checkpoint
 from quantgate.quantize.activations import ActivationSettings, cache_layers
@@ -43,7 +44,7 @@ def quantize_checkpoint(
 
     Raises:
         MethodError: the method needs calibration and has none, or cannot be applied to this model.
-        ModelError: ``model_dir`` is not a complete safetensors checkpoint.
+        ModelError: ``model_dir`` is not a complete safetensors checkpoint, or holds tensors without a place.
     """
     (record,) = quantize_many(model_dir, {target: method}, calibration, device=device, progress=progress)
     return record
@@ -201,14 +202,10 @@ def _load(model_dir: Path, device: str) -> tuple[Any, torch.dtype]:
     A float32 checkpoint is rounded to bf16 first: the reference it will be compared with is the 16-bit model. fp16 on
     a CPU is computed in float32 (there is no fast fp16 matmul), with the same fp16 weights.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    checkpoint.weight_files(model_dir)
-    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
+    who = f"model {model_dir.name!r}"
+    config = text_config(model_dir, model_dir.name)
     stored = torch.float16 if getattr(config, "dtype", None) == torch.float16 else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(
-        model_dir, config=config, dtype=stored, use_safetensors=True, trust_remote_code=False
-    )
+    model = load_whole(model_dir, who, stored)
     if stored == torch.float16 and device == "cpu":
         model = model.float()
     return model.to(device).eval(), stored

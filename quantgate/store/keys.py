@@ -40,7 +40,10 @@ class ConvertedModelKey(Key):
 
 @dataclass(frozen=True)
 class SubjectKey(Key):
-    """A model quantized by one method. ``libraries`` names those whose version changes the weights."""
+    """A model quantized by one method. ``libraries`` names those whose version changes the weights.
+
+    ``layout``: counts up when the same weights are written otherwise.
+    """
 
     kind: ClassVar[str] = "subjects"
     model_digest: str
@@ -48,14 +51,20 @@ class SubjectKey(Key):
     calibration_digest: str
     libraries: Mapping[str, str]
     device: str
+    layout: int
 
 
 @dataclass(frozen=True)
 class ResponsesKey(Key):
-    """What one model answered to one list of requests on one engine."""
+    """What one model answered to one list of requests on one engine.
+
+    ``weights``: digest of what is loaded (`ModelDigest.loaded`), wherever it came from; ``tokenizer``: digest of the
+    one that reads its answers.
+    """
 
     kind: ClassVar[str] = "responses"
     weights: str
+    tokenizer: str
     requests: str
     engine: Mapping[str, Any]
     against: str = ""
@@ -73,9 +82,10 @@ class TopKKey(Key):
 
 @dataclass(frozen=True)
 class AuditKey(Key):
-    """Which modules of a subject still hold the reference's weights."""
+    """Which modules of a subject still hold the reference's weights. ``claims``: digest of what its record says."""
 
     kind: ClassVar[str] = "audits"
     reference: str
     subject: str
+    claims: str
     version: int

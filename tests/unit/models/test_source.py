@@ -29,6 +29,11 @@ def edit_config(model, **changes):
     (model / "config.json").write_text(json.dumps(config | changes))
 
 
+def shards(model, weight_map):
+    (model / "model.safetensors").rename(model / "model-2.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
 def test_a_directory_is_taken_as_it_is(model, store):
     found = resolve_model(str(model), None, store)
     assert found.path == model
@@ -80,9 +85,7 @@ def test_hub_snapshot_on_disk_is_found(model, store, tmp_path, monkeypatch):
             r"only pickled weights \(pytorch_model.bin\).*pickles are never loaded",
         ),
         (
-            lambda path: (path / "model.safetensors.index.json").write_text(
-                json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model.safetensors"}})
-            ),
+            lambda path: shards(path, {"a": "model-1.safetensors", "b": "model-2.safetensors"}),
             r"1 of 2 weight files are missing \(model-1.safetensors\).*finish the download",
         ),
     ],

@@ -199,7 +199,7 @@ def test_weights_in_shards(model_dir, tmp_path, monkeypatch):
     whole = load_quantized(tmp_path / "whole", torch.bfloat16).state_dict()
     assert all(torch.equal(sharded[name], whole[name]) for name in whole)
     (tmp_path / "sharded" / files[0]).unlink()
-    with pytest.raises(ModelError, match=f"{files[0]} is missing"):
+    with pytest.raises(ModelError, match=rf"1 of {len(files)} weight files are missing \({files[0]}\)"):
         load_quantized(tmp_path / "sharded", torch.bfloat16)
 
 
@@ -253,7 +253,7 @@ def test_ignores_calibration(written):
 def test_pickles_are_not_loaded(model_dir, tmp_path):
     shutil.copy(model_dir / "config.json", tmp_path)
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="only pickled weights"):
         quantize(tmp_path, METHODS["rtn4"], tmp_path / "out")
 
 

@@ -1,0 +1,167 @@
+"""What the weights of a model directory hold, from the headers of its safetensors files: names, shapes, places.
+
+The files are those that the loader opens (`quantgate.models.files`). Reading a header touches no weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.errors import ModelError
+from quantgate.models.files import WeightFiles, weight_files
+
+_MAX_HEADER: Final = 100 * 1000**2  # the format's own bound
+_BITS: Final = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a safetensors file. ``dtype``: the format's name (``BF16``); bytes ``begin`` to ``end``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return self.end - self.begin
+
+
+def stored(directory: Path, who: str = "") -> dict[str, StoredTensor]:
+    """All tensors of the model in ``directory`` by name.
+
+    Raises:
+        ModelError: a file is missing or damaged, or two files hold a tensor of the same name: which one counts would
+            depend on the reader.
+    """
+    return tensors_of(weight_files(directory, who), who or str(directory))
+
+
+def tensors_of(weights: WeightFiles, who: str) -> dict[str, StoredTensor]:
+    """The tensors of these files by name; see `stored`."""
+    found: dict[str, StoredTensor] = {}
+    for path in weights.files:
+        for name, tensor in read_header(path).items():
+            if name in found:
+                raise ModelError(
+                    who,
+                    f"{name} is both in {found[name].path.name} and in {path.name}",
+                    expected="every tensor once",
+                    hint="delete the file that does not belong to the model, and write the index anew",
+                )
+            found[name] = tensor
+    if weights.index:
+        _check_index(weights.index, found, who)
+    return found
+
+
+def _check_index(index: Path, found: Mapping[str, StoredTensor], who: str) -> None:
+    """Readers differ in whom they believe, the index or the files: where both speak of a tensor they must agree."""
+    named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    wrong = [name for name, tensor in found.items() if named.get(name, _place(tensor, index)) != _place(tensor, index)]
+    if wrong:
+        raise ModelError(
+            who,
+            f"{index.name} names another file than the one that holds {', '.join(sorted(wrong)[:3])}",
+            expected="every tensor in the file that the index names",
+            hint="finish the download, or write the index anew",
+        )
+
+
+def _place(tensor: StoredTensor, index: Path) -> str:
+    return tensor.path.relative_to(index.parent).as_posix()
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file by name.
+
+    Raises:
+        ModelError: the file is no whole safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _MAX_HEADER):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
+        return _entries(header, path, 8 + length, size)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(
+            str(path), f"no whole safetensors file ({error})", expected="a complete file", hint="finish the download"
+        ) from error
+
+
+def _entries(header: dict[str, Any], path: Path, start: int, size: int) -> dict[str, StoredTensor]:
+    header.pop("__metadata__", None)
+    found = {}
+    for name, entry in header.items():
+        begin, end = (int(each) for each in entry["data_offsets"])
+        shape = tuple(int(each) for each in entry["shape"])
+        if 8 * (end - begin) != math.prod(shape) * _BITS[entry["dtype"]]:
+            raise ValueError(f"{name} has {end - begin} bytes")
+        found[name] = StoredTensor(name, entry["dtype"], shape, path, start + begin, start + end)
+    place = start
+    for tensor in sorted(found.values(), key=lambda each: (each.begin, each.end)):
+        if tensor.begin != place:
+            raise ValueError(f"{tensor.name} starts at {tensor.begin}, not at {place}")
+        place = tensor.end
+    if place != size:
+        raise ValueError(f"{size} bytes instead of {place}")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} twice")
+    return dict(pairs)
+
+
+def read_tensor(tensor: StoredTensor) -> Any:
+    """The data as a torch tensor."""
+    from safetensors import safe_open
+
+    with safe_open(tensor.path, framework="pt") as file:
+        return file.get_tensor(tensor.name)
+
+
+def digest_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """sha256 of each tensor: type, shape and bytes. Wherever it is stored, the same tensor has the same digest."""
+    digests = {}
+    for path in sorted({tensor.path for tensor in tensors.values()}):
+        mine = [tensor for tensor in tensors.values() if tensor.path == path]
+        for tensor in mine:
+            digests[tensor.name] = hashlib.sha256(f"{tensor.dtype}:{tensor.shape}\n".encode()).hexdigest()
+        _update(path, mine, digests)
+    return digests
+
+
+def _update(path: Path, tensors: list[StoredTensor], digests: dict[str, str]) -> None:
+    hashed = [tensor for tensor in tensors if tensor.nbytes]
+    if not hashed:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        view = memoryview(content)
+        for tensor in hashed:
+            digest = hashlib.sha256(digests[tensor.name].encode())
+            with view[tensor.begin : tensor.end] as part:
+                digest.update(part)
+            digests[tensor.name] = digest.hexdigest()
+        view.release()

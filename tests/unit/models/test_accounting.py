@@ -1,0 +1,113 @@
+"""Every tensor accounted for, both ways: by the reference's loader, by ours, and before anything is quantized."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from quantgate import api
+from quantgate.errors import ModelError
+from quantgate.models.loading import load_reference
+from quantgate.progress import Silent
+from quantgate.quantize.checkpoint import load_quantized
+from quantgate.quantize.methods import METHODS
+from quantgate.quantize.run import quantize_checkpoint
+
+NORM, PROJECTION = "model.layers.1.post_attention_layernorm.weight", "model.layers.1.self_attn.k_proj"
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy that the test may damage."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def subjects(tiny_model, tmp_path_factory):
+    """Checkpoints of the tiny model in three layouts."""
+    made = {}
+    for name in ("rtn8", "nf4", "rtn-token-a8-w8"):
+        made[name] = tmp_path_factory.mktemp(name)
+        quantize_checkpoint(tiny_model, METHODS[name], None, made[name], progress=Silent())
+    return made
+
+
+def edit(path, change):
+    state = load_file(path / "model.safetensors")
+    change(state)
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def without(*starts):
+    def change(state):
+        for name in [name for name in state if name.startswith(starts)]:
+            del state[name]
+
+    return change
+
+
+def adding(name, tensor):
+    return lambda state: state.update({name: tensor})
+
+
+LEFT_OVER = [
+    (adding("model.layers.7.mlp.up_proj.weight", torch.ones(48, 32)), "no place.*model.layers.7.mlp.up_proj.weight"),
+    (adding(f"{PROJECTION}.bias", torch.ones(16)), f"1 tensors have no place.*{PROJECTION}.bias"),
+]
+DAMAGES = [
+    (without(NORM), f"1 weights are missing.*{NORM}"),
+    (without("model.norm"), "1 weights are missing.*model.norm.weight"),
+    (without("model.embed_tokens"), "weights are missing.*model.embed_tokens.weight"),
+    (without(f"{PROJECTION}."), f"1 weights are missing.*{PROJECTION}.weight"),
+    (adding(NORM, torch.ones(16)), rf"of another shape.*{NORM} is \(16,\), not \(32,\)"),
+    (adding(NORM, torch.full((32,), float("nan"))), f"not finite.*{NORM}"),
+    *LEFT_OVER,
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_of_the_reference(damage, message, model):
+    edit(model, damage)
+    with pytest.raises(ModelError, match=message):
+        load_reference(model, "mine", "bfloat16", "cpu")
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+@pytest.mark.parametrize("method", ["rtn8", "nf4", "rtn-token-a8-w8"])
+def test_of_a_checkpoint_of_ours(method, damage, message, subjects, tmp_path):
+    path = shutil.copytree(subjects[method], tmp_path / "copy")
+    edit(path, damage)
+    with pytest.raises(ModelError, match=message):
+        load_quantized(path, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("damage", "message"), [DAMAGES[0], DAMAGES[5], *LEFT_OVER])
+def test_before_anything_is_quantized(damage, message, model, tmp_path):
+    edit(model, damage)
+    with pytest.raises(ModelError, match=message):
+        api.quantize(model, "rtn8", store=tmp_path / "store")
+    assert not list((tmp_path / "store").glob("subjects/*"))
+
+
+def test_input_grids_need_a_layer(subjects, tmp_path):
+    path = shutil.copytree(subjects["rtn-token-a8-w8"], tmp_path / "copy")
+    edit(path, adding("model.layers.9.mlp.up_proj.input_scale", torch.ones(1)))
+    with pytest.raises(ModelError, match=r"no place.*model.layers.9.mlp.up_proj.input_scale"):
+        load_quantized(path, torch.bfloat16)
+
+
+def test_a_bias_of_zeros_adds_nothing(model, subjects, tmp_path):
+    """Older packers of GPTQ checkpoints write one for every layer."""
+    zeros = adding(f"{PROJECTION}.bias", torch.zeros(16))
+    edit(model, zeros)
+    load_reference(model, "mine", "bfloat16", "cpu")
+    path = shutil.copytree(subjects["rtn8"], tmp_path / "copy")
+    edit(path, zeros)
+    load_quantized(path, torch.bfloat16)
+
+
+def test_what_the_architecture_ignores_may_be_there(model):
+    """Old Llama checkpoints keep the rotary frequencies of every block."""
+    edit(model, adding("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)))
+    load_reference(model, "mine", "bfloat16", "cpu")
