@@ -25,8 +25,8 @@ PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index.json", "*.gguf", *PICKLES)
 # every name that a tokenizer class of transformers reads, and the forms in which chat templates come
 TOKENIZERS: Final = (
-    "*token*.json", "*vocab*.json", "*vocab*.txt", "merges*.txt", "dict.txt", "*.model", "*.bpe", "*.tiktoken", "*.tokenizer",
-    "*.vocab", "*.codes", "tekken.json", "special_tokens_map.json", "normalizer.json", "byte_maps.json", "emoji.json",
+    "*token*.json", "*vocab*.json", "*vocab*.txt", "merges*.txt", "dict.txt", "*.model", "*.bpe", "*.tiktoken",
+    "*.tokenizer", "*.vocab", "*.codes", "tekken.json", "special_tokens_map.json", "normalizer.json", "byte_maps.json", "emoji.json",
     "word_*.json", "tokenization_*.json", "chat_template*.json", "*.jinja", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
