@@ -26,8 +26,9 @@ _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index.json", "*.gguf", *PICKL
 # every name that a tokenizer class of transformers reads, and the forms in which chat templates come
 TOKENIZERS: Final = (
     "*token*.json", "*vocab*.json", "*vocab*.txt", "merges*.txt", "dict.txt", "*.model", "*.bpe", "*.tiktoken",
-    "*.tokenizer", "*.vocab", "*.codes", "tekken.json", "special_tokens_map.json", "normalizer.json", "byte_maps.json", "emoji.json",
-    "word_*.json", "tokenization_*.json", "chat_template*.json", "*.jinja", "additional_chat_templates/*.jinja",
+    "*.tokenizer", "*.vocab", "*.codes", "tekken.json", "special_tokens_map.json", "normalizer.json",
+    "byte_maps.json", "emoji.json", "word_*.json", "tokenization_*.json", "chat_template*.json", "*.jinja",
+    "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
 
