@@ -18,6 +18,7 @@ from quantgate.errors import ModelError
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import weight_files
+from quantgate.models.quantized import refuse_quantized
 from quantgate.store.keys import ConvertedModelKey
 from quantgate.store.store import Store, sha256_file
 
@@ -74,6 +75,7 @@ def resolve_model(name: str, revision: str | None, store: Store, *, offline: boo
             hint="check --model",
         )
     check_model_directory(path, name)
+    refuse_quantized(path, read_json(path / "config.json", f"model {name!r}"), f"model {name!r}")
     weights = weight_files(path, f"model {name!r}")
     if weights.leftovers:
         store.progress.note(f"model {name!r}: {weights.note()}")

@@ -1,0 +1,80 @@
+"""Signs that a model directory holds a quantized model: what configurations declare, and what the weights are.
+
+A quantization can be declared in several places. transformers looks at one of them, ``quantization_config`` in
+config.json; a declaration that only lies elsewhere would be skipped, and packed codes taken for weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.errors import ModelError
+from quantgate.models.tensors import stored
+
+MAIN: Final = "quantization_config"
+_KEYS: Final = (MAIN, "compression_config", "quantization")  # transformers, old llm-compressor, MLX
+_INNER: Final = ("text_config", "llm_config")
+_SIDE_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
+_RECORD: Final = "quantgate.json"
+_CODES: Final = ("weight", "qweight", "weight_packed", "qzeros", "scales", "weight_scale", "weight_scale_inv", "SCB")
+_PARTS: Final = ("qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "SCB")
+_WEIGHTS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+_FLAGS: Final = frozenset({"BOOL", "U8", "I32", "I64", "U64"})  # masks and positions
+
+
+def declarations(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every declaration of a quantization in the directory ``path`` by its place; ``config``: its config.json.
+
+    Raises:
+        ModelError: a side file that is no JSON object.
+    """
+    found = {f"{key} in config.json": config[key] for key in _KEYS if config.get(key)}
+    for inner in _INNER:
+        part = config.get(inner)
+        if isinstance(part, Mapping):
+            found |= {f"{inner}.{key} in config.json": part[key] for key in _KEYS if part.get(key)}
+    for name in _SIDE_FILES:
+        if (path / name).is_file():
+            found[name] = _object(path / name)
+    return found
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(str(path), f"unreadable ({type(error).__name__})", expected="a JSON file") from error
+    if not isinstance(content, dict):
+        raise ModelError(str(path), f"holds a {type(content).__name__}", expected="a JSON object")
+    return content
+
+
+def refuse_quantized(path: Path, config: Mapping[str, Any], who: str) -> None:
+    """Refuse a model that is to be the 16-bit original and is quantized already, by any sign of it.
+
+    Raises:
+        ModelError: a declaration, quantgate's own record, or weights in another form than floats of 16 bit and more.
+    """
+    signs = list(declarations(path, config))
+    if (path / _RECORD).is_file():
+        signs.append(f"{_RECORD}, the record of a quantized checkpoint")
+    signs = signs or [f"{name} in {dtype}" for name, dtype in quantized_tensors(path)][:1]
+    if signs:
+        raise ModelError(
+            who,
+            f"is quantized already ({signs[0]})",
+            expected="the 16-bit original, with which quantized models are compared",
+            hint="give the original with --model; judge this checkpoint with --candidate NAME=DIR",
+        )
+
+
+def quantized_tensors(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and dtype (as safetensors spells it) of stored tensors that are codes or scales, from the files' headers."""
+    for name, tensor in stored(path).items():
+        last = name.rpartition(".")[2]
+        packed = tensor.dtype not in _WEIGHTS and (last in _CODES or tensor.dtype not in _FLAGS)
+        if packed or last in _PARTS:
+            yield name, tensor.dtype
