@@ -8,6 +8,7 @@ solutions, then the question; the answer ends where the model starts a problem o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,16 +24,18 @@ from quantgate.tasks.items import first_shots, items_of_split, k_shot
 from quantgate.tasks.prompts import Prompts, user
 
 _FIELDS: Final[Fields] = {"question": str, "answer": str}
-_NUMBER: Final = re.compile(r"(?<![\d.])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?")
-# paper A's: any sign, digits with or without proper thousands commas, a point with or without digits around it
-_PAPER_NUMBER: Final = re.compile(r"[+-]?(?=\.?\d)(?:[1-9]\d{0,2}(?:,\d{3})*|\d*)(?:\.\d*)?(?=\D|$)")
-_TOLERANCE: Final = Decimal("1e-4")
+_NUMBER: Final = re.compile(r"(?<![\d.])-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?(?<![\w.])\.\d+|-?\d+(?:\.\d+)?")
+# Paper A's: any sign, digits with or without proper thousands commas, a point with or without digits around it. The
+# first digit must be an ASCII one; those behind it need not be, and Python reads them as numbers as well.
+_PAPER_NUMBER: Final = re.compile(r"[+-]?(?=\.?[0-9])(?:[1-9]\d{0,2}(?:,\d{3})*|\d*)(?:\.\d*)?(?=\D|$)")
+_TOLERANCE: Final = 1e-4
 _STOP: Final = ("Question:",)
 
 
 def numbers(text: str) -> list[Decimal]:
-    """All numbers in ``text``, thousands commas removed: ``1,234``, ``-5``, ``18.00``. A minus glued to a word or a
-    digit (``7-5``) is a dash, not a sign.
+    """All numbers in ``text``, thousands commas removed: ``1,234``, ``-5``, ``18.00``, ``.5``. A minus glued to a word
+    or a digit (``7-5``) is a dash, not a sign, and a point behind a word or another point is no decimal point. Digits
+    of other scripts, such as full-width ones, count.
     """
     found = []
     for match in _NUMBER.finditer(text):
@@ -48,18 +51,18 @@ def last_number(response: str, gold: str) -> tuple[str, bool]:
     found = numbers(response)
     if not found:
         return "", False
-    return str(found[-1]), abs(found[-1] - Decimal(gold)) <= _TOLERANCE
+    return str(found[-1]), abs(found[-1] - Decimal(gold)) <= Decimal(str(_TOLERANCE))
 
 
 def any_number(response: str, gold: str) -> tuple[str, bool]:
-    """Paper A's ``get_acc_new``: right when any number of the response is within 1e-4 of the gold one.
+    """Paper A's ``get_acc_new``: right when any number of the response is within 1e-4 of the gold one, as floats.
 
-    A sign in front of a digit always counts: ``7-5`` holds 7 and -5.
+    A sign in front of a digit always counts: ``7-5`` holds 7 and -5, so that ``20-18`` does not hold 18. Numbers of
+    full-width digits are none. The answer, for flips, is the number that is right, else the last one.
     """
-    target = Decimal(gold)
-    found = (Decimal(match.group().replace(",", "")) for match in _PAPER_NUMBER.finditer(response))
-    hits = [number for number in found if abs(number - target) <= _TOLERANCE]
-    return (str(hits[0]), True) if hits else last_number(response, gold)
+    found = [match.group().replace(",", "") for match in _PAPER_NUMBER.finditer(response)]
+    hits = [token for token in found if math.isclose(float(token), float(gold), rel_tol=0, abs_tol=_TOLERANCE)]
+    return (hits or found[-1:] or [""])[0], bool(hits)
 
 
 def first_occurrence(response: str, gold: str) -> tuple[str, bool]:
@@ -111,8 +114,8 @@ class Gsm8k:
 
     @property
     def version(self) -> int:
-        """Paper A's two extractors now go by its code to the letter."""
-        return 1 if self.extractor == "last_number" else 2
+        """``.5`` is a half for the last number; paper A's scorers go by its code to the letter."""
+        return 2 if self.extractor == "last_number" else 3
 
     @property
     def protocol(self) -> str:

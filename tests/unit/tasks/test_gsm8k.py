@@ -27,7 +27,10 @@ from quantgate.tasks.prompts import Prompts
         ("3.", ["3"]),
         ("1,23", ["1", "23"]),
         ("50%", ["50"]),
-        ("version 1.2.3", ["1.2"]),
+        ("version 1.2.3", ["1.2", "3"]),
+        (".5 and -.25 of $.75", ["0.5", "-0.25", "0.75"]),
+        ("It is it.5 of them...6", ["5", "6"]),
+        ("\uff11\uff18", ["18"]),
     ],
 )
 def test_numbers(text, expected):
@@ -55,7 +58,12 @@ def test_numbers(text, expected):
         ("_18_", "18", True, True, True),
         ("20-18=2", "18", False, False, True),  # the paper's regular expression reads -18
         ("20 - 18 = 2", "18", False, True, True),
-        ("about .5 of it", "0.5", False, True, False),
+        ("about .5 of it", "0.5", True, True, False),
+        ("about .5 of it", "5", False, False, True),  # its first 5 stands between a sign and a blank
+        ("\uff11\uff18", "18", True, False, False),  # full-width: a number, but none of the paper's
+        ("1\uff18", "18", True, True, False),  # unless its first digit is not
+        ("it is x-18", "18", True, False, True),  # the last number is right, the paper reads -18
+        ("5-18", "18", True, False, True),
         ("so 18.", "18.0", True, True, False),
         ("+7 and 007", "7", True, True, True),
         ("1,2345", "1234", False, False, False),
