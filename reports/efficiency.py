@@ -105,14 +105,17 @@ def _correlation(found: Correlation) -> tuple[str, str]:
     return signed(found.value, 3), f"[{signed(found.low, 2)}, {signed(found.high, 2)}]"
 
 
-def tables(records: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> list[Rows]:
-    """All tables of this room that have rows."""
+def tables(
+    records: Sequence[Mapping[str, Any]], results: Sequence[Result], bits: Mapping[str, float] | None = None
+) -> list[Rows]:
+    """All tables of this room that have rows. ``bits``: nominal bits of a weight by method."""
     memory = "Memory (GiB above the process itself; median [lowest, highest])"
     speed = "Speed (median [lowest, highest]; ratios to the reference in turns)"
-    proxy = "Perplexity and divergence as a proxy"
+    found = proxies(results, bits)
+    proxy = f"Perplexity and divergence as a proxy ({found[0].scope if found else ''})"
     every = [
         Rows(memory, MEMORY_HEADER, memory_rows(records), _MEMORY_GIVE_UP),
         Rows(speed, SPEED_HEADER, speed_rows(records), _SPEED_GIVE_UP),
-        Rows(proxy, PROXY_HEADER, proxy_rows(proxies(results)), _PROXY_GIVE_UP),
+        Rows(proxy, PROXY_HEADER, proxy_rows(found), _PROXY_GIVE_UP),
     ]
     return [each for each in every if each.rows]

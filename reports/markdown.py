@@ -38,7 +38,7 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
     if run.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in run.subjects.values()])]
     records = list(run.efficiency.values())
-    for table in efficiency.tables(records, run.results):
+    for table in efficiency.tables(records, run.results, run.bits):
         parts += [f"## {table.title}", _table(table.header, table.rows)]
     if any(record.get("speed") for record in records):
         parts.append("![roofline](roofline.svg)")

@@ -52,6 +52,11 @@ class Run:
         """Number of cases per verdict."""
         return {verdict: sum(result.verdict == verdict for result in self.results) for verdict in VERDICTS}
 
+    @property
+    def bits(self) -> dict[str, float]:
+        """Nominal bits of a weight by method."""
+        return {name: each["bits_nominal"] for name, each in self.subjects.items() if "bits_nominal" in each}
+
     def decisions(self) -> list[MethodDecision]:
         """One sentence per method over all its cases."""
         return decide(self.results, self.correction)
@@ -75,7 +80,7 @@ class Run:
             ],
             "efficiency": [dict(record) for record in self.efficiency.values()],
             "pareto": [front.as_record() for front in fronts(self.results)],
-            "proxies": [proxy.as_record() for proxy in proxies(self.results)],
+            "proxies": [proxy.as_record() for proxy in proxies(self.results, self.bits)],
             "notes": self.notes,
         }
 

@@ -38,7 +38,7 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
     if run.subjects:
         rows = [subject_row(subject) for subject in run.subjects.values()]
         page.table(SUBJECT_HEADER, rows, _places(SUBJECT_HEADER, SUBJECT_GIVE_UP))
-    for table in efficiency.tables(list(run.efficiency.values()), run.results):
+    for table in efficiency.tables(list(run.efficiency.values()), run.results, run.bits):
         page.line(f"{table.title}:")
         page.table(table.header, table.rows, table.give_up)
     page.say_what_is_left_out()

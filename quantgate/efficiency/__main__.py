@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print what the reports say together; 0, or 4 for files that are no reports."""
     try:
         results = [result for name in arguments for result in read_results(Path(name))]
+        bits = {subject: each for name in arguments for subject, each in read_bits(Path(name)).items()}
         if not results:
             raise DataError("reports", "no results", expected="at least one report.json with results")
     except QuantgateError as error:
@@ -31,10 +32,12 @@ def main(arguments: Sequence[str]) -> int:
         return 4
     for front in fronts(results):
         print("\n".join(front.lines()))
-    for proxy in proxies(results):
-        if not proxy.pearson.undefined:
-            both = f"Pearson {proxy.pearson.words()}, Spearman {proxy.spearman.words()}"
-            print(f"{proxy.proxy} with {proxy.task} over {proxy.pearson.n} subjects: {both}")
+    found = [proxy for proxy in proxies(results, bits) if not proxy.pearson.undefined]
+    for scope in dict.fromkeys(proxy.scope for proxy in found):
+        print(f"Correlations {scope}")
+    for proxy in found:
+        both = f"Pearson {proxy.pearson.words()}, Spearman {proxy.spearman.words()}"
+        print(f"{proxy.proxy} with {proxy.task} over {proxy.pearson.n} subjects: {both}")
     return 0
 
 
@@ -44,17 +47,28 @@ def read_results(path: Path) -> list[Result]:
     Raises:
         DataError: the file is missing, or no report.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        model, rows = str(report["model"].get("id", path.stem)), list(report["results"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(str(path), f"cannot be read ({error})", expected="a report.json of the suite") from error
+    model, report = _report(path)
     results = []
-    for row in rows:
+    for row in report["results"]:
         subject = replace(_result(row), method=f"{model}: {row['method']}")
         results.append(subject)
         results.append(replace(subject, method=f"{model}: {REFERENCE}", value=subject.reference, companions={}))
     return list({(result.method, result.task): result for result in results}.values())
+
+
+def read_bits(path: Path) -> dict[str, float]:
+    """Nominal bits of the subjects of a report.json, named as by :func:`read_results`. Raises DataError like it."""
+    model, report = _report(path)
+    subjects = report.get("subjects") or []
+    return {f"{model}: {each.get('method')}": each["bits_nominal"] for each in subjects if "bits_nominal" in each}
+
+
+def _report(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return str(report["model"].get("id", path.stem)), {**report, "results": list(report["results"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(str(path), f"cannot be read ({error})", expected="a report.json of the suite") from error
 
 
 def _result(row: dict[str, Any]) -> Result:

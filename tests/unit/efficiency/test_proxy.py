@@ -7,7 +7,17 @@ import pytest
 from scipy import stats
 
 from quantgate.efficiency.proxy import correlate, proxies
-from tests.unit.efficiency.paper_a import PERPLEXITY, PUBLISHED_R, SCORES, result
+from tests.unit.efficiency.paper_a import (
+    CORPORA,
+    MEANS,
+    PERPLEXITY,
+    PUBLISHED_PAIRS,
+    PUBLISHED_R,
+    SCORES,
+    result,
+)
+
+NAMES = [f"{method}-w{bits} of {size}" for size, bits, method in CORPORA]
 
 
 @pytest.mark.parametrize("task", PUBLISHED_R)
@@ -17,6 +27,63 @@ def test_replay_of_the_published_correlations(task):
     assert found.value == pytest.approx(PUBLISHED_R[task], abs=0.02)
     assert found.low < PUBLISHED_R[task] < found.high
     assert math.copysign(1, correlate(PERPLEXITY, SCORES[task], "spearman").value) == math.copysign(1, found.value)
+
+
+@pytest.mark.parametrize("pair", PUBLISHED_PAIRS)
+def test_replay_of_the_published_correlations_whose_cells_are_printed_as_means_of_two(pair):
+    """The correlation with a mean of two is stronger than the mean of both, weighted by their spreads."""
+    found = correlate(PERPLEXITY, MEANS[pair], "pearson").value
+    weakest, strongest = max(PUBLISHED_PAIRS[pair]), min(PUBLISHED_PAIRS[pair])
+    assert strongest - 0.06 < found < weakest - 0.02
+    both = np.array(PUBLISHED_PAIRS[pair])
+    assert found < both.mean() + 0.02
+
+
+def test_eighteen_correlations_were_published_and_their_mean_strength():
+    every = [*PUBLISHED_R.values(), *(r for pair in PUBLISHED_PAIRS.values() for r in pair)]
+    assert len(every) == 18
+    assert sum(map(abs, every)) / 18 == pytest.approx(0.7895, abs=5e-5)
+
+
+def papers_run(form="", further=()):
+    """The twelve rows as results of a run, the reference and 8 and 2 bits beside them."""
+    results = []
+    for at, (name, cells) in enumerate(zip(NAMES, CORPORA.values(), strict=True)):
+        for corpus, value in zip(("wikitext2", "c4", "ptb"), cells, strict=True):
+            results.append(result(name, f"perplexity_{corpus}{form}", value, "ppl", reference=5.0))
+        results += [result(name, task, SCORES[task][at], reference=99.0) for task in SCORES]
+    for name in further:
+        results += [result(name, f"perplexity_{corpus}{form}", 9e4, "ppl") for corpus in ("wikitext2", "c4", "ptb")]
+        results += [result(name, task, 50.0) for task in SCORES]
+    return results
+
+
+def bits_of(names):
+    return {name: int(name.partition("-w")[2][0]) for name in names}
+
+
+@pytest.mark.parametrize("form", ["", "_raw"])
+def test_a_run_takes_the_papers_rows_by_default_and_gets_its_correlations(form):
+    others = ("gptq-w8 of 7B", "gptq-w2 of 7B")
+    found = proxies(papers_run(form, others), bits_of([*NAMES, *others]))
+    assert {each.scope for each in found} == {
+        "as in paper A: subjects of 3 and 4 bits, mean perplexity of three corpora"
+    }
+    assert {each.proxy for each in found} == {f"mean of wikitext2{form}, ptb{form}, c4{form}"}
+    assert {each.task: each.pearson.n for each in found} == dict.fromkeys(SCORES, 12)
+    for each in found:
+        assert each.pearson.value == pytest.approx(PUBLISHED_R[each.task], abs=0.02)
+
+
+def test_a_run_without_the_papers_rows_says_so():
+    few = proxies([each for each in papers_run() if not each.task.endswith("c4")], bits_of(NAMES))
+    assert few[0].scope == "not paper A's rows: each text by itself, because not all of wikitext2, ptb, c4 were read"
+    assert {each.proxy for each in few} == {"perplexity_wikitext2", "perplexity_ptb"}
+    assert few[0].pearson.n == 12
+    unknown = proxies(papers_run())
+    assert unknown[0].scope == "not paper A's rows: all subjects, of any bits, because only 0 have 3 or 4"
+    assert unknown[0].pearson.n == 13  # the reference is a subject too
+    assert unknown[0].as_record()["scope"] == unknown[0].scope
 
 
 def test_pearson_by_its_formula_and_scipys_interval():
