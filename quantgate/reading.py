@@ -1,0 +1,111 @@
+"""Read what others wrote: bounded, checked, and with one kind of complaint.
+
+Files, caches and replies may be cut short, huge, nested without end, or no text at all. Everything that quantgate reads
+and did not write a moment ago comes through here, so that none of it costs more memory than it should or ends in a
+traceback. Callers turn `Unreadable` into an error that says whose file it is and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any, Final
+
+MIB: Final = 1 << 20
+MOST_SETTINGS: Final = 16 * MIB  # a configuration, a policy, an entry's note
+MOST_RECORDS: Final = 512 * MIB  # baselines, reports, indices of shards
+MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
+MOST_LINE: Final = 64 * MIB  # of a file of one JSON value a line
+
+
+class Unreadable(ValueError):
+    """What is wrong with a file or a text, as a short clause: ``12 bytes are no JSON (...)``."""
+
+
+def read_bytes(path: Path, most: int = MOST_SETTINGS) -> bytes:
+    """The bytes of ``path``, at most ``most``.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``.
+        Unreadable: it is a directory or a device, too large, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if not path.is_file():
+                raise Unreadable("it is no plain file")
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise Unreadable(f"it holds {size} bytes, more than the {most} that are read")
+            content = file.read(most + 1)  # the file may grow meanwhile
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(_reason(error)) from error
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"its path is none ({error})") from error
+    if len(content) > most:
+        raise Unreadable(f"it holds more than the {most} bytes that are read")
+    return content
+
+
+def read_text(path: Path, most: int = MOST_SETTINGS) -> str:
+    """The UTF-8 text of ``path``; as `read_bytes`, and Unreadable where a byte is no UTF-8."""
+    return decode(read_bytes(path, most))
+
+
+def decode(content: bytes) -> str:
+    """``content`` as UTF-8. Raises Unreadable naming the first byte that is none."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"byte {error.start} is not UTF-8") from error
+
+
+def read_json(path: Path, most: int = MOST_SETTINGS) -> Any:
+    """The JSON value in ``path``; as `read_text`, and Unreadable where it is no JSON."""
+    return parse_json(read_text(path, most))
+
+
+def parse_json(text: str | bytes, most: int = MOST_RECORDS) -> Any:
+    """The JSON value that ``text`` spells out.
+
+    Raises:
+        Unreadable: it is no JSON, longer than ``most``, or nested deeper than Python can follow.
+    """
+    if len(text) > most:
+        raise Unreadable(f"{len(text)} characters of JSON, more than the {most} that are read")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise Unreadable("no JSON that can be read (it is nested too deeply)") from error
+    except ValueError as error:
+        raise Unreadable(f"no JSON ({error})") from error
+
+
+def parse_object(text: str | bytes, most: int = MOST_RECORDS) -> dict[str, Any]:
+    """As `parse_json`, and Unreadable where the value is no object."""
+    content = parse_json(text, most)
+    if not isinstance(content, dict):
+        raise Unreadable(f"a {type(content).__name__}, no JSON object")
+    return content
+
+
+def plain(text: str) -> bool:
+    """Whether ``text`` can stand in a report: UTF-8 can say it, and no character of it steers a terminal."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+
+
+def visible(text: str) -> str:
+    """``text`` with everything that `plain` refuses written as an escape, so that messages can show it."""
+    return "".join(letter if plain(letter) else ascii(letter)[1:-1] for letter in text)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "its name is too long for this file system"
+    return error.strerror or str(error)
