@@ -1,8 +1,8 @@
 """What must hold before anything is loaded: one check a function, all of them quick, each with one clear sentence.
 
-The suite runs them when it makes its plan, before torch is imported; ``quantgate.quantize`` and ``quantgate export`` run
-those that are about models, devices and calibration. A check that has nothing to say returns; a new one is a function
-and a row in `CHECKS` (what the options alone tell) or `CHECKS_OF_METHODS` (what the chosen methods need).
+The suite runs them when it makes its plan, before torch is imported; ``quantgate.quantize`` and ``quantgate export``
+run those that are about models, devices and calibration. A check that has nothing to say returns; a new one is a
+function and a row in `CHECKS` (what the options alone tell) or `CHECKS_OF_METHODS` (what the chosen methods need).
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.errors import QuantgateError, UsageError
 from quantgate.models import architectures
-from quantgate.models.source import BUNDLED, check_chat_template, peek_model, read_json
+from quantgate.models.source import BUNDLED, check_chat_template, is_directory, peek_model, read_json
 from quantgate.naming import suggestion
-from quantgate.quantize.calibration_sets import CORPORA, DIALOGUES, NAMES, CalibrationChoice, count_dialogues
+from quantgate.quantize.calibration_sets import (
+    DIALOGUES,
+    NAMES,
+    CalibrationChoice,
+    corpora_in,
+    count_dialogues,
+    place_of,
+)
 from quantgate.reading import plain, visible
+from quantgate.tasks.data import BUNDLED_DATA, open_data
 
 if TYPE_CHECKING:
     from quantgate.quantize.base import Method
@@ -146,8 +154,6 @@ def check_calibration(wanted: Wanted) -> None:
 
 def check_model(wanted: Wanted) -> None:
     """A model that is missing, incomplete, quantized already, or that this transformers cannot load."""
-    if wanted.place is None and wanted.revision:
-        peek_model(wanted.model, wanted.revision, offline=wanted.offline)
     if (place := wanted.place) is not None:
         architectures.check_known(read_json(place / "config.json", f"model {wanted.model!r}"), wanted.model)
 
@@ -160,9 +166,7 @@ def check_sizes(wanted: Wanted) -> None:
     limit = context_of(config)
     for option, tokens in wanted.sizes.items():
         if limit is not None and tokens > limit:
-            raise UsageError(
-                option, f"{tokens} tokens", expected=f"at most {limit}, the context of {wanted.model!r}"
-            )
+            raise UsageError(option, f"{tokens} tokens", expected=f"at most {limit}, the context of {wanted.model!r}")
 
 
 def context_of(config: Mapping[str, Any]) -> int | None:
@@ -216,36 +220,24 @@ def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSour
 def check_calibration_data(wanted: Wanted, methods: Sequence[Method], data: DataSource) -> None:
     """A calibration set that the data does not hold, that is too small, or that the model's tokenizer cannot render."""
     users = [method.id for method in methods if method.needs_calibration]
+    choice = wanted.calibration
     if not users:
         return
-    choice = wanted.calibration
+    known = corpora_in(data)
     if choice.name == DIALOGUES:
-        if choice.n_samples > (count := count_dialogues()):
-            raise UsageError(
-                "--calibration-samples", str(choice.n_samples), expected=f"at most {count}: so many dialogues there are"
-            )
-        if (place := wanted.place) is not None and not place.name.startswith("models--"):
-            check_chat_template(place, wanted.model, corpora_in(data))
-        return
-    corpus = CORPORA[choice.name]
-    if not has_split(data, corpus.dataset, corpus.config, "train"):
-        others = [DIALOGUES, *corpora_in(data)]
+        count = count_dialogues(open_data(BUNDLED, BUNDLED_DATA, offline=True))
+        if choice.n_samples > count:
+            expected = f"at most {count}, as many dialogues as there are"
+            raise UsageError("--calibration-samples", str(choice.n_samples), expected=expected)
+        if (place := wanted.place) is not None and is_directory(wanted.model):
+            check_chat_template(place, wanted.model, known)
+    elif choice.name not in known:
         raise UsageError(
             f"--calibration {choice.name}",
-            f"data {data.name!r} has no {corpus.place}, which {users[0]} would be calibrated on",
+            f"data {data.name!r} has no {place_of(choice.name)}, on which {users[0]} is calibrated",
             expected="--data DIR that holds it, or --data hub",
-            hint=f"with this data: --calibration {' or '.join(others)}",
+            hint=f"with this data: --calibration {' or '.join([DIALOGUES, *known])}",
         )
-
-
-def has_split(data: DataSource, dataset: str, config: str, split: str) -> bool:
-    """Whether ``data`` holds a split; the hub is believed to, without asking it."""
-    return data.name == "hub" or (data.has(dataset) and split in data.splits(dataset, config))
-
-
-def corpora_in(data: DataSource) -> list[str]:
-    """Names of the calibration corpora that ``data`` has train text for."""
-    return [name for name, corpus in CORPORA.items() if has_split(data, corpus.dataset, corpus.config, "train")]
 
 
 CHECKS_OF_METHODS: Final[tuple[Callable[[Wanted, Sequence[Method], DataSource], None], ...]] = (

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from scipy import stats
 
 from quantgate.efficiency.pareto import REFERENCE
 from quantgate.verdict.intervals import normal_quantile
@@ -56,6 +55,8 @@ def correlate(x: Sequence[float], y: Sequence[float], kind: Kind, confidence: fl
         return Correlation(kind, n, nan, nan, nan, confidence, f"{n} subjects: at least {ENOUGH} are needed")
     if not np.ptp(pairs[:, 0]) or not np.ptp(pairs[:, 1]):
         return Correlation(kind, n, nan, nan, nan, confidence, "one of the two never varies")
+    from scipy import stats  # takes seconds to import, and every run imports this module
+
     measure = stats.pearsonr if kind == "pearson" else stats.spearmanr
     value = float(measure(pairs[:, 0], pairs[:, 1]).statistic)
     low, high = _interval(value, n, kind, confidence)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from quantgate.naming import same_name
 from quantgate.tasks.base import Metric
 
 WEIGHT_BYTES: Final = Metric("weight_bytes", False, "mean", "GiB")
@@ -42,10 +43,10 @@ def split_names(names: Sequence[str] | None) -> tuple[list[str] | None, list[str
     """``--tasks`` cut into benchmarks and efficiency tasks (the group expanded); None stays "the default ones"."""
     if names is None:
         return None, None
-    known = {GROUP, *EFFICIENCY_TASKS}
-    mine = [name for name in names if name in known]
+    known = [GROUP, *EFFICIENCY_TASKS]
+    mine = [found for name in names if (found := same_name(name, known))]
     expanded = list(EFFICIENCY_TASKS) if GROUP in mine else mine
-    return [name for name in names if name not in known], expanded
+    return [name for name in names if not same_name(name, known)], expanded
 
 
 def efficiency_tasks(names: Sequence[str] | None, *, requested: bool) -> list[EfficiencyTask]:

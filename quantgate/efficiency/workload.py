@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quantgate.errors import UsageError
+from quantgate.naming import closest, same_name
 
 FEWEST_REPETITIONS: Final = 5  # of a timing: fewer show no spread
 
@@ -41,14 +42,15 @@ def parse_workloads(text: str) -> list[Workload]:
 
 
 def _parse(text: str) -> Workload:
-    if text in WORKLOADS:
-        return WORKLOADS[text]
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if name := same_name(text, WORKLOADS):
+        return WORKLOADS[name]
+    match = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})x([1-9]\d{0,5})", text)
     if match is None or int(match[3]) < 2:
         raise UsageError(
             "--workloads",
             f"{text!r}",
             expected=f"{', '.join(WORKLOADS)}, or BATCHxINxOUT with at least two tokens out, as 1x256x512",
+            hint=f"did you mean {close[0]!r}?" if (close := closest(text, WORKLOADS)) else "",
         )
     return Workload(*map(int, match.groups()))
 

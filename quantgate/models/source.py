@@ -6,24 +6,32 @@ before anything is computed. Pickled weights are refused, remote code is never r
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import weight_files
-from quantgate.models.quantized import refuse_quantized
+from quantgate.models.quantized import declarations, refuse_quantized
+from quantgate.naming import closest
+from quantgate.reading import Unreadable
 from quantgate.store.keys import ConvertedModelKey
 from quantgate.store.store import Store, sha256_file
 
 BUNDLED: Final = "bundled"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PATIENCE_S: Final = 5.0
+_CHECK: Final = "check the spelling and --revision, log in, or give a directory with --model"
+_SHOWN: Final = 200  # letters of a name in a message
+_LOOKED_AT: Final = 1000  # files beside a model that is not there
 _WANTED: Final = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.tokenizer", "*.vocab"]
 
 
@@ -61,19 +69,14 @@ def resolve_model(name: str, revision: str | None, store: Store, *, offline: boo
     if name == BUNDLED:
         _refuse_revision(name, revision)
         path = _bundled(store)
-    elif Path(name).is_dir():
+    elif is_directory(name):
         _refuse_revision(name, revision)
         path = Path(name).resolve()
     elif _HUB_ID.fullmatch(name):
         path = _from_hub(name, revision, offline)
         revision = path.name
     else:
-        raise ModelError(
-            f"model {name!r}",
-            "no such directory",
-            expected="'bundled', a model directory, or a hub id like org/name",
-            hint="check --model",
-        )
+        raise _no_such(name)
     check_model_directory(path, name)
     refuse_quantized(path, read_json(path / "config.json", f"model {name!r}"), f"model {name!r}")
     weights = weight_files(path, f"model {name!r}")
@@ -95,19 +98,126 @@ def _bundled(store: Store) -> Path:
 
 def _from_hub(name: str, revision: str | None, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    try:
+    def fetch(offline: bool) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=offline))
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+
+    return _asking_hub(name, fetch, offline)
+
+
+def peek_model(name: str, revision: str | None, *, offline: bool = False) -> Path | None:
+    """A directory that tells what the model ``name`` is, found without fetching or reading weights.
+
+    Of a directory, itself, checked to be whole; of a hub model, one with its ``config.json``; None for the bundled one.
+
+    Raises:
+        ModelError: as `resolve_model`, as far as that shows without the weights.
+    """
+    if name == BUNDLED:
+        _refuse_revision(name, revision)
+        return None
+    if is_directory(name):
+        _refuse_revision(name, revision)
+        check_model_directory(Path(name), name)
+        refuse_quantized(Path(name), check_config(Path(name), name), f"model {name!r}")
+        return Path(name)
+    if not _HUB_ID.fullmatch(name):
+        raise _no_such(name)
+    path = _config_from_hub(name, revision, offline)
+    config = check_config(path, name)
+    if declarations(path, config):
+        refuse_quantized(path, config, f"model {name!r}")
+    return path
+
+
+def is_directory(name: str) -> bool:
+    """Whether ``name`` is a directory; False also for what no file system can hold (too long, a zero byte)."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _no_such(name: str) -> ModelError:
+    shown = name if len(name) < _SHOWN else f"{name[:_SHOWN]}…"
+    known = [BUNDLED, *_neighbours(name)]
+    close = closest(name, known)
+    return ModelError(
+        f"model {shown!r}",
+        "no such directory",
+        expected="'bundled', a model directory, or a hub id like org/name",
+        hint=f"did you mean {close[0]!r}?" if close else "check --model",
+    )
+
+
+def _neighbours(name: str) -> list[str]:
+    """Model directories where ``name`` would be."""
+    try:
+        folder = Path(name).parent
+        return [str(each) for each in sorted(folder.iterdir())[:_LOOKED_AT] if (each / "config.json").is_file()]
+    except (OSError, ValueError):
+        return []
+
+
+def _config_from_hub(name: str, revision: str | None, offline: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    def fetch(offline: bool) -> Path:
+        return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=offline)).parent
+
+    return _asking_hub(name, fetch, offline)
+
+
+def _hub_answers() -> bool:
+    """Whether a connection to the hub can be opened; its client would try for half a minute, loudly."""
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # somebody else opens the connection
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=_PATIENCE_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def _asking_hub(name: str, fetch: Callable[[bool], Path], offline: bool) -> Path:
+    """What ``fetch`` (told whether to stay offline) gives. Raises ModelError when neither hub nor cache has it."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    asked = not (offline or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"))
+    offline = not asked or not _hub_answers()
+    try:
+        return fetch(offline)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        close = closest(name, _neighbours(name))
         where = "the hub's local cache" if offline else "the hub or its local cache"
+        where += ", and the hub cannot be reached" * (asked and offline)
         raise ModelError(
             f"model {name!r}",
             f"not found in {where} ({type(error).__name__})",
-            expected="a public model id, or one your token may read",
-            hint="check the spelling and --revision, log in, or give a directory with --model",
+            expected="a model directory, a public model id, or one your token may read",
+            hint=f"did you mean the directory {close[0]!r}?" if close else _CHECK,
         ) from error
+
+
+def check_chat_template(path: Path, name: str, instead: Sequence[str]) -> None:
+    """Raise ModelError if the tokenizer in ``path`` brings no chat template; ``instead``: calibration without one."""
+    files = [path / file for file in ("chat_template.jinja", "chat_template.json")]
+    if any(file.is_file() for file in files) or (path / "additional_chat_templates").is_dir():
+        return
+    config = path / "tokenizer_config.json"
+    if config.is_file() and read_json(config, f"model {name!r}").get("chat_template"):
+        return
+    known = f"--calibration {' or '.join(instead)}" if instead else "--calibration wikitext2, ptb or c4 with --data DIR"
+    raise ModelError(
+        f"model {name!r}",
+        "its tokenizer has no chat template, which --calibration dialogues needs",
+        expected="an instruction-tuned model, or a text to calibrate on",
+        hint=f"give {known}, or methods that need no calibration (rtn4, nf4, int8, ...)",
+    )
 
 
 def check_model_directory(path: Path, name: str) -> None:
@@ -117,16 +227,22 @@ def check_model_directory(path: Path, name: str) -> None:
         ModelError: names the missing or wrong file.
     """
     who = f"model {name!r}"
+    _refuse_detours(path, check_config(path, name), who)
+    weight_files(path, who)
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights")
+
+
+def check_config(path: Path, name: str) -> dict[str, Any]:
+    """The configuration in ``path``, checked to be a causal language model's. Raises ModelError."""
+    who = f"model {name!r}"
     config = read_json(path / "config.json", who)
     architectures = config.get("architectures") or []
     if not any(str(each).endswith(("ForCausalLM", "LMHeadModel")) for each in architectures):
         raise ModelError(
             who, f"architecture {architectures or 'unnamed'}", expected="a causal language model (…ForCausalLM)"
         )
-    _refuse_detours(path, config, who)
-    weight_files(path, who)
-    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelError(who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights")
+    return config
 
 
 def _refuse_detours(path: Path, config: Mapping[str, Any], who: str) -> None:
@@ -143,12 +259,12 @@ def _refuse_detours(path: Path, config: Mapping[str, Any], who: str) -> None:
 def read_json(path: Path, who: str) -> dict[str, Any]:
     """The JSON object in ``path``. Raises ModelError when it is missing or is no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read_json(path)
     except FileNotFoundError as error:
         raise ModelError(
             who, f"{path.name} is missing", expected=f"a model directory with {path.name}", hint="finish the download"
         ) from error
-    except (OSError, ValueError) as error:
+    except Unreadable as error:
         raise ModelError(who, f"{path.name} is unreadable ({error})", expected="a JSON file") from error
     if not isinstance(content, dict):
         raise ModelError(who, f"{path.name} holds a {type(content).__name__}", expected="a JSON object")

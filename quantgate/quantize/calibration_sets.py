@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from quantgate.errors import UsageError
+from quantgate.naming import suggestion
 from quantgate.quantize.calibration import Calibration, draw, segments
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.prompts import Prompts
@@ -35,6 +36,30 @@ _CORPORA: Final = {
 NAMES: Final = (DIALOGUES, *_CORPORA)
 
 
+def corpora_in(data: DataSource) -> list[str]:
+    """Names of the corpora whose train split ``data`` has; the hub is believed to have all, without being asked."""
+    places = {name: where[:2] for name, where in _CORPORA.items()}
+    if data.name == "hub":
+        return list(places)
+    return [name for name, (dataset, config) in places.items() if "train" in data.splits(dataset, config)]
+
+
+def corpus_datasets() -> list[str]:
+    """Hub ids of the corpora."""
+    return [dataset for dataset, *_ in _CORPORA.values()]
+
+
+def place_of(name: str) -> str:
+    """Where a data directory holds the text of a corpus, for messages."""
+    dataset, config, *_ = _CORPORA[name]
+    return f"{dataset.replace('/', '__')}/{config}/train.jsonl"
+
+
+def count_dialogues(bundled: DataSource) -> int:
+    """How many dialogues there are to draw from."""
+    return len(bundled.rows(_DATASET, "default", "train", {"messages": list}))
+
+
 def build_calibration(
     choice: CalibrationChoice, data: DataSource, bundled: DataSource, prompts: Prompts
 ) -> Calibration:
@@ -47,7 +72,7 @@ def build_calibration(
     if choice.name == DIALOGUES:
         return _dialogues(choice, bundled, prompts)
     if choice.name not in _CORPORA:
-        raise UsageError("--calibration", f"unknown set {choice.name!r}", expected=" or ".join(NAMES))
+        raise UsageError("--calibration", f"unknown set {choice.name!r}", hint=suggestion(choice.name, NAMES))
     dataset, config, field, joint, domain = _CORPORA[choice.name]
     text = joint.join(row[field] for row in data.rows(dataset, config, _SPLIT, {field: str}))
     tokens, first = prompts.plain(text), prompts.first

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from quantgate.errors import UsageError
+from quantgate.naming import same_name, suggestion
 from quantgate.quantize import transformed
 from quantgate.quantize.awq import Awq, AwqSettings, ClippedRtn
 from quantgate.quantize.base import Algorithm, Method
@@ -233,23 +233,22 @@ _ROWS: Final = (
 METHODS: Final = table_of([*_ROWS, *(row for plugin in _PLUGINS for row in plugin.rows)])
 
 
+_ALL: Final = "all"
+
+
 def get_methods(ids: Sequence[str]) -> list[Method]:
-    """The rows called ``ids``, in that order, each once; ``all`` is every row of the table.
+    """The rows called ``ids`` in any case, in that order, each once; ``all`` is every row of the table.
 
     Raises:
         UsageError: an id is not in the table; the message names the closest ones.
     """
-    ids = [name for each in ids for name in (METHODS if each == "all" else [each])]
-    for name in ids:
-        if name not in METHODS:
-            close = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.5)
-            raise UsageError(
-                "methods",
-                f"unknown method {name!r}",
-                expected=f"one of {', '.join(METHODS)}",
-                hint=f"did you mean {' or '.join(close)}?" if close else "",
-            )
-    return [METHODS[name] for name in dict.fromkeys(ids)]
+    chosen: list[str] = []
+    for typed in ids:
+        name = same_name(typed, [*METHODS, _ALL])
+        if name is None:
+            raise UsageError("--methods", f"unknown method {typed!r}", hint=suggestion(typed, METHODS, 3))
+        chosen += METHODS if name == _ALL else [name]
+    return [METHODS[name] for name in dict.fromkeys(chosen)]
 
 
 def standard_methods(keywords: str = "") -> list[Method]:

@@ -19,6 +19,7 @@ from quantgate.errors import DataError
 
 Row: TypeAlias = dict[str, Any]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]
+BUNDLED_DATA: Final = Path(__file__).resolve().parents[2] / "evals" / "data"
 _SAFE_PART: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from quantgate.efficiency.tasks import EFFICIENCY_TASKS
 from quantgate.errors import DataError, UsageError
+from quantgate.naming import same_name, suggestion
 from quantgate.tasks.base import Task
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.corpora import CORPORA
@@ -130,12 +131,10 @@ def select_tasks(
         UsageError: an unknown name (suggests the closest), or a group that ``data`` has nothing for.
     """
     chosen: dict[str, Task] = {}
-    for name in names or DEFAULT:
-        if name not in TASKS and name not in GROUPS:
-            known = [*TASKS, *GROUPS]
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise UsageError("--tasks", f"unknown task {name!r}", hint=hint)
+    for typed in names or DEFAULT:
+        known = [*TASKS, *GROUPS]
+        if (name := same_name(typed, known)) is None:
+            raise UsageError("--tasks", f"unknown task {typed!r}", hint=suggestion(typed, [*known, *EFFICIENCY_TASKS]))
         members = [TASKS[member] for member in GROUPS[name]] if name in GROUPS else [TASKS[name]]
         open_question = names is None or name in GROUPS
         if not open_question:

@@ -127,13 +127,6 @@ def test_wrong_usage_is_exit_4(gate, arguments, message):
     result.stderr.fnmatch_lines([message])
 
 
-def test_a_missing_model_is_red_with_a_clear_sentence(gate):
-    result = gate.run("--model", "no/such-model", "--offline")
-    assert result.ret == 1
-    assert gate.verdicts() == {"rtn8-perplexity_ptb": "invalid"}
-    result.stdout.fnmatch_lines(["*model 'no/such-model': not found in the hub's local cache*"])
-
-
 def test_junit_carries_the_numbers(gate, tmp_path):
     gate.run("--junitxml", tmp_path / "junit.xml")
     properties = {each.get("name"): each.get("value") for each in ET.parse(tmp_path / "junit.xml").iter("property")}

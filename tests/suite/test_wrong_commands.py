@@ -1,5 +1,9 @@
 """Wrong commands as people type them: each ends at once, in one sentence that says what to do, with exit code 4."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 
@@ -52,3 +56,158 @@ def test_a_policy_may_name_candidates_and_models_of_other_runs(gate, policy):
     notes = "\n".join(gate.report["notes"])
     assert "methods.ours is not used: no method, candidate or recipe of this run is called so" in notes
     assert "models.org/other is not used: the model of this run is" in notes
+
+
+COMMANDS = {
+    "no CUDA here": (["--device", "cuda:7"], "--device: 'cuda:7', but torch sees"),
+    "a device that is none": (["--device", "banana"], "--device: unknown device 'banana'; known: cpu, cuda, xpu, mps"),
+    "a slip in the device": (["--device", "cdua"], "did you mean 'cuda'?"),
+    "an unknown calibration set": (["--calibration", "wikitext"], "unknown set 'wikitext'; did you mean 'wikitext2'?"),
+    "no data for the calibration set": (
+        ["--methods", "gptq4", "--calibration", "c4"],
+        "--calibration c4: data 'data' has no allenai__c4/en/train.jsonl, on which gptq4 is calibrated; expected "
+        "--data DIR that holds it, or --data hub; with this data: --calibration dialogues or ptb",
+    ),
+    "more dialogues than there are": (
+        ["--methods", "gptq4", "--calibration", "dialogues", "--calibration-samples", "9999"],
+        "--calibration-samples: 9999; expected at most",
+    ),
+    "samples beyond the context": (
+        ["--calibration-length", "4096"],
+        "--calibration-length: 4096 tokens; expected at most 512",
+    ),
+    "a million samples": (
+        ["--calibration-samples", "1000000"],
+        "--calibration-samples: 1000000; expected a whole number",
+    ),
+    "a negative seed": (["--seed", "-1"], "--seed: -1; expected a whole number from 0 to 4294967295"),
+    "a huge seed": (["--seed", "99999999999"], "--seed: 99999999999"),
+    "a thousand examples": (["--num-fewshot", "1000"], "--num-fewshot: 1000; expected a whole number from 0 to 64"),
+    "a million repetitions": (["--repetitions", "1000000"], "--repetitions: 1000000"),
+    "a workload beyond the context": (["--workloads", "1x4096x8"], "--workloads: 4104 tokens; expected at most 512"),
+    "a slip in a workload": (["--workloads", "quik"], "did you mean 'quick'?"),
+    "a slip in a method": (["--methods", "gtpq4"], "unknown method 'gtpq4'; did you mean 'gptq4'"),
+    "a slip in a task": (["--tasks", "truthful_qa"], "unknown task 'truthful_qa'; did you mean 'truthfulqa'? known:"),
+    "a slip in bytes": (["--tasks", "weight_byte"], "did you mean 'weight_bytes'?"),
+    "a task without data": (
+        ["--tasks", "mmlu,truthfulqa,gsm8k"],
+        "data 'data' has nothing for mmlu (cais__mmlu), gsm8k (openai__gsm8k); expected <config>/<split>.jsonl in each",
+    ),
+    "a model that is not there": (
+        ["--model", "bundeld"],
+        "model 'bundeld': no such directory; expected 'bundled', a model",
+    ),
+    "a model with a line feed": (["--model", "my\nmodel"], "holds a control character"),
+    "a model with a name too long": (["--model", "x" * 5000], "no such directory"),
+    "a revision of no hub model": (["--revision", "main"], "--revision main was given; expected a hub id"),
+    "a hub model that is not there": (["--model", "no/such-model", "--offline"], "not found in the hub's local cache"),
+    "a policy that is a directory": (["--policy", "."], "--policy: . is no file; expected a TOML file"),
+    "a recipe that is not there": (["--recipe", "mine.toml"], "--recipe: mine.toml is no file"),
+    "a candidate that is not there": (["--candidate", "mine=nowhere"], "'nowhere' is no directory"),
+    "a candidate without a name": (["--candidate", "checkpoint"], "no NAME=DIR"),
+    "a store that is a file": (["--store", __file__], "is a file; expected a directory"),
+    "a store with a name too long": (["--store", "x" * 300], "cannot be used (File name too long)"),
+    "baselines that are a file": (["--baselines", __file__], "a file; expected a directory"),
+    "a judge without an address": (["--judge", "gpt-4", "--judge-model", "x"], "expected an address like http://"),
+    "two models": (
+        ["--model", "bundled", "--model", "org/other"],
+        "--model: given 2 times (bundled, org/other); expected one",
+    ),
+    "methods in two options": (
+        ["--methods", "rtn8", "--methods=gptq4"],
+        "--methods: given 2 times (rtn8, gptq4); expected one value; several names go into one, with commas",
+    ),
+    "-k twice": (["-k", "gptq4", "-k", "truthfulqa"], "join them with 'and' or 'or'"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS, ids=lambda name: name.replace(" ", "_"))
+def test_a_wrong_command(gate, name):
+    arguments, words = COMMANDS[name]
+    assert words in refused(gate, *arguments)
+
+
+def test_nothing_is_loaded_or_left(gate, tmp_path, monkeypatch):
+    monkeypatch.setattr("quantgate.models.loading.load_reference", None)
+    refused(gate, "--device", "banana")
+    assert not (tmp_path / "store").exists()
+
+
+def test_workers_do_not_repeat_it(gate):
+    result = gate.subprocess("-n", "2", "--methods", "gtpq4")
+    assert result.ret == 4
+    assert [line for line in result.stderr.lines if line.strip()] == [refused(gate, "--methods", "gtpq4")]
+
+
+def test_torch_is_not_imported_for_a_wrong_option(gate, pytester):
+    pytester.makepyfile(
+        tripwire="""
+        import sys
+
+
+        class Tripwire:
+            def find_spec(self, name, path=None, target=None):
+                if name == "torch":
+                    raise RuntimeError("torch was imported")
+
+
+        sys.meta_path.insert(0, Tripwire())
+        """
+    )
+    pytester.syspathinsert()
+    for wrong in (["--device", "banana"], ["--model", "nowhere"], ["--seed", "-1"], ["--store", __file__]):
+        result = gate.subprocess("-p", "tripwire", *wrong)
+        assert result.ret == 4
+        result.stderr.fnmatch_lines([f"ERROR: {wrong[0] if wrong[0] != '--model' else 'model'}*"])
+
+
+@pytest.mark.parametrize("where", ["above", "below", "beside", "empty"])
+def test_data_one_level_wrong(gate, data_dir, tmp_path, where):
+    """It would be green: nothing but the bytes of the weights, which need no data, would be judged."""
+    given = {
+        "above": data_dir.parent,
+        "below": data_dir / "truthfulqa__truthful_qa",
+        "beside": tmp_path / "results",
+        "empty": tmp_path / "other" / "empty",
+    }[where]
+    given.mkdir(parents=True, exist_ok=True)
+    del gate.base["--tasks"]
+    line = refused(gate, "--data", given, "--strict")
+    assert f"--data {given}: none of the" in line
+    assert "expected folders like" in line
+    if where != "empty":
+        assert f"did you mean --data {data_dir}, which holds 2 of them?" in line
+
+
+def test_names_in_any_case(gate):
+    assert gate.run("--methods", "RTN8", "--tasks", "PERPLEXITY_PTB").ret == 0
+    assert gate.verdicts() == {"rtn8-perplexity_ptb": "pass"}
+
+
+@pytest.mark.parametrize(
+    "name", ["GPT2LMHeadModel", "MixtralForCausalLM", "SomebodysForCausalLM", "T5ForConditionalGeneration"]
+)
+def test_an_architecture_that_cannot_be_quantized(gate, tiny_model, tmp_path, name):
+    model = copy_of(tiny_model, tmp_path, architectures=[name])
+    line = refused(gate, "--model", model)
+    if name.startswith(("GPT2", "Mixtral")):
+        assert f"{name} can be a reference, but rtn8 cannot quantize it" in line
+        assert "LlamaForCausalLM" in line
+    else:
+        assert f"rchitecture {name} is unknown" in line or "expected a causal language model" in line
+
+
+def test_a_base_model_needs_a_text_to_calibrate_on(gate, tiny_model, tmp_path):
+    model = copy_of(tiny_model, tmp_path)
+    (model / "chat_template.jinja").unlink()
+    line = refused(gate, "--model", model, "--methods", "gptq4", "--calibration", "dialogues")
+    assert "no chat template, which --calibration dialogues needs" in line
+    assert "give --calibration ptb, or methods that need no calibration" in line
+    assert gate.run("--model", model, "--methods", "rtn8", "--calibration", "dialogues").ret == 0
+
+
+def copy_of(model, tmp_path, **changes):
+    path = Path(shutil.copytree(model, tmp_path / "copy"))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+    return path

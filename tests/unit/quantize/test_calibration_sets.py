@@ -83,5 +83,5 @@ def test_too_short_a_corpus(data, prompts):
 
 
 def test_unknown_set(data, prompts):
-    with pytest.raises(UsageError, match="unknown set 'pile'; expected dialogues or wikitext2 or ptb or c4"):
+    with pytest.raises(UsageError, match="unknown set 'pile'; known: dialogues, wikitext2, ptb, c4"):
         build(data, prompts, name="pile")

@@ -1,0 +1,82 @@
+"""Whether a data source holds what the chosen tasks read, asked before anything is loaded.
+
+A directory given one level too high or too low holds nothing that any task knows; then nothing would be compared but
+what needs no data. So it is refused, with the directory beside it that looks right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from quantgate.errors import UsageError
+from quantgate.tasks.base import Task
+from quantgate.tasks.data import DataSource, DirectorySource
+
+_LOOKED_AT: Final = 500  # folders, when looking for one that was meant
+_SHOWN: Final = 8
+
+
+def dataset_of(task: Task) -> str:
+    """Hub id of what the task reads; empty where it brings its text along."""
+    return str(getattr(task, "dataset", ""))
+
+
+def folder_of(dataset: str) -> str:
+    """The folder of a data directory that holds ``dataset``."""
+    return dataset.replace("/", "__")
+
+
+def check_directory(data: DataSource, known: Iterable[str]) -> None:
+    """Raise UsageError if ``data`` is a directory that holds none of the ``known`` datasets (hub ids)."""
+    if not isinstance(data, DirectorySource):
+        return
+    folders = sorted({folder_of(dataset) for dataset in known if dataset})
+    if not _held(data.root, folders):
+        raise UsageError(
+            f"--data {data.root}",
+            f"none of the {len(folders)} datasets that tasks and calibration read is in it",
+            expected=f"folders like {', '.join(folders[:3])} in {data.root.absolute()}, each <config>/<split>.jsonl",
+            hint=_meant(data.root, folders) or "choose another --data",
+        )
+
+
+def check_tasks(tasks: Sequence[Task], data: DataSource) -> None:
+    """Raise UsageError naming all ``tasks`` for which ``data`` is a directory without text."""
+    if not isinstance(data, DirectorySource):
+        return
+    missing = [(task.id, folder_of(name)) for task in tasks if (name := dataset_of(task)) and not _rows(data, name)]
+    if missing:
+        names = ", ".join(f"{task} ({folder})" for task, folder in missing[:_SHOWN])
+        names += f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN)
+        raise UsageError(
+            "--tasks",
+            f"data {data.name!r} has nothing for {names}",
+            expected=f"<config>/<split>.jsonl in each of these folders in {data.root.absolute()}",
+            hint=_meant(data.root, [folder for _, folder in missing]) or "choose another --data, or other --tasks",
+        )
+
+
+def _rows(data: DirectorySource, dataset: str) -> bool:
+    return any((data.root / folder_of(dataset)).glob("*/*.jsonl"))
+
+
+def _held(place: Path, folders: Sequence[str]) -> int:
+    return sum(any((place / folder).glob("*/*.jsonl")) for folder in folders)
+
+
+def _meant(place: Path, folders: Sequence[str]) -> str:
+    """A hint at the directory around ``place`` that holds most of ``folders``; empty where none holds any."""
+    place = place.absolute()
+    around = [*place.parents[:3]]
+    try:
+        inside = [each for each in sorted(place.iterdir())[:_LOOKED_AT] if each.is_dir()]
+        around += inside
+        around += [each for folder in inside for each in sorted(folder.iterdir())[:_LOOKED_AT] if each.is_dir()]
+        around += [each for each in sorted(place.parent.iterdir())[:_LOOKED_AT] if each.is_dir() and each != place]
+    except OSError:
+        pass  # what cannot be listed cannot be suggested
+    best = max(around[:_LOOKED_AT], key=lambda each: _held(each, folders), default=None)
+    count = _held(best, folders) if best else 0
+    return f"did you mean --data {best}, which holds {count} of them?" if count else ""
