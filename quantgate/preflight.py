@@ -80,7 +80,7 @@ def check_numbers(wanted: Wanted) -> None:
     """Numbers out of any reasonable range."""
     sets = wanted.calibration
     numbers = {
-        "--seed": (sets.seed, 0, MOST_SEED),
+        "--calibration-seed": (sets.seed, 0, MOST_SEED),
         "--calibration-samples": (sets.n_samples, 1, MOST_SAMPLES),
         "--calibration-length": (sets.length, 2, 2**20),
         **wanted.numbers,

@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
+from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE
 from quantgate.quantize.base import Method, Settings
 from quantgate.quantize.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS
 
@@ -130,7 +132,25 @@ def page() -> str:
     ]
     rows = [[f"`{m.id}`", _bits(m), _yes(m.needs_calibration), m.storage, _yes(m.standard), m.summary] for m in _rows()]
     table = _table(("method", "W/A/KV", "calibration", "stored", "standard", "what it does"), rows)
-    return "\n".join([*head, *table, "", *_sections()]) + "\n"
+    return "\n".join([*head, *table, "", *_architectures(), *_sections()]) + "\n"
+
+
+def _architectures() -> list[str]:
+    """Which models the methods can be applied to, from the lists that are checked before anything is loaded."""
+    return [
+        "## Architectures",
+        "",
+        "Any causal language model that transformers loads can be the reference of a candidate. What is quantized here",
+        "must keep all matrices of its decoder blocks in linear layers; these were tried with small random models:",
+        "",
+        *wrap(", ".join(sorted(QUANTIZABLE)) + ".", 120),
+        "",
+        "These hold other weights (Conv1D, fused experts, state spaces, parts for an encoder) and are refused at once,",
+        "unless only candidates are judged:",
+        "",
+        *wrap(", ".join(sorted(ONLY_REFERENCE)) + ".", 120),
+        "",
+    ]
 
 
 def _rows() -> list[Method]:

@@ -67,16 +67,19 @@ def _held(place: Path, folders: Sequence[str]) -> int:
 
 
 def _meant(place: Path, folders: Sequence[str]) -> str:
-    """A hint at the directory around ``place`` that holds most of ``folders``; empty where none holds any."""
+    """A hint at the nearest directory around ``place`` that holds some of ``folders``; empty where none does."""
     place = place.absolute()
-    around = [*place.parents[:3]]
+    inside = _folders(place)
+    beside = [each for each in _folders(place.parent) if each != place]
+    for tier in (inside, [each for folder in inside for each in _folders(folder)], place.parents[:3], beside):
+        best = max(tier[:_LOOKED_AT], key=lambda each: _held(each, folders), default=place)
+        if count := _held(best, folders):
+            return f"did you mean --data {best}, which holds {count} of them?"
+    return ""
+
+
+def _folders(place: Path) -> list[Path]:
     try:
-        inside = [each for each in sorted(place.iterdir())[:_LOOKED_AT] if each.is_dir()]
-        around += inside
-        around += [each for folder in inside for each in sorted(folder.iterdir())[:_LOOKED_AT] if each.is_dir()]
-        around += [each for each in sorted(place.parent.iterdir())[:_LOOKED_AT] if each.is_dir() and each != place]
+        return [each for each in sorted(place.iterdir())[:_LOOKED_AT] if each.is_dir()]
     except OSError:
-        pass  # what cannot be listed cannot be suggested
-    best = max(around[:_LOOKED_AT], key=lambda each: _held(each, folders), default=None)
-    count = _held(best, folders) if best else 0
-    return f"did you mean --data {best}, which holds {count} of them?" if count else ""
+        return []  # what cannot be listed cannot be suggested

@@ -81,6 +81,7 @@ COMMANDS = {
         "--calibration-samples: 1000000; expected a whole number",
     ),
     "a negative seed": (["--seed", "-1"], "--seed: -1; expected a whole number from 0 to 4294967295"),
+    "a huge calibration seed": (["--calibration-seed", "9" * 12], "--calibration-seed: 999999999999; expected"),
     "a huge seed": (["--seed", "99999999999"], "--seed: 99999999999"),
     "a thousand examples": (["--num-fewshot", "1000"], "--num-fewshot: 1000; expected a whole number from 0 to 64"),
     "a million repetitions": (["--repetitions", "1000000"], "--repetitions: 1000000"),
