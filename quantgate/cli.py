@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from quantgate import export
 from quantgate.errors import QuantgateError, UsageError
 from quantgate.progress import Progress
-from quantgate.verdict import verify
+from reports import check
 
 _WRONG_USAGE: Final = 4
 
@@ -32,7 +32,7 @@ class Command:
 
 COMMANDS: Final = (
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
-    Command("verify", "draw every verdict of a report again from its items", verify.add_arguments, verify.run),
+    Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from reports.accounting import Account, Key
 from reports.payload import Payload, invalid_result
 from reports.run import Run
 
@@ -13,38 +12,48 @@ from reports.run import Run
 class Collector:
     """Files the record of every report; a case that failed without one (a crashed worker) is invalid."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.selected: set[str] = set()
-        self.seen: set[str] = set()
+    def __init__(self, run: Run, account: Account) -> None:
+        self.run, self.account = run, account
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Without workers: the selected cases."""
-        self.selected |= {item.nodeid for item in session.items}
+        self.account.select(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """With workers: what each of them selected."""
-        self.selected |= set(ids)
-
-    def missing(self) -> list[tuple[str, str, str]]:
-        """Cases that were selected and of which nothing was heard: (method, task, dimension)."""
-        unheard = sorted(self.selected - self.seen)
-        return [case for nodeid in unheard if (case := case_of(nodeid.partition("@")[0]))]
+        self.account.select(ids)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Reports of all workers arrive here."""
-        self.seen.add(report.nodeid)
         content = getattr(report, "quantgate", None)
+        key = self.account.case_of(report.nodeid)
         if content is not None:
-            self.run.add(Payload.from_json(content))
-        elif report.failed and (case := case_of(report.nodeid)):
-            reason = str(report.longrepr).strip().split("\n")[-1]
-            self.run.add(Payload(invalid_result(*case, reason=f"the case failed before it was judged: {reason}")))
+            self.add(Payload.from_json(content))
+        elif key is None or report.when == "teardown":
+            return  # a failed teardown is red by itself and takes no verdict back
+        elif report.failed:
+            self.lost(key, f"the case failed before it was judged: {_last_line(report)}")
+        elif report.skipped:
+            self.account.excuses[key] = f"skipped ({_last_line(report)})"
+
+    def add(self, payload: Payload) -> None:
+        """File a record, in the run and in its account."""
+        self.run.add(payload)
+        self.account.record((payload.result.method, payload.result.task), allowed=payload.allowed)
+
+    def lost(self, key: Key, reason: str) -> None:
+        """File a case of which no verdict came as invalid."""
+        self.add(Payload(invalid_result(*key, self.account.planned.get(key, ""), reason=reason)))
+
+    def account_for_all(self, why: str) -> None:
+        """A selected case of which nothing was heard is invalid; ``why``: what else could have kept it."""
+        for key in self.account.unjudged:
+            excuse = self.account.excuses.get(key) or why
+            self.lost(key, f"selected, but no verdict arrived: {excuse}")
 
 
-def case_of(nodeid: str) -> tuple[str, str, str] | None:
-    """(method, task, dimension) of a case's node id, or None for any other test."""
-    path, _, name = nodeid.partition("::test_within_tolerance[")
-    method, dash, task = name.partition("]")[0].rpartition("-")
-    return (method, task, Path(path).stem.removeprefix("test_")) if dash else None
+def _last_line(report: pytest.TestReport) -> str:
+    found = report.longrepr
+    text = str(found[2]) if isinstance(found, tuple) else str(found)
+    return text.strip().split("\n")[-1]

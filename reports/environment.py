@@ -5,18 +5,59 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import pytest
 
 _LIBRARIES: Final = ("quantgate", "torch", "transformers", "tokenizers", "bitsandbytes", "numpy", "scipy", "pytest")
 
 
-def environment(root: Path, arguments: Sequence[str], seed: int) -> dict[str, Any]:
-    """Versions, processor, commit of the suite, seed and command line."""
+_SECRET: Final = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
+_CHANGES_RESULTS: Final = re.compile(
+    r"(OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|NUMEXPR|ATEN|ONEDNN|DNNL|TORCH|TORCHINDUCTOR|PYTORCH|CUDA|CUBLAS|CUDNN|NVIDIA|ROCR|HIP"
+    r"|HF|TRANSFORMERS|TOKENIZERS|DATASETS|BNB|BITSANDBYTES|QUANTGATE)_"
+    r"|PYTHON(OPTIMIZE|HASHSEED|PATH|WARNINGS|UTF8|DEVMODE)|PYTEST_(ADDOPTS|PLUGINS|DISABLE_PLUGIN_AUTOLOAD|THEME)|CI$"
+)
+
+
+def environment(config: pytest.Config) -> dict[str, Any]:
+    """Versions, processor, commit of the suite, seed and the command with everything that was added to it."""
+    return facts(
+        config.rootpath,
+        config.invocation_params.args,
+        config.option.seed,
+        ini=[str(word) for word in config.getini("addopts")],
+        variables=os.environ,
+    )
+
+
+def command(arguments: Sequence[str], ini: Sequence[str], variables: Mapping[str, str]) -> str:
+    """The command as it could be typed: the environment variables that can change a result, pytest's own options from
+    the ini file, and the arguments. Secrets are left out, and so are passwords in addresses.
+    """
+    chosen = [f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items()) if _told(name)]
+    return re.sub(r"(://)[^/@\s]+@", r"\1***@", " ".join([*chosen, shlex.join(["pytest", *ini, *arguments])]))
+
+
+def _told(name: str) -> bool:
+    return bool(_CHANGES_RESULTS.match(name)) and not _SECRET.search(name)
+
+
+def facts(
+    root: Path,
+    arguments: Sequence[str],
+    seed: int,
+    *,
+    ini: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """See :func:`environment`. ``ini``: the ini file's addopts; ``variables``: the process's environment."""
     commit, dirty = _commit(root)
     return {
         "python": platform.python_version(),
@@ -28,7 +69,8 @@ def environment(root: Path, arguments: Sequence[str], seed: int) -> dict[str, An
         "commit": commit,
         "dirty": dirty,
         "seed": seed,
-        "command": shlex.join(["pytest", *arguments]),
+        "optimized": not __debug__,
+        "command": command(arguments, ini, variables or {}),
     }
 
 

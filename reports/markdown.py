@@ -61,7 +61,8 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
 
 def _decisions(run: Run) -> list[str]:
     """One sentence a method, and what of it rests on waivers."""
-    return [*(decision.sentence for decision in run.decisions()), *waivers.summary(run.results)]
+    told = [decision.sentence for decision in run.decisions()]
+    return [*told, *waivers.summary(run.results), *run.account.lines()]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

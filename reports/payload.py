@@ -19,7 +19,8 @@ from quantgate.verdict.records import Result
 class Payload:
     """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far;
     ``correction``: how the policy corrects for many cases; ``policy``: its name and digest; ``evidence``: all the
-    verdict rests on, empty when there is none; ``efficiency``: measured rows, of efficiency cases.
+    verdict rests on, empty when there is none; ``efficiency``: measured rows, of efficiency cases; ``allowed``:
+    whether the verdict leaves the run green.
     """
 
     result: Result
@@ -30,6 +31,7 @@ class Payload:
     efficiency: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    allowed: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict; travels on the test report."""
@@ -42,13 +44,15 @@ class Payload:
             "efficiency": dict(self.efficiency),
             "policy": dict(self.policy),
             "evidence": dict(self.evidence),
+            "allowed": self.allowed,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Payload:
         """Inverse of :meth:`as_json`."""
         further = {
-            name: content[name] for name in ("subject", "model", "correction", "policy", "evidence", "efficiency")
+            name: content[name]
+            for name in ("subject", "model", "correction", "policy", "evidence", "efficiency", "allowed")
         }
         return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from quantgate.efficiency.pareto import fronts
-from quantgate.efficiency.proxy import proxies
+from quantgate.verdict.derived import counts, derived
 from quantgate.verdict.family import MethodDecision, decide
 from quantgate.verdict.policy import Correction
-from quantgate.verdict.records import VERDICTS, Result
-from quantgate.verdict.verify import EVIDENCE, EvidenceFile
+from quantgate.verdict.records import Result, leaves_green
+from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
+from reports.accounting import Account
 from reports.payload import Payload
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+FINISHED: Final = "finished"
+STOPPED: Final = "stopped"
+EMPTY_RUN: Final = "empty"
 
 
 class Run:
     """Collects the payloads of all cases, whichever worker they come from."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account | None = None) -> None:
+        self.account = account or Account()
+        self.id, self.started, self.finished = "", "", ""
+        self.code: int | None = None
         self.results: list[Result] = []
         self.subjects: dict[str, Mapping[str, Any]] = {}
         self.model: Mapping[str, Any] = {}
@@ -32,9 +36,38 @@ class Run:
         self.policy: Mapping[str, str] = {}
         self.evidence = EvidenceFile()
 
+    @classmethod
+    def from_report(
+        cls, content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> Run:
+        """A run as report.json's ``content`` and its evidence tell it; ``results``: its records, drawn again."""
+        strict = content["plan"]["strict"]
+        judged = {(each.method, each.task): leaves_green(each, strict=strict) for each in results}
+        run = cls(Account.from_json(content["plan"], judged))
+        run.id, run.started, run.finished = (content["run"][name] for name in ("id", "started", "finished"))
+        run.code = content["run"]["exit"]
+        run.results, run.notes, run.model = list(results), list(content["notes"]), content["model"]
+        run.subjects = {each["method"]: each for each in content["subjects"]}
+        run.efficiency = {each["method"]: each for each in content["efficiency"]}
+        run.policy, run.correction = content["policy"], content["policy"]["correction"]
+        for result in results:
+            if (result.method, result.task) in cases:
+                run.evidence.add(result, cases[result.method, result.task])
+        return run
+
     def add(self, payload: Payload) -> None:
-        """Take in one case."""
-        self.results.append(payload.result)
+        """Take in one case. Of several attempts the last one counts, and a note tells of the others."""
+        result = payload.result
+        for at, earlier in enumerate(self.results):
+            if (earlier.method, earlier.task) == (result.method, result.task):
+                del self.results[at]
+                self.evidence.drop(result)
+                self.notes.append(
+                    f"{result.method} on {result.task} was judged again, and the last attempt counts; before: "
+                    f"{earlier.verdict}: {earlier.reason}"
+                )
+                break
+        self.results.append(result)
         if payload.subject:
             self.subjects[payload.result.method] = payload.subject
         if payload.efficiency:
@@ -50,7 +83,7 @@ class Run:
 
     def counts(self) -> dict[str, int]:
         """Number of cases per verdict."""
-        return {verdict: sum(result.verdict == verdict for result in self.results) for verdict in VERDICTS}
+        return counts(self.results)
 
     @property
     def bits(self) -> dict[str, float]:
@@ -59,30 +92,44 @@ class Run:
 
     def decisions(self) -> list[MethodDecision]:
         """One sentence per method over all its cases."""
-        return decide(self.results, self.correction)
+        return decide(self.results, self.correction, self.account.expected())
 
-    def as_json(self, environment: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of report.json."""
+    @property
+    def status(self) -> str:
+        """How far the run came: ``finished``, ``stopped`` before its last case, or ``empty``."""
+        if not self.account.judged:
+            return EMPTY_RUN
+        return STOPPED if self.account.unjudged else FINISHED
+
+    def as_json(self, environment: Mapping[str, Any], status: str = "") -> dict[str, Any]:
+        """The content of report.json, without what seals it."""
         return {
             "schema": SCHEMA,
+            "status": status or self.status,
+            "run": {"id": self.id, "started": self.started, "finished": self.finished, "exit": self.code},
+            "plan": self.account.as_json(),
             "model": dict(self.model),
             "environment": dict(environment),
             "policy": {**self.policy, "correction": self.correction},
-            "evidence": {"file": EVIDENCE, "sha256": self.evidence.digest},
-            "counts": self.counts(),
             "subjects": [dict(subject) for subject in self.subjects.values()],
-            "decisions": [asdict(decision) for decision in self.decisions()],
             "results": [result.as_json() for result in self.results],
-            "unscored": [
-                {"task": result.task, "method": result.method, "reason": reason, "items": count}
-                for result in self.results
-                for reason, count in result.without_score.items()
-            ],
             "efficiency": [dict(record) for record in self.efficiency.values()],
-            "pareto": [front.as_record() for front in fronts(self.results)],
-            "proxies": [proxy.as_record() for proxy in proxies(self.results, self.bits)],
+            **derived(self.results, self.correction, self.account.expected(), self.bits),
             "notes": self.notes,
         }
+
+
+def sealed(run: Run, environment: Mapping[str, Any], markdown: str, picture: str) -> dict[str, str]:
+    """File name -> text of all that a run writes. report.json holds the digests of the other files, and the evidence
+    that of report.json's content: a change in any of them shows. A seal has no key: who changes all of them and makes
+    the seals anew is found out only where something follows from something else.
+    """
+    content = json.loads(dumps(run.as_json(environment)))
+    texts = {"report.md": markdown, "roofline.svg": picture}
+    content["files"] = {name: text_digest(text) for name, text in texts.items() if text}
+    evidence = run.evidence.sealed(seal_of(content))
+    content["evidence"] = {"file": EVIDENCE, "sha256": text_digest(evidence)}
+    return {EVIDENCE: evidence, **texts, "report.json": dumps(content)}
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,14 +139,4 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def dumps(content: Any) -> str:
     """Strict JSON: a number that is not finite becomes null, because JSON has no NaN."""
-    return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value
+    return json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -32,6 +32,9 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
     """The tables, the reasons of everything that is not green, and the notes; ``report``: where the files lie."""
     terminalreporter.section("quantgate")
     page = Page(terminalreporter)
+    if not run.results:
+        page.account(run)
+        return
     results = ordered(run.results)
     styles = ["yellow" if result.waived else _STYLES[result.verdict] for result in results]
     page.table(HEADER, [result_row(result) for result in results], _places(HEADER, GIVE_UP), styles)
@@ -50,6 +53,7 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
             page.line(waivers.sentence(result))
     for note in run.notes:
         page.line(f"note: {note}")
+    page.account(run)
     for decision in run.decisions():
         page.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
     for line in waivers.summary(run.results):
@@ -81,6 +85,11 @@ class Page:
         """Where the columns are that had no room."""
         if self._left_out:
             self.line(f"({', '.join(self._left_out)}: no room in {self.look.width} columns, see report.md)")
+
+    def account(self, run: Run) -> None:
+        """How much of the plan the run speaks of; red when a selected case was not judged."""
+        for line in run.account.lines():
+            self.line(line, red=bool(run.account.unjudged))
 
     def line(self, text: str, **markup: bool) -> None:
         """A sentence; in a terminal it is broken between words."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -27,9 +27,8 @@ from quantgate.evaluation import Evaluation
 from quantgate.quantize.base import Method
 from quantgate.subjects import Subject
 from quantgate.tasks.base import ItemOutcome
-from quantgate.verdict.judge import Judgement, build_result, judge
-from quantgate.verdict.paired import Comparison, compare
-from quantgate.verdict.policy import Rule
+from quantgate.verdict.evidence import Evidence, conclude
+from quantgate.verdict.judge import build_result
 from quantgate.verdict.records import Result
 
 GIB: Final = 2**30
@@ -52,6 +51,8 @@ class Bench:
         self.evaluation, self.options = evaluation, options
         self._memory: dict[str, list[dict[str, Any]]] = {}
         self._speed: dict[str, dict[str, Any]] = {}
+        self.evidence: dict[tuple[str, str], Evidence] = {}
+        """What every verdict so far rests on, by method and task."""
 
     def result(self, method: Method, task: EfficiencyTask) -> Result:
         """The record of ``method`` on ``task``; measures as far as this run has not yet.
@@ -62,19 +63,25 @@ class Bench:
         subject = self.evaluation.subject(method)
         rule = self.evaluation.rule(method, task)
         exact = task.id == "weight_bytes"
-        comparison = self._bytes(subject, rule) if exact else self._repeated(subject, task, rule)
-        if exact:
-            judgement = judge_exact(comparison, rule, subject)
-        else:
-            judgement = judge(comparison, rule, problems=subject.problems(), identical_weights=subject.is_unquantized)
-            judgement = self._only_if_packed(subject, judgement)
+        before, after = self._bytes(subject) if exact else self._repeated(subject, task)
+        evidence = Evidence(
+            rule=rule,
+            reference=before,
+            subject=after,
+            problems=tuple(subject.problems()),
+            identical_weights=subject.is_unquantized,
+            counted=exact,
+            reservation="" if exact else self._reservation(subject),
+        )
+        self.evidence[method.id, task.id] = evidence
+        found = conclude(evidence)
         return build_result(
             task=task.id,
             dimension=task.dimension,
             protocol=task.protocol if exact else f"{task.protocol}; {self.options.workloads[0].name}",
             method=method.id,
-            comparison=comparison,
-            judgement=judgement,
+            comparison=found.comparison,
+            judgement=found.judgement,
             rule=rule,
             companions={} if exact or self._execution(subject)["packed"] else {"simulated": 1.0},
             data_source="measured",
@@ -108,19 +115,19 @@ class Bench:
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
-    def _bytes(self, subject: Subject, rule: Rule) -> Comparison:
+    def _bytes(self, subject: Subject) -> tuple[tuple[ItemOutcome], tuple[ItemOutcome]]:
         before, after = self.reference_bytes / GIB, stored_bytes(subject.path) / GIB
-        sides = [[ItemOutcome("files", "", value)] for value in (before, after)]
-        plain = compare(sides[0], sides[1], rule.metric, rule.confidence)
-        delta = after - before
-        return replace(plain, undefined="", delta=delta, ci_low=delta, ci_high=delta, shift=delta)
+        return (ItemOutcome("files", "", before),), (ItemOutcome("files", "", after),)
 
-    def _repeated(self, subject: Subject, task: EfficiencyTask, rule: Rule) -> Comparison:
+    def _repeated(
+        self, subject: Subject, task: EfficiencyTask
+    ) -> tuple[tuple[ItemOutcome, ...], tuple[ItemOutcome, ...]]:
         values = self._peaks(subject) if task.id == "peak_memory" else self._decode_rates(subject)
         before, after = (
-            [ItemOutcome(f"repetition {at}", "", math.log(value)) for at, value in enumerate(side)] for side in values
+            tuple(ItemOutcome(f"repetition {at}", "", math.log(value)) for at, value in enumerate(side))
+            for side in values
         )
-        return compare(before, after, rule.metric, rule.confidence)
+        return before, after
 
     def _peaks(self, subject: Subject) -> tuple[list[float], list[float]]:
         before, after = self._measured_memory(None), self._measured_memory(subject)
@@ -175,12 +182,12 @@ class Bench:
         found = self._memory[name][0]["execution"] if name in self._memory else self._speed[name]["executions"][1]
         return cast(Mapping[str, Any], found)
 
-    def _only_if_packed(self, subject: Subject, judgement: Judgement) -> Judgement:
+    def _reservation(self, subject: Subject) -> str:
+        """Why nothing can be claimed about a subject that did not run as it would be deployed."""
         execution = self._execution(subject)
-        if execution["packed"] or judgement.verdict == "invalid":
-            return judgement
-        reason = f"{subject.method.id} ran {execution['name']} ({execution['why_not']}): that is not how it is deployed"
-        return replace(judgement, verdict="inconclusive", reason=reason, p_pass=math.nan, p_regressed=math.nan)
+        if execution["packed"]:
+            return ""
+        return f"{subject.method.id} ran {execution['name']} ({execution['why_not']}): that is not how it is deployed"
 
     # --- rows of the report -----------------------------------------------------------------------------------------
 
@@ -260,20 +267,6 @@ class Bench:
                 }
             )
         return found
-
-
-def judge_exact(comparison: Comparison, rule: Rule, subject: Subject) -> Judgement:
-    """The verdict on a number that is known and not estimated: no interval, no p-value."""
-    margin = rule.margin.in_units(comparison.reference)
-    problems = subject.problems()
-    if problems or subject.is_unquantized:
-        return Judgement("invalid", "; ".join(problems) or "nothing was quantized: the weights are the same", margin)
-    before, after = comparison.reference, comparison.value
-    reason = (
-        f"the weights take {after:.4g} GiB instead of {before:.4g} ({100 * (after / before - 1):+.1f}%; "
-        f"allowed: {100 * margin / before:.3g}% more)"
-    )
-    return Judgement("pass" if comparison.delta <= margin else "regressed", reason, margin)
 
 
 def _peak(found: Mapping[str, Any]) -> float:

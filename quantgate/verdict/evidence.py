@@ -16,7 +16,7 @@ from typing import Any, Final
 from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.companions import COMPANIONS, calls, companion_means, compare_companion, items_for_companion
-from quantgate.verdict.judge import Judgement, judge, judge_companions, with_companions
+from quantgate.verdict.judge import Judgement, judge, judge_companions, judge_counted, with_companions
 from quantgate.verdict.paired import Comparison, compare
 from quantgate.verdict.policy import Floor, Margin, Rule
 from quantgate.verdict.sequential import SequentialTest, score_differences
@@ -30,7 +30,8 @@ class Evidence:
 
     ``reference`` holds the whole benchmark, ``subject`` the items that were asked, in the order of the visit when
     ``sequential``. ``noise``: the floor that two runs of the same weights showed, in the metric's unit. ``problems``,
-    ``identical_weights`` and ``chance`` are explained in ``judge``.
+    ``identical_weights`` and ``chance`` are explained in ``judge``. ``counted``: both sides are one number, known
+    and not estimated. ``reservation``: why nothing but ``inconclusive`` may be said; empty when there is no reason.
     """
 
     rule: Rule
@@ -41,6 +42,8 @@ class Evidence:
     chance: float | None = None
     noise: float = 0.0
     sequential: bool = False
+    counted: bool = False
+    reservation: str = ""
 
     @property
     def stopped(self) -> bool:
@@ -74,6 +77,8 @@ def conclude(evidence: Evidence) -> Conclusion:
     Raises:
         ProvenanceError: the two sides do not hold the same items.
     """
+    if evidence.counted:
+        return _counted(evidence)
     rule = evidence.rule
     reference = evidence.paired_reference
     comparison = compare(reference, evidence.subject, rule.metric, rule.confidence)
@@ -99,7 +104,23 @@ def conclude(evidence: Evidence) -> Conclusion:
         judgement = _anytime(evidence, whole, comparison, judgement)
     else:
         judgement = with_companions(judgement, judge_companions(reference, evidence.subject, rule))
+    if evidence.reservation:
+        judgement = replace(
+            judgement, verdict="inconclusive", reason=evidence.reservation, p_pass=math.nan, p_regressed=math.nan
+        )
     return Conclusion(comparison, judgement, companions)
+
+
+def _counted(evidence: Evidence) -> Conclusion:
+    """One number on each side that is known: no interval, and p-values of 0 or 1."""
+    rule = evidence.rule
+    plain = compare(evidence.reference, evidence.subject, rule.metric, rule.confidence)
+    delta = plain.value - plain.reference
+    comparison = replace(plain, undefined="", delta=delta, ci_low=delta, ci_high=delta, shift=delta)
+    judgement = judge_counted(
+        comparison, rule, problems=evidence.problems, identical_weights=evidence.identical_weights
+    )
+    return Conclusion(comparison, judgement, {})
 
 
 def _same_answers(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> list[str]:
@@ -208,6 +229,8 @@ def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
         "chance": evidence.chance,
         "noise": evidence.noise,
         "sequential": evidence.sequential,
+        "counted": evidence.counted,
+        "reservation": evidence.reservation,
     }
 
 
@@ -222,4 +245,6 @@ def evidence_from_json(content: Mapping[str, Any]) -> Evidence:
         chance=content["chance"],
         noise=content["noise"],
         sequential=content["sequential"],
+        counted=content.get("counted", False),
+        reservation=content.get("reservation", ""),
     )

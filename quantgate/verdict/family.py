@@ -5,6 +5,10 @@ lucky in the very case in which it is bad (intersection-union test, Berger 1982)
 one is red by chance, so a regression counts for the decision only if it survives Holm's (1979) correction over all
 cases of the run, or Benjamini and Hochberg's (1995), as the policy says. The records of the cases stay as they are.
 
+A decision speaks of what was planned: a method of which only some of the planned cases were judged (``-k``, ``--lf``,
+an interrupted run) has not passed, however green they are, and neither has one of which nothing but bytes or speed was
+compared. Every pass names what was compared.
+
 Beside it stands the pooled loss: the mean over the cases of loss / margin. 0 is "as good as the reference", 1 is "all
 that is allowed". It says more than the single cases where each has too few items.
 """
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +26,8 @@ from quantgate.verdict.intervals import normal_quantile
 from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import Result, Verdict
 
+_EFFICIENCY = "efficiency"
+_NAMED_TASKS = 4  # of a dimension with more, a sentence gives the number
 _NAMES = {"holm": "Holm's", "bh": "Benjamini and Hochberg's", "none": "no"}
 
 
@@ -58,7 +64,9 @@ class Pooled:
 
 @dataclass(frozen=True, slots=True)
 class MethodDecision:
-    """What a run says about one method. ``regressed`` holds the tasks whose regression survives the correction."""
+    """What a run says about one method. ``regressed`` holds the tasks whose regression survives the correction;
+    ``left_out`` the planned tasks that were not judged.
+    """
 
     method: str
     verdict: Verdict
@@ -68,15 +76,31 @@ class MethodDecision:
     undecided: tuple[str, ...]
     invalid: tuple[str, ...]
     pooled: Pooled
+    left_out: tuple[str, ...] = ()
 
 
-def decide(results: Sequence[Result], correction: Correction = "holm") -> list[MethodDecision]:
-    """One decision per method, in the order in which the methods occur. The correction runs over all ``results``."""
+def decide(
+    results: Sequence[Result], correction: Correction = "holm", planned: Mapping[str, Sequence[str]] | None = None
+) -> list[MethodDecision]:
+    """One decision per method, in the order in which the methods occur. The correction runs over all ``results``.
+
+    ``planned``: method -> all tasks that it was to be judged on; a method that is not in it was planned as judged.
+    """
     confirmed = _confirmed(results, correction)
     methods: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         methods[result.method].append(result)
-    return [_decide(method, cases, confirmed, correction) for method, cases in methods.items()]
+    for method in planned or {}:
+        methods.setdefault(method, [])
+    return [
+        _decide(method, cases, confirmed, correction, _left_out(cases, (planned or {}).get(method, ())))
+        for method, cases in methods.items()
+    ]
+
+
+def _left_out(cases: Sequence[Result], planned: Sequence[str]) -> tuple[str, ...]:
+    judged = {case.task for case in cases}
+    return tuple(task for task in planned if task not in judged)
 
 
 def _confirmed(results: Sequence[Result], correction: Correction) -> set[int]:
@@ -98,25 +122,63 @@ def _p_regressed(result: Result) -> float:
     return found if 0 <= found <= 1 else (level if result.verdict == "regressed" else 1.0)
 
 
-def _decide(method: str, cases: Sequence[Result], confirmed: set[int], correction: Correction) -> MethodDecision:
+def _decide(
+    method: str, cases: Sequence[Result], confirmed: set[int], correction: Correction, left_out: tuple[str, ...]
+) -> MethodDecision:
     passed = tuple(case.task for case in cases if case.verdict == "pass")
     invalid = tuple(case.task for case in cases if case.verdict == "invalid")
     regressed = tuple(case.task for case in cases if id(case) in confirmed)
     undecided = tuple(case.task for case in cases if case.task not in (*passed, *invalid, *regressed))
-    verdict: Verdict = "pass"
+    verdict: Verdict = "pass" if passed and not left_out and not _only_efficiency(cases) else "inconclusive"
     for name, tasks in (("inconclusive", undecided), ("regressed", regressed), ("invalid", invalid)):
         if tasks:
             verdict = name  # type: ignore[assignment]  # the three literals above
-    pooled = pool(cases)
     sentence = {
-        "pass": f"{method} may replace the reference: it passes all {len(cases)} cases",
+        "pass": f"{method} may replace the reference: it passes all {len(cases)} cases ({compared(cases)})",
         "regressed": f"{method} must not replace the reference: {_some(regressed, cases)} regressed"
         f" ({_NAMES[correction]} correction)",
-        "inconclusive": f"{method} is not decided: {_some(undecided, cases)} undecided",
+        "inconclusive": f"{method} is not decided: "
+        + (f"{_some(undecided, cases)} undecided" if undecided else _why_open(cases, left_out)),
         "invalid": f"nothing can be said about {method}: {_some(invalid, cases)} invalid",
     }[verdict]
-    return MethodDecision(
-        method, verdict, f"{sentence}{_pooled_words(pooled)}", passed, regressed, undecided, invalid, pooled
+    if left_out and (undecided or verdict != "inconclusive"):
+        sentence += f"; {_unjudged(cases, left_out)}"
+    pooled = pool(cases)
+    sentence += _pooled_words(pooled)
+    return MethodDecision(method, verdict, sentence, passed, regressed, undecided, invalid, pooled, left_out)
+
+
+def _only_efficiency(cases: Sequence[Result]) -> bool:
+    """Whether no answer was compared: a smaller or faster model may still be a broken one."""
+    return all(case.dimension == _EFFICIENCY for case in cases)
+
+
+def _why_open(cases: Sequence[Result], left_out: Sequence[str]) -> str:
+    """Why a method without a case that speaks against it has not passed."""
+    judged = f"it passes the {len(cases)} judged ({compared(cases)})" if cases else ""
+    if left_out:
+        return "; ".join(filter(None, (judged, _unjudged(cases, left_out))))
+    return f"{judged}, but nothing else was compared: no answer of the two models"
+
+
+def _unjudged(cases: Sequence[Result], left_out: Sequence[str]) -> str:
+    """How much of the plan was left out, for any reason: selection, an interruption, a lost worker."""
+    return f"{_counted(left_out)} of {len(cases) + len(left_out)} planned cases were not judged"
+
+
+def _counted(tasks: Sequence[str]) -> str:
+    named = ", ".join(tasks[: 2 * _NAMED_TASKS]) + (", ..." if len(tasks) > 2 * _NAMED_TASKS else "")
+    return f"{len(tasks)} ({named})"
+
+
+def compared(cases: Sequence[Result]) -> str:
+    """The dimensions of ``cases`` with their tasks; of a dimension with many tasks their number."""
+    dimensions: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        dimensions[case.dimension].append(case.task)
+    return "; ".join(
+        f"{dimension}: {', '.join(tasks) if len(tasks) <= _NAMED_TASKS else f'{len(tasks)} tasks'}"
+        for dimension, tasks in sorted(dimensions.items())
     )
 
 

@@ -188,6 +188,26 @@ def _decide(comparison: Comparison, rule: Rule, margin: float, reference: float)
     return Judgement("inconclusive", reason, margin, p_pass, p_regressed, told, needed)
 
 
+def judge_counted(
+    comparison: Comparison, rule: Rule, *, problems: Sequence[str] = (), identical_weights: bool = False
+) -> Judgement:
+    """The verdict on a number that is known and not estimated: no interval, and p-values that are 0 or 1."""
+    margin = rule.margin.in_units(comparison.reference)
+    invalid = _foreign(problems, identical_weights)
+    if invalid:
+        return Judgement("invalid", invalid, margin)
+    before, after = comparison.reference, comparison.value
+    if not (math.isfinite(before) and math.isfinite(after) and before > 0 and after > 0):
+        return Judgement("invalid", f"{before} against {after}: nothing that could be counted", margin)
+    reason = (
+        f"the weights take {after:.4g} GiB instead of {before:.4g} ({100 * (after / before - 1):+.1f}%; "
+        f"allowed: {100 * margin / before:.3g}% more)"
+    )
+    if comparison.delta <= margin:
+        return Judgement("pass", reason, margin, p_pass=0.0, p_regressed=1.0)
+    return Judgement("regressed", reason, margin, p_pass=1.0, p_regressed=0.0)
+
+
 _WORST_FIRST: tuple[Verdict, ...] = ("invalid", "regressed", "inconclusive", "pass")
 
 

@@ -87,11 +87,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A read policy file. ``name`` stands in messages; ``correction`` is for the run's cases together."""
+    """A read policy file. ``name`` stands in messages; ``correction`` is for the run's cases together;
+    ``text`` is what was read.
+    """
 
     name: str
     root: Section
     correction: Correction = "holm"
+    text: str = field(default="", compare=False)
 
     @property
     def digest(self) -> str:

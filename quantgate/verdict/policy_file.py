@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ def parse_policy(text: str, name: str) -> Policy:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(name, f"is not valid TOML: {error}") from error
-    return _Reader(name).policy(table)
+    return replace(_Reader(name).policy(table), text=text)
 
 
 class _Reader:

@@ -66,3 +66,8 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """Plain dict for report.json."""
         return asdict(self)
+
+
+def leaves_green(result: Result, *, strict: bool) -> bool:
+    """Whether a record leaves a run green: it passed, it is open and that is let by, or the policy waives it."""
+    return result.verdict == "pass" or (result.verdict == "inconclusive" and not strict) or bool(result.waived)

@@ -10,6 +10,13 @@ from dataclasses import dataclass, replace
 from quantgate import cli
 from tests.suite.sabotage_scene import KLD, NO_LIST, NO_WORDS, NOTHING, SENSIBLE, UNCHECKED, USABLE, forgiving, row
 
+# the account of a run, and its last word on the exit code
+ACCOUNTED = (
+    ("reports.session._account_for_all", NOTHING),
+    ("reports.accounting.Account.exit_code", lambda original: lambda self, code: code),
+)
+REPORT_MD = ("quantgate.verdict.verify._files", NO_LIST)
+
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
@@ -221,7 +228,7 @@ def _(scene):
 @row(
     "verdicts lost on the way to the report",
     "*selected, but no verdict arrived*",
-    ("reports.plugin._account_for_all", NOTHING),
+    *ACCOUNTED,
 )
 def _(scene):
     from reports.collector import Collector
@@ -239,16 +246,21 @@ def _(scene):
 @row(
     "a full disk while reporting",
     "*the report could not be written*",
-    ("reports.plugin._not_green", NOTHING),
+    ("reports.session._not_green", lambda original: lambda: 0),
     code=3,
 )
 def _(scene):
     from quantgate.errors import StoreError
+    from reports import directory
+
+    write = directory.write_atomically
 
     def full(path, text):
-        raise StoreError(str(path), "cannot be written (No space left on device)")
+        if path.name == "evidence.jsonl":
+            raise StoreError(str(path), "cannot be written (No space left on device)")
+        write(path, text)
 
-    scene.monkeypatch.setattr("reports.plugin.write_atomically", full)
+    scene.monkeypatch.setattr(directory, "write_atomically", full)
     return scene.run("--tasks", "kld")
 
 
@@ -265,6 +277,7 @@ class Printed:
 
 ANOTHER_FILE = ("quantgate.verdict.verify._foreign", NO_LIST)
 ANOTHER_VERDICT = ("quantgate.verdict.verify._differing", NO_LIST)
+ANOTHER_RUN = tuple((f"quantgate.verdict.verify.{name}", NO_LIST) for name in ("_unsealed", "_derived", "_account"))
 
 
 def _verified(scene, **changes):
@@ -291,6 +304,8 @@ def _without_rtn2(text):
     "a verdict edited in the report",
     "*verdict is recorded as pass and comes out as regressed*",
     ANOTHER_VERDICT,
+    *ANOTHER_RUN,
+    REPORT_MD,
 )
 def _(scene):
     return _verified(scene, report=lambda text: text.replace('"verdict": "regressed"', '"verdict": "pass"'))
@@ -302,6 +317,8 @@ def _(scene):
     ("quantgate.verdict.verify._altered", NO_LIST),
     ANOTHER_FILE,
     ANOTHER_VERDICT,
+    *ANOTHER_RUN,
+    REPORT_MD,
 )
 def _(scene):
     return _verified(scene, evidence=lambda text: text.replace(",0.0,", ",99.0,", 1))
@@ -311,12 +328,20 @@ def _(scene):
     "a red case cut out of the report",
     "*rtn2 on kld_ptb: judged, but missing from the report*",
     ("quantgate.verdict.verify._lost", NO_LIST),
+    *ANOTHER_RUN,
+    REPORT_MD,
 )
 def _(scene):
     return _verified(scene, report=_without_rtn2)
 
 
-@row("a red case cut out of report and evidence", "*is not the file this report was written with*", ANOTHER_FILE)
+@row(
+    "a red case cut out of report and evidence",
+    "*is not the file this report was written with*",
+    ANOTHER_FILE,
+    *ANOTHER_RUN,
+    REPORT_MD,
+)
 def _(scene):
     def cut(text):
         return "".join(line for line in text.splitlines(keepends=True) if '"method":"rtn2"' not in line)

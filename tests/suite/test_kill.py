@@ -44,6 +44,7 @@ def untouched(gate, tmp_path):
         ("report:0", "rebuilding the report: an earlier run was interrupted while writing it"),
         ("report:1", "rebuilding the report"),
         ("report:2", "rebuilding the report"),
+        ("report:3", "rebuilding the report"),
     ],
 )
 def test_killed_then_right(gate, untouched, kill, said):
@@ -52,6 +53,8 @@ def test_killed_then_right(gate, untouched, kill, said):
     assert killed.returncode == -9
     if kill == "report:0":
         assert not (gate.base["--report-dir"] / "report.json").exists()
+    else:
+        assert gate.report["status"] == "unfinished"  # whatever it was in the middle of
     again = run(gate)
     assert again.returncode == 0, again.stdout
     assert records(gate) == untouched

@@ -1,4 +1,4 @@
-"""Every known way to a false green ends red, with the right sentence (rows in ``sabotage`` and ``sabotage_run``)."""
+"""Every known way to a false green ends red, with the right sentence (rows in ``sabotage*``)."""
 
 import fnmatch
 import json
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.suite import sabotage, sabotage_run  # noqa: F401  # they fill ROWS
+from tests.suite import sabotage, sabotage_options, sabotage_run  # noqa: F401  # they fill ROWS
 from tests.suite.sabotage_scene import ROWS, Scene
 
 KLD_MARGIN = "[metrics.kld_mean]\nmargin = { absolute = 0.00002 }"

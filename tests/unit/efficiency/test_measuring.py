@@ -3,14 +3,14 @@
 import json
 import math
 import types
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from quantgate.efficiency import bench, child
 from quantgate.efficiency.architecture import read_architecture
-from quantgate.efficiency.bench import BenchOptions, judge_exact, memory_row, speed_row
+from quantgate.efficiency.bench import BenchOptions, memory_row, speed_row
 from quantgate.efficiency.child import Job, run_job
 from quantgate.efficiency.execution import load_plain
 from quantgate.efficiency.meters import CudaGauge, Peak, ResidentGauge, Stages
@@ -27,6 +27,7 @@ from quantgate.efficiency.workload import (
 )
 from quantgate.errors import ModelError, UsageError
 from quantgate.tasks.base import ItemOutcome
+from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy_file import load_policy
 
@@ -201,18 +202,19 @@ def test_timing_verdicts_need_what_the_spread_allows(rule):
 
 def test_known_numbers_are_judged_without_an_interval(rule):
     weights = rule("weight_bytes")
-    subject = types.SimpleNamespace(problems=list, is_unquantized=False)
 
-    def verdict(before, after, who=subject):
-        plain = compare([ItemOutcome("files", "", before)], [ItemOutcome("files", "", after)], weights.metric, 0.95)
-        delta = after - before
-        return judge_exact(replace(plain, undefined="", delta=delta), weights, who)
+    def verdict(before, after, **more):
+        sides = ((ItemOutcome("files", "", before),), (ItemOutcome("files", "", after),))
+        return conclude(Evidence(weights, *sides, counted=True, **more)).judgement
 
     assert verdict(1.0, 0.3).verdict == "pass"
+    assert (verdict(1.0, 0.3).p_pass, verdict(1.0, 0.3).p_regressed) == (0.0, 1.0)
+    assert (verdict(1.0, 1.01).p_pass, verdict(1.0, 1.01).p_regressed) == (1.0, 0.0)
+    assert verdict(1.0, math.nan).verdict == verdict(1.0, 0.0).verdict == "invalid"
     assert "-70.0%" in verdict(1.0, 0.3).reason
     assert verdict(1.0, 1.01).verdict == "regressed"
-    same = types.SimpleNamespace(problems=list, is_unquantized=True)
-    assert verdict(1.0, 0.3, same).verdict == "invalid"
+    assert verdict(1.0, 0.3, identical_weights=True).verdict == "invalid"
+    assert verdict(1.0, 0.3, problems=("another model",)).verdict == "invalid"
 
 
 def test_names_are_split_and_what_costs_time_needs_asking():

@@ -8,7 +8,7 @@ import pytest
 
 from quantgate.verdict.records import Result
 from reports import companions, markdown, table
-from reports.environment import environment
+from reports.environment import facts as facts_of
 from reports.payload import Payload, invalid_result
 from reports.run import Run, dumps
 
@@ -89,7 +89,7 @@ def test_report_json_is_strict_json(run):
 
 
 def test_notes_are_kept_once(run):
-    run.add(Payload(RESULT, SUBJECT, {}, ("a note", "another")))
+    run.add(Payload(replace(RESULT, task="boolq"), SUBJECT, {}, ("a note", "another")))
     assert run.notes == ["a note", "another"]
     assert run.model["id"] == "bundled"
 
@@ -140,7 +140,7 @@ def test_order_is_method_then_dimension_then_task():
 
 
 def test_environment_outside_a_checkout(tmp_path):
-    facts = environment(tmp_path, ["evals", "-k", "a b"], 7)
+    facts = facts_of(tmp_path, ["evals", "-k", "a b"], 7)
     assert (facts["commit"], facts["dirty"], facts["seed"]) == ("", None, 7)
     assert facts["command"] == "pytest evals -k 'a b'"
     assert facts["versions"]["pytest"]

@@ -44,8 +44,8 @@ def test_method_passes_when_every_case_passes() -> None:
     (decision,) = decide([case("mmlu"), case("gsm8k")])
     assert decision.verdict == "pass"
     assert decision.sentence == (
-        "gptq4 may replace the reference: it passes all 2 cases; over its cases it uses 25% of what is allowed "
-        "(at most 60%)"
+        "gptq4 may replace the reference: it passes all 2 cases (knowledge: mmlu, gsm8k); over its cases it uses 25% "
+        "of what is allowed (at most 60%)"
     )
 
 
@@ -108,3 +108,44 @@ def test_speed_and_bytes_do_not_make_up_for_quality() -> None:
     quality = case("mmlu")
     faster = replace(case("decode_speed"), dimension="efficiency", delta=50.0, ci_low=40.0, ci_high=60.0)
     assert pool([quality, faster]) == pool([quality])
+
+
+def test_a_part_of_the_plan_never_passes_and_says_what_was_left_out() -> None:
+    (part,) = decide([case("mmlu")], planned={"gptq4": ["mmlu", "gsm8k", "boolq"]})
+    assert (part.verdict, part.left_out) == ("inconclusive", ("gsm8k", "boolq"))
+    assert part.sentence.startswith(
+        "gptq4 is not decided: it passes the 1 judged (knowledge: mmlu); 2 (gsm8k, boolq) of 3 planned cases were "
+        "not judged"
+    )
+    (red,) = decide([case("mmlu", "regressed", p=0.0)], planned={"gptq4": ["mmlu", "gsm8k"]})
+    assert red.verdict == "regressed"
+    assert "1 (gsm8k) of 2 planned cases were not judged" in red.sentence
+    (whole,) = decide([case("mmlu")], planned={"gptq4": ["mmlu"]})
+    assert whole.verdict == "pass"
+
+
+def test_a_method_of_which_nothing_was_judged_is_named() -> None:
+    (decision,) = decide([], planned={"gptq4": ["mmlu"]})
+    assert decision.verdict == "inconclusive"
+    assert decision.sentence == "gptq4 is not decided: 1 (mmlu) of 1 planned cases were not judged"
+
+
+def fact(verdict: Any, p: float) -> Result:
+    return replace(case("weight_bytes", verdict, p=p), dimension="efficiency", metric="weight_bytes", n_items=1)
+
+
+def test_counted_bytes_alone_never_replace_the_reference() -> None:
+    (decision,) = decide([fact("pass", 1.0)])
+    assert decision.verdict == "inconclusive"
+    assert "may replace" not in decision.sentence
+    assert "no answer of the two models" in decision.sentence
+    (both,) = decide([fact("pass", 1.0), case("mmlu")])
+    assert both.sentence.startswith(
+        "gptq4 may replace the reference: it passes all 2 cases (efficiency: weight_bytes; knowledge: mmlu)"
+    )
+
+
+def test_a_certain_regression_survives_any_number_of_cases() -> None:
+    many = [case(f"t{i}", p=0.5) for i in range(200)]
+    (decision,) = decide([fact("regressed", 0.0), *many])
+    assert (decision.verdict, decision.regressed) == ("regressed", ("weight_bytes",))

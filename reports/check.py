@@ -1,0 +1,40 @@
+"""``quantgate verify``: the command. report.md is rendered once more from the record and compared."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantgate.progress import Progress
+from quantgate.verdict.records import Result
+from quantgate.verdict.verify import verify
+from reports.markdown import render
+from reports.run import Run
+
+
+def drawn_again(
+    content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[tuple[str, str], Any]
+) -> Mapping[str, str]:
+    """report.md as it comes out of report.json's content and evidence."""
+    run = Run.from_report(content, results, cases)
+    return {"report.md": render(run, content["environment"])}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``quantgate verify``."""
+    parser.add_argument("report", type=Path, help="report.json, or the directory it lies in")
+
+
+def run(args: argparse.Namespace, progress: Progress) -> int:
+    """Print what was found; 0 when the report stands, 1 when it does not."""
+    findings = verify(args.report, drawn_again)
+    for difference in findings.differences:
+        print(difference)
+    for part in findings.unconfirmed:
+        print(f"not confirmed: {part}")
+    without = f", {findings.unjudged} were invalid before anything was compared" if findings.unjudged else ""
+    without += f", {findings.measured} rest on measurements that cannot be made again" if findings.measured else ""
+    print(f"{findings.confirmed} verdicts confirmed, {len(findings.differences)} contradicted{without}")
+    return 1 if findings.differences or not findings.confirmed else 0

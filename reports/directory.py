@@ -1,0 +1,114 @@
+"""The directory of a run's report: from the first act on it says that a run is under way, and it is no mixture.
+
+The first act of a run replaces report.json by one that says ``unfinished`` and removes what an earlier run left. The
+last one writes report.json after everything else, so that whatever happens in between leaves ``unfinished`` behind. A
+lock is held meanwhile: a second run that would write to the same directory is refused before it does anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from quantgate.errors import StoreError, UsageError
+from quantgate.store.store import write_atomically
+from quantgate.verdict.seal import EVIDENCE
+from quantgate.verdict.verify import REPORT
+
+FILES: Final = (EVIDENCE, "report.md", "roofline.svg", REPORT)  # in the order of writing: report.json seals the rest
+_LOCK: Final = ".lock"
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class ReportDirectory:
+    """See the module's docstring. ``id`` and ``started`` stand in every report of the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = uuid.uuid4().hex
+        self.started = now()
+        self.interrupted = False
+        """Whether an earlier run was interrupted while it wrote its report."""
+        self._lock: FileLock | None = None
+
+    def begin(self, unfinished: str) -> None:
+        """Take the directory: ``unfinished`` becomes its report.json, and nothing else of earlier runs stays.
+
+        Raises:
+            UsageError: another run holds the directory.
+            StoreError: it cannot be written.
+        """
+        self._take()
+        leftovers = [part for name in FILES for part in self.path.glob(f".{name}.*.part")]
+        self.interrupted = bool(leftovers)
+        write_atomically(self.path / REPORT, unfinished)
+        try:
+            for old in [*leftovers, *(self.path / name for name in FILES if name != REPORT)]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"report directory {self.path}", f"cannot be cleared ({error.strerror})") from error
+
+    def _take(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / _LOCK)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                f"report directory {self.path}",
+                f"another run is writing its report there{self._holder()}",
+                expected="a directory for each run",
+                hint="wait for it, or choose another one with --report-dir",
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(
+                f"report directory {self.path}",
+                f"cannot be written ({getattr(error, 'strerror', None) or error})",
+                hint="choose another one with --report-dir",
+            ) from error
+        self._lock = lock
+
+    def _holder(self) -> str:
+        run = self._run()
+        return f" (started {run['started']})" if "started" in run else ""
+
+    def _run(self) -> Mapping[str, Any]:
+        """The ``run`` of the report.json that lies here; empty when there is none."""
+        try:
+            found = json.loads((self.path / REPORT).read_text(encoding="utf-8"))["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def finish(self, texts: Mapping[str, str]) -> None:
+        """Write the files, report.json last; an empty text is no file.
+
+        Raises:
+            StoreError: they cannot be written, or another run wrote here although this one held the lock.
+        """
+        foreign = self._run().get("id", self.id) != self.id
+        if foreign:
+            raise StoreError(
+                f"report directory {self.path}",
+                "another run has written its report there",
+                hint="choose another one with --report-dir, and run again",
+            )
+        for name in FILES:
+            if texts.get(name):
+                write_atomically(self.path / name, texts[name])
+
+    def release(self) -> None:
+        """Let other runs have the directory."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

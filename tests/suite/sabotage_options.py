@@ -1,0 +1,88 @@
+"""Ways to a false green with pytest's options and plugins (the others, and what a row is: ``sabotage``)."""
+
+from tests.suite.sabotage_run import ACCOUNTED
+from tests.suite.sabotage_scene import NOTHING, row
+
+RED = ("--methods", "rtn2", "--tasks", "kld")  # regresses under the scene's margin
+# with the account out of order the exit code is whatever pytest and its plugins make of it
+NO_FAILURE_OF_OURS = ("reports.plugin._fail", NOTHING)
+NO_LAST_WORD = ("reports.session.final_code", lambda original: lambda config, code: code)
+
+
+def hostile(scene, way, *command):
+    """A run beside a plugin of ``hostile`` that tries to talk it green."""
+    scene.monkeypatch.setenv("QUANTGATE_HOSTILE", way)
+    return scene.run("-p", "tests.suite.hostile", *(command or RED))
+
+
+@row("every case skipped by a plugin", "*selected, but no verdict arrived: skipped*known to fail*", *ACCOUNTED)
+def _(scene):
+    return hostile(scene, "skip")
+
+
+@row("every case expected to fail", "*rtn2 on kld_ptb: regressed*", NO_FAILURE_OF_OURS, *ACCOUNTED)
+def _(scene):
+    return hostile(scene, "expect")
+
+
+@row("asserts that say nothing", "*rtn2 on kld_ptb: regressed*", NO_FAILURE_OF_OURS, *ACCOUNTED)
+def _(scene):
+    return hostile(scene, "swallow")
+
+
+@row("a plugin that calls failures passes", "*rtn2 must not replace the reference*", *ACCOUNTED)
+def _(scene):
+    return hostile(scene, "soften")
+
+
+@row("a plugin that loses the records", "*selected, but no verdict arrived*", *ACCOUNTED)
+def _(scene):
+    return hostile(scene, "forget")
+
+
+@row("a plugin that sets the exit code", "*rtn2 on kld_ptb: regressed*", NO_LAST_WORD)
+def _(scene):
+    return hostile(scene, "zero")
+
+
+@row("a plugin that ends the session early and green", "*not judged: *rtn2 on kld_ptb*enough*", NO_LAST_WORD, code=2)
+def _(scene):
+    return hostile(scene, "stop", "--methods", "rtn8,rtn2", "--tasks", "kld")
+
+
+@row("a regression that is run again", "*rtn2 must not replace the reference*", NO_FAILURE_OF_OURS, *ACCOUNTED)
+def _(scene):
+    return hostile(scene, "again", *RED, "--assert", "plain")
+
+
+@row("only set up", "*--setup-only runs no test*", *ACCOUNTED)
+def _(scene):
+    return scene.run(*RED, "--setup-only")
+
+
+@row("only planned", "*--setup-plan runs no test*", *ACCOUNTED)
+def _(scene):
+    return scene.run(*RED, "--setup-plan")
+
+
+@row("only collected", "*judged 0 of 1 selected cases*", *ACCOUNTED)
+def _(scene):
+    return scene.run(*RED, "--collect-only")
+
+
+@row(
+    "the report's plugin switched off",
+    "*reports.plugin is switched off*",
+    code=4,
+)
+def _(scene):
+    report = scene.gate.base.pop("--report-dir")  # its option goes with the plugin
+    try:
+        return scene.run(*RED, "-p", "no:reports.plugin")
+    finally:
+        scene.gate.base["--report-dir"] = report
+
+
+@row("interrupted behind the first pass", "*not judged: rtn2 on kld_ptb*", code=2)
+def _(scene):
+    return hostile(scene, "interrupt", "--methods", "rtn8,rtn2", "--tasks", "kld")
