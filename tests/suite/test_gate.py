@@ -139,7 +139,7 @@ def test_junit_carries_the_numbers(gate, tmp_path):
 def test_the_report_holds_what_the_design_promises(gate, tmp_path):
     gate.run("--methods", "gptq4", "--tasks", "perplexity,kld")
     report = gate.report
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     assert set(report["model"]["digest"]) == {"weights", "config", "tokenizer", "whole"}
     assert report["environment"]["versions"]["torch"]
     subject = report["subjects"][0]
