@@ -393,6 +393,7 @@ class Evaluation:
         """The model's answers to all items of ``task``, or to those in ``asked``."""
         asked = asked or self.asked(task)
         rolling = bool(asked.requests) and isinstance(asked.requests[0], Rolling)
+        exact = isinstance(task, RollingTask) and task.exact
         compared = rolling and (subject is not None or batch_tokens is not None)
         against = self._answer(task, None).path if compared else None
         name = subject.method.id if subject else "reference"
@@ -402,11 +403,11 @@ class Evaluation:
             tokenizer=self.model.digest.tokenizer,
             requests=asked.digest,
             engine=engine_record,
-            against=_fidelity_key(self.model.digest.whole if against else "") if rolling else "",
+            against=_fidelity_key(self.model.digest.whole if against else "", exact=exact) if rolling else "",
         )
 
         def answer(requests: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
-            from quantgate.scoring.fidelity import TopKReader, TopKWriter
+            from quantgate.scoring.fidelity import TOP_K, TopKReader, TopKWriter
 
             share = Share(self.progress, start, len(requests), len(asked.requests))
             engine = self._engine(subject, f"{name} on {task.id}", engine_record.get("batch_tokens"), share)
@@ -414,7 +415,7 @@ class Evaluation:
                 stats = engine.run(
                     requests,
                     lambda index, response: sink(start + index, response),
-                    topk=TopKWriter(extra, start=start) if rolling and not compared else None,
+                    topk=TopKWriter(extra, None if exact else TOP_K, start) if rolling and not compared else None,
                     against=TopKReader(against, start=start) if against else None,
                 )
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
@@ -474,8 +475,10 @@ class Evaluation:
             gc.collect()
 
 
-def _fidelity_key(reference: str) -> str:
-    """What about the fidelity pass changes its numbers: how many tokens are kept, and of which reference."""
-    from quantgate.scoring.fidelity import TOP_K
+def _fidelity_key(reference: str, *, exact: bool) -> str:
+    """What about the fidelity pass changes its numbers: what of which reference is kept, and how it is compared."""
+    from quantgate.scoring.fidelity import VERSION
+    from quantgate.scoring.requests import KEPT_DRAWS, KEPT_TOKENS
 
-    return f"top {TOP_K} of {reference or 'this model'}"
+    kept = "all" if exact else f"top {KEPT_TOKENS} and {KEPT_DRAWS} draws"
+    return f"{kept} of {reference or 'this model'}, version {VERSION}"

@@ -16,6 +16,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 Tokens: TypeAlias = tuple[int, ...]
 
+KEPT_TOKENS: Final = 256
+KEPT_DRAWS: Final = 128
+"""Of each of the reference's distributions over a Rolling request: its likeliest tokens, and draws from all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
@@ -54,13 +58,14 @@ class LikelihoodResponse:
 class RollingResponse:
     """Per-position values of one segment (positions 1..n-1, predicted from 0..n-2).
 
-    ``nll``: -log p(token), nats. ``kld``: KL(reference || subject), nats, and ``same_top``: 1 where both argmaxes
-    agree; both empty when no reference was given.
+    ``nll``: -log p(token), nats. ``kld``: KL(reference || subject), nats; ``kld_bound``: what it certainly reaches; and
+    ``same_top``: 1 where both argmaxes agree. All but ``nll`` are empty when no reference was given.
     """
 
     nll: tuple[float, ...]
     kld: tuple[float, ...] = ()
     same_top: tuple[int, ...] = ()
+    kld_bound: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantgate.errors import DataError
 from quantgate.scoring.adapter import CausalModel
-from quantgate.scoring.fidelity import TopK, TopKReader, TopKWriter, first_argmax, kl_divergence, take_top_k
+from quantgate.scoring.fidelity import TopK, TopKReader, TopKWriter, divergence, first_argmax, take_top_k
 from quantgate.scoring.plan import Limits, Plan
 from quantgate.scoring.reader import PlanReader, Reading
 from quantgate.scoring.requests import Likelihood, LikelihoodResponse, Rolling, RollingResponse, Sink
@@ -38,6 +38,7 @@ class _Answer:
     logprob: list[float]
     greedy: list[bool]
     kld: list[float] = field(default_factory=list)
+    kld_bound: list[float] = field(default_factory=list)
     same_top: list[int] = field(default_factory=list)
     top: list[TopK | None] = field(default_factory=list)
 
@@ -82,7 +83,7 @@ class ScoredRun:
         if isinstance(self.requests[index], Rolling):
             if self.against is not None:
                 self._check_reference(index, n)
-                answer.kld, answer.same_top = [0.0] * n, [0] * n
+                answer.kld, answer.kld_bound, answer.same_top = [0.0] * n, [0.0] * n, [0] * n
             if self.topk is not None:
                 answer.top = [None] * n
         return answer
@@ -172,16 +173,15 @@ class ScoredRun:
             offsets = [want.offset for _, want in found]
             answer = self.answers[index]
             if self.topk is not None:
-                taken = take_top_k(logprobs[places], self.topk.k)
+                taken = take_top_k(logprobs[places], self.topk.k, self.topk.draws, offsets)
                 for at, offset in enumerate(offsets):
                     answer.top[offset] = taken[slice(at, at + 1)]
             if self.against is not None:
                 reference = self.against.read(index)[torch.tensor(offsets)].to(logprobs.device)
-                subject = logprobs[places[:, None], reference.ids.long()]
-                divergence = kl_divergence(reference, subject).tolist()
+                klds, bounds = (values.tolist() for values in divergence(reference, logprobs[places]))
                 same = (top[places] == reference.top).int().tolist()
-                for at, kld, equal in zip(offsets, divergence, same, strict=True):
-                    answer.kld[at], answer.same_top[at] = kld, equal
+                for at, kld, bound, equal in zip(offsets, klds, bounds, same, strict=True):
+                    answer.kld[at], answer.kld_bound[at], answer.same_top[at] = kld, bound, equal
 
     def _finish(self, index: int) -> None:
         answer = self.answers.pop(index)
@@ -191,17 +191,9 @@ class ScoredRun:
             return
         if self.topk is not None:
             pieces = [top for top in answer.top if top is not None]
-            self.topk.write(
-                index,
-                TopK(
-                    torch.cat([piece.logprobs for piece in pieces]),
-                    torch.cat([piece.ids for piece in pieces]),
-                    torch.cat([piece.tail for piece in pieces]),
-                    torch.cat([piece.top for piece in pieces]),
-                ),
-            )
+            self.topk.write(index, TopK.joined(pieces))
         nll = tuple(-value for value in answer.logprob)
-        self.sink(index, RollingResponse(nll, tuple(answer.kld), tuple(answer.same_top)))
+        self.sink(index, RollingResponse(nll, tuple(answer.kld), tuple(answer.same_top), tuple(answer.kld_bound)))
 
 
 def _context_and_continuation(request: Likelihood | Rolling) -> tuple[tuple[int, ...], tuple[int, ...]]:

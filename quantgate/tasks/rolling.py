@@ -9,9 +9,11 @@ perplexity = exp(mean over the segments). No chat template. Two forms of a segme
 * ``raw``, paper A's and GPTQ's (section 1.3 of the facts): the joined text is encoded once, so that at most the first
   segment starts with such a token, and the whole corpus is read.
 
-Fidelity: KL(reference || subject) per token, and the share of positions where the likeliest token of both models is the
-same (llama.cpp's vocabulary: ``kld_mean``, ``kld_p99``, ``same_top_p``). Segments are the independent unit, so every
-interval is taken over segments, never over tokens.
+Fidelity: KL(reference || subject) per token, an estimate within 1% from what is kept of the reference's distributions
+with a lower bound beside it (``kld_bound``; :mod:`quantgate.scoring.fidelity`), or ``exact`` where all is kept; and the
+share of positions where the likeliest token of both models is the same (llama.cpp's vocabulary: ``kld_mean``,
+``kld_p99``, ``same_top_p``). Segments are the independent unit, so every interval is taken over segments, never over
+tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from quantgate.errors import DataError
-from quantgate.scoring.requests import Request, Response, Rolling, RollingResponse
+from quantgate.scoring.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, RollingResponse
 from quantgate.tasks.base import KLD_MEAN, PERPLEXITY, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
@@ -35,8 +37,8 @@ _METRICS: Final = {"ppl": PERPLEXITY, "kld": KLD_MEAN}
 class RollingTask:
     """``perplexity_<corpus>`` (``measure`` ppl) or ``kld_<corpus>`` (``measure`` kld).
 
-    ``max_segments`` bounds a run that gives no ``--limit``; None reads all. ``raw``: see the module. Measures of one
-    form ask literally the same, so their answers are computed once.
+    ``max_segments`` bounds a run that gives no ``--limit``; None reads all. ``raw``, ``exact``: see the module.
+    Measures of one form ask literally the same, so their answers are computed once.
     """
 
     id: str
@@ -45,6 +47,7 @@ class RollingTask:
     length: int = 2048
     max_segments: int | None = 16
     raw: bool = False
+    exact: bool = False
     dimension: ClassVar[str] = "fidelity"
     version: ClassVar[int] = 2
 
@@ -61,11 +64,17 @@ class RollingTask:
     @property
     def protocol(self) -> str:
         """Text, segments and what is averaged."""
-        what = "mean token loss" if self.measure == "ppl" else "KL(reference || subject) per token"
+        what = "mean token loss" if self.measure == "ppl" else f"KL(reference || subject) per token, {self._kept}"
         many = "all" if self.max_segments is None else f"first {self.max_segments} without --limit"
         form = "paper A's raw form, the text encoded once" if self.raw else "each behind the tokenizer's first tokens"
         text = CORPORA[self.corpus].described
         return f"{text}; non-overlapping segments of {self.length} tokens ({many}), {form}; {what}"
+
+    @property
+    def _kept(self) -> str:
+        if self.exact:
+            return "exact, over the whole vocabulary"
+        return f"estimated from {KEPT_TOKENS} tokens and {KEPT_DRAWS} draws of the rest, with its lower bound"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Segments from the start of the corpus; ``--limit`` counts segments.
@@ -126,9 +135,10 @@ def _fidelity(response: RollingResponse, front: int) -> dict[str, float]:
     if not response.kld:
         return {}
     ordered = sorted(response.kld[front:])
-    same = response.same_top[front:]
+    same, bound = response.same_top[front:], response.kld_bound[front:] or ordered
     return {
         "kld_mean": math.fsum(ordered) / len(ordered),
         "kld_p99": ordered[min(len(ordered) - 1, math.ceil(0.99 * len(ordered)) - 1)],
+        "kld_bound": math.fsum(bound) / len(bound),
         "same_top_p": sum(same) / len(same),
     }

@@ -29,6 +29,7 @@ _ROLLING: Final[list[Task]] = [
     *(RollingTask(f"perplexity_{name}", name, "ppl") for name in CORPORA),
     *(RollingTask(f"perplexity_{name}_raw", name, "ppl", max_segments=None, raw=True) for name in _PAPER_TEXTS),
     *(RollingTask(f"kld_{name}", name, "kld") for name in CORPORA),
+    *(RollingTask(f"kld_exact_{name}", name, "kld", exact=True) for name in CORPORA),
 ]
 
 _EXAMS: Final[list[Task]] = [
@@ -90,6 +91,7 @@ TASKS: Final[dict[str, Task]] = {
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
     "kld": tuple(f"kld_{name}" for name in CORPORA),
+    "kld_exact": tuple(f"kld_exact_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
     "paper": (
         *("mmlu_generate", "ceval_generate", "gsm8k_any_number", "gsm8k_first_occurrence", "snli"),

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from quantgate.models.bundled import convert, locate_gguf
 from quantgate.progress import Silent
 from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.fidelity import TopKReader, TopKWriter
+from quantgate.scoring.fidelity import TOP_K, TopKReader, TopKWriter
 from quantgate.scoring.requests import Generate, Likelihood, Rolling
 from tests.unit.scoring.tiny import collect, plain_logprobs
 
@@ -52,26 +52,34 @@ def test_perplexity_equals_a_plain_loop(bundled, prose):
     assert math.exp(sum(losses) / len(losses)) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_stored_divergence_is_a_lower_bound_within_a_tenth_of_the_exact_one(bundled, prose, tmp_path):
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_the_divergence_is_within_one_percent_of_the_exact_one_and_above_its_bound(bundled, prose, tmp_path, bits):
     reference, requests = bundled[0], [Rolling(segment) for segment in prose]
     subject = copy.deepcopy(reference)
+    half = 2 ** (bits - 1)
     for name, weight in subject.named_parameters():
-        if "proj" in name:  # round to 4 bits in groups of 64
+        if "proj" in name:  # round in groups of 64
             groups = weight.data.view(-1, 64)
-            scale = groups.abs().amax(1, keepdim=True) / 7.5
-            weight.data = ((groups / scale).round().clamp(-8, 7) * scale).view_as(weight)
-    run(bundled, requests, topk=TopKWriter(tmp_path))
-    answers = run(bundled, requests, model=subject, against=TopKReader(tmp_path))
-    found = torch.tensor([value for answer in answers for value in answer.kld])
+            scale = groups.abs().amax(1, keepdim=True) / (half - 0.5)
+            weight.data = ((groups / scale).round().clamp(-half, half - 1) * scale).view_as(weight)
     exact, same = [], []
     for segment in prose:
-        logp, logq = (plain_logprobs(model, segment).double() for model in (reference, subject))
+        with torch.no_grad():
+            tokens = torch.tensor([segment[:-1]])
+            logp, logq = (model(input_ids=tokens).logits[0].double().log_softmax(-1) for model in (reference, subject))
         exact.append((logp.exp() * (logp - logq)).sum(-1))
         same += (logp.argmax(-1) == logq.argmax(-1)).int().tolist()
     wanted = torch.cat(exact)
-    assert (found <= wanted + 1e-4).all()
-    assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=0.1)
-    assert [value for answer in answers for value in answer.same_top] == same
+    for k, close in ((TOP_K, 0.01), (None, 0.001)):
+        folder = tmp_path / str(k)
+        run(bundled, requests, topk=TopKWriter(folder, k))
+        answers = run(bundled, requests, model=subject, against=TopKReader(folder))
+        found, bound = (
+            torch.tensor([v for answer in answers for v in getattr(answer, n)]) for n in ("kld", "kld_bound")
+        )
+        assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=close)
+        assert (bound <= wanted + 1e-4).all()
+        assert [value for answer in answers for value in answer.same_top] == same
 
 
 def test_few_shot_options_and_generation_equal_plain_transformers(bundled):
