@@ -1,4 +1,4 @@
-"""KL divergence from the reference's top k and draws of its tail: right, bounded, stored whole, NaN where it must be."""
+"""KL divergence from the reference's top k and draws of its tail: right, bounded, stored whole, NaN where it must."""
 
 from __future__ import annotations
 
