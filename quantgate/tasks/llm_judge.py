@@ -11,18 +11,21 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import UsageError
+from quantgate.reading import Unreadable
 from quantgate.store.store import write_atomically
 
 KEY: Final = "QUANTGATE_JUDGE_KEY"
 _MAX_TOKENS: Final = 1024
 _TIMEOUT_S: Final = 120.0
 _ATTEMPTS: Final = 4
+_PIECE: Final = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,9 @@ class Judge:
         """The judge's reply to one user turn. Raises UsageError when the endpoint does not answer."""
         digest = hashlib.sha256(json.dumps([self.url, self.model, _MAX_TOKENS, prompt]).encode()).hexdigest()
         path = self.cache / f"{digest}.json"
-        if path.is_file():
-            return str(json.loads(path.read_text(encoding="utf-8"))["reply"])
+        if (kept := _kept(path, self.model, prompt)) is not None:
+            return kept
         reply = self._ask(prompt)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"model": self.model, "prompt": prompt, "reply": reply}) + "\n")
         return reply
 
@@ -57,22 +59,19 @@ class Judge:
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
+        address = f"{self.url.rstrip('/')}/chat/completions"
         key = os.environ.get(KEY)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         problem = ""
         for attempt in range(_ATTEMPTS):
             time.sleep(self.pause_s * (2**attempt - 1))
             try:
-                response = httpx.post(
-                    f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=_TIMEOUT_S
-                )
-                response.raise_for_status()
-                return _content(response.json())
+                return _content(reading.parse_json(_post(address, body, headers)))
             except httpx.HTTPStatusError as error:
                 problem = f"status {error.response.status_code}"
                 if error.response.status_code not in (408, 429) and error.response.status_code < 500:
                     break  # a wrong key or model name does not get better by asking again
-            except (httpx.TransportError, ValueError) as error:
+            except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
                 problem = f"{type(error).__name__}: {error}"
         raise UsageError(
             f"--judge {self.url}",
@@ -80,6 +79,37 @@ class Judge:
             expected="an OpenAI-compatible endpoint",
             hint=f"check --judge, --judge-model and {KEY}; replies so far are kept",
         )
+
+
+def _post(address: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
+    """The endpoint's answer, read piece by piece: a reply has no length that one could trust.
+
+    Raises:
+        httpx.HTTPError: no answer, or one with a status that is none of success.
+        Unreadable: an answer longer than any judgement, or one that takes too long to come.
+    """
+    import httpx
+
+    content, start = b"", time.monotonic()
+    with httpx.stream("POST", address, json=body, headers=headers, timeout=_TIMEOUT_S) as response:
+        response.raise_for_status()
+        for piece in response.iter_bytes(_PIECE):
+            content += piece
+            if len(content) > reading.MOST_REPLY:
+                raise Unreadable(f"a reply of more than {reading.MOST_REPLY} bytes")
+            if time.monotonic() - start > _TIMEOUT_S:
+                raise Unreadable(f"a reply that takes more than {_TIMEOUT_S:.0f} s")
+    return content
+
+
+def _kept(path: Path, model: str, prompt: str) -> str | None:
+    """The reply kept in ``path``; None if there is none, or the file does not hold one to this prompt."""
+    try:
+        content = reading.read_json(path)
+    except (OSError, Unreadable):
+        return None
+    sound = isinstance(content, dict) and content.get("model") == model and content.get("prompt") == prompt
+    return content["reply"] if sound and isinstance(content.get("reply"), str) else None
 
 
 def _content(reply: Any) -> str:
