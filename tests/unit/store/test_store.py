@@ -158,8 +158,6 @@ def test_a_store_that_vanishes_is_said_to_be_gone(store):
     shutil.rmtree(store.root)
     with pytest.raises(StoreError, match=r"cannot be used for sample \(.*, and the store is gone\).*--store"):
         store.fetch(SampleKey(2, 128), writes("b"), what="sample")
-    with pytest.raises(StoreError, match="taking turns"), store.computing(shared=True):
-        pass
 
 
 def test_a_store_that_cannot_be_written_is_said_so(store):
