@@ -1,8 +1,9 @@
 """QuIP (Chee et al. 2023): make weights and Hessian incoherent by random rotations, then round with LDL feedback.
 
 ``W~ = U (W D) V^T`` and ``H~ = V D^-1 H D^-1 V^T`` with ``D = (diag H / diag W^T W)^(1/4)``: no weight and no direction
-of the input stands out any more, so one grid from ``-2.4 rms`` to ``2.4 rms`` does for the whole matrix. LDL rounding
-of ``W~`` under ``H~`` is the column loop of GPTQ without refitted groups (the paper's theorem 6).
+of the input stands out any more, so one grid of ``+- half_range`` rms does for the whole matrix (2.4 in
+the authors' code; at 3 and 2 bit 2.1 and 1.8 here). LDL rounding of ``W~`` under ``H~`` is the column loop of GPTQ
+without refitted groups (the paper's theorem 6).
 
 ``U`` and ``V`` are random signs followed by an orthogonal Kronecker product: a Hadamard matrix for the power of two in
 the dimension and a cosine transform for its odd rest (576 = 64 x 9). The paper takes two random orthogonal factors;

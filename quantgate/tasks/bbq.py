@@ -22,6 +22,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,6 +155,11 @@ class Bbq:
         if self.measure == "accuracy":
             return f"{asked}, accuracy"
         return f"{asked}, bias score in {self.measure} contexts, mean of the categories without proper names"
+
+    def as_asked(self, items: Sequence[Item], prompts: Prompts) -> str:
+        """Which split the rows are of: those made anew are never read as the published ones."""
+        counts = Counter(item.id.split("/")[1] for item in items)
+        return ", ".join(f"{count} rows of the split {split}" for split, count in sorted(counts.items()))
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Rows of all categories; for a bias score with their ``target_loc`` and ``label_type``."""

@@ -29,6 +29,17 @@ def test_a_model_that_needs_its_first_token_gets_it_in_every_segment(gate, tmp_p
     assert found["perplexity_ptb"]["reference"] != found["perplexity_ptb_raw"]["reference"]
 
 
+def test_the_exact_divergence_is_a_task_of_its_own(gate):
+    assert gate.run("--tasks", "kld_ptb,kld_exact_ptb", "--limit", "4").ret == 0
+    found = records(gate)
+    assert "estimated from 256 tokens and 128 draws of the rest, with its lower bound" in found["kld_ptb"]["protocol"]
+    assert "exact, over the whole vocabulary" in found["kld_exact_ptb"]["protocol"]
+    # 320 tokens: everything is kept either way
+    for result in found.values():
+        assert result["companions"]["kld_bound"] == pytest.approx(result["value"], abs=1e-6)
+    assert found["kld_ptb"]["value"] == pytest.approx(found["kld_exact_ptb"]["value"], abs=1e-6)
+
+
 @pytest.mark.parametrize(("option", "seed"), [("--seed", 1234), ("--calibration-seed", 7)])
 def test_calibration_has_its_own_seed(gate, option, seed):
     assert gate.run("--methods", "gptq4", "--tasks", "perplexity", option, "7").ret in (0, 1)

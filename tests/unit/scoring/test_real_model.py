@@ -78,7 +78,7 @@ def test_the_divergence_is_within_one_percent_of_the_exact_one_and_above_its_bou
             torch.tensor([v for answer in answers for v in getattr(answer, n)]) for n in ("kld", "kld_bound")
         )
         assert float(found.mean()) == pytest.approx(float(wanted.mean()), rel=close)
-        assert (bound <= wanted + 1e-4).all()
+        assert (bound <= wanted * (1 + 1e-4) + 1e-4).all()  # float32 sums in another order
         assert [value for answer in answers for value in answer.same_top] == same
 
 

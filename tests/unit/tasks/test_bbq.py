@@ -261,3 +261,10 @@ def test_the_bundled_table_names_the_answer_that_follows_the_stereotype(prompts)
         key = (item.group, item.row["example_id"] // 4)
         groups.setdefault(key, {}).setdefault(item.row["question_polarity"], set()).add(tuple(target))
     assert all(not sides["neg"] & sides["nonneg"] for sides in groups.values())
+
+
+@pytest.mark.parametrize("split", ["test", "generated"])
+def test_the_record_names_the_split_even_where_it_is_the_only_one(make, prompts, split):
+    data = make([row(1), row(2, condition="disambig")], split=split)
+    items = Bbq().items(data, Selection(), prompts)
+    assert Bbq().as_asked(items, prompts) == f"2 rows of the split {split}"
