@@ -1,9 +1,11 @@
 """What a task asks of a model: items, requests, and what was left out of them so that they fit the model's context.
 
 A prompt that is too long loses its few-shot examples one by one, the first ones first. An item that does not fit
-without any is not asked, and is ``unscored`` with that reason; nor is an item whose answer nobody could score. All of
-it depends on the task and the reference's tokenizer and context alone, so reference and subject are asked the same, and
-all of it is counted in the record.
+without any is not asked, and is ``unscored`` with that reason; nor is an item whose answer nobody could score, one
+that cannot be put into a prompt (an empty option, text that is no Unicode, a row that the chat template refuses), or
+one that asks the same as an earlier one. An item never stands among its own examples. All of it depends on the task and
+the reference's tokenizer and context alone, so reference and subject are asked the same, and all of it is counted in
+the record.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from quantgate.errors import ModelError
 from quantgate.scoring.requests import Generate, Likelihood, Request, digest_requests
-from quantgate.tasks.base import Choosy, Item, Shortening, Specific, Task
-from quantgate.tasks.overlap import check_unique
+from quantgate.tasks.base import REPEATED, Choosy, Item, Shortening, Specific, Task
 from quantgate.tasks.prompts import Prompts
+from quantgate.tasks.repeats import Copies, check_unique, is_text
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,55 @@ class Asked:
 
 
 def ask_items(task: Task, items: Sequence[Item], prompts: Prompts) -> Asked:
-    """The requests for ``items``, each as far as it fits. Raises DataError when many items ask literally the same."""
+    """The requests for ``items``, each as far as it fits.
+
+    Raises:
+        DataError: most items are copies of others.
+        ModelError: no item at all can be put into a prompt.
+    """
     shortened: dict[str, str] = {}
     unasked: dict[str, str] = {}
+    copies = Copies(task, prompts)
+    refused: list[ModelError] = []
     detail = task.as_asked(items, prompts) if items and isinstance(task, Specific) else ""
     asked = Asked([], [], [], shortened, unasked, detail)
     for item in items:
-        if isinstance(task, Choosy) and (reason := task.unscorable(item)):
+        if reason := _unaskable(task, item) or (REPEATED if copies.earlier(item) else ""):
             unasked[item.id] = reason
             asked.add(item, [])
             continue
-        fitting, requests = _fitted(task, item, prompts)
-        if not all(_tokens_read(request, 1) <= prompts.max_length for request in requests):
-            unasked[item.id] = f"its prompt is longer than the model's context of {prompts.max_length} tokens"
-            requests = []
-        elif missing := _missing(task, item, fitting, requests, prompts):
+        apart = copies.apart_from_itself(item)
+        try:
+            fitting, requests = _fitted(task, apart, prompts)
+        except ModelError as error:
+            fitting, requests, reason = item, [], error.found
+            refused.append(error)
+        if reason := reason or _unfit(requests, prompts):
+            unasked[item.id], requests = reason, []
+        elif missing := _missing(task, (item, apart, fitting), requests, prompts):
             shortened[item.id] = missing
         asked.add(fitting, requests)
-    named = zip(asked.items, asked.slices, strict=True)
-    distinct = {item.id: asked.requests[mine] for item, mine in named if item.id not in unasked}
-    check_unique(task.id, list(distinct), list(distinct.values()))
+    if refused and not asked.requests:
+        raise refused[0]
+    check_unique(task.id, copies.found, len(items))
     return asked
+
+
+def _unaskable(task: Task, item: Item) -> str:
+    """Why nobody could be asked this item, or nobody could score it; empty when it can."""
+    if isinstance(task, Choosy) and (reason := task.unscorable(item)):
+        return reason
+    return "" if is_text(item.row) else "its text is no Unicode (a lone surrogate)"
+
+
+def _unfit(requests: Sequence[Request], prompts: Prompts) -> str:
+    """Why these requests cannot be asked; empty when they can."""
+    if not all(_tokens_read(request, 1) <= prompts.max_length for request in requests):
+        return f"its prompt is longer than the model's context of {prompts.max_length} tokens"
+    pairs = [request for request in requests if isinstance(request, Likelihood)]
+    if not all(request.context and request.continuation for request in pairs):
+        return "an option has no token of its own behind its context"
+    return "" if all(prompts.decode(request.continuation).strip() for request in pairs) else "an option is empty"
 
 
 def _fitted(task: Task, item: Item, prompts: Prompts) -> tuple[Item, list[Request]]:
@@ -98,11 +129,14 @@ def _fitted(task: Task, item: Item, prompts: Prompts) -> tuple[Item, list[Reques
     return item, requests
 
 
-def _missing(task: Task, item: Item, fitting: Item, requests: Sequence[Request], prompts: Prompts) -> str:
-    """What was left out, for the record; empty when nothing."""
+def _missing(task: Task, stages: tuple[Item, Item, Item], requests: Sequence[Request], prompts: Prompts) -> str:
+    """What was left out, for the record; empty when nothing. ``stages``: whole, apart from itself, as it fits."""
+    item, apart, fitting = stages
     found = []
     if len(fitting.shots) < len(item.shots):
         found.append(f"{len(fitting.shots)} of {len(item.shots)} examples")
+    if len(apart.shots) < len(item.shots):
+        found.append("itself taken out of them")
     if isinstance(task, Shortening) and (cut := task.shortened(fitting, prompts)):
         found.append(cut)
     if not _fit(requests, prompts):

@@ -28,7 +28,7 @@ from quantgate.store import baselines
 from quantgate.store.keys import ResponsesKey
 from quantgate.store.store import Store
 from quantgate.subjects import Subject, make_subject
-from quantgate.tasks.base import ItemOutcome, Selection, Summarized, Task, digest_items, splits_note
+from quantgate.tasks.base import ItemOutcome, Selection, Summarized, Task, best_constant, digest_items, splits_note
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
@@ -205,7 +205,7 @@ class Evaluation:
             subject=(),
             problems=tuple(subject.problems()),
             identical_weights=subject.is_unquantized,
-            chance=getattr(task, "chance", None),
+            chance=self._chance(task),
             noise=reference.noise,
             sequential=self.options.sequential and can_stop_early(task.metric, self.rule(method, task)),
         )
@@ -232,6 +232,13 @@ class Evaluation:
             data_source=self.data.origin(dataset) + splits_note(self.asked(task).items),
             shortened=self.asked(task).counts(outcome.item_id for outcome in scored.outcomes),
         )
+
+    def _chance(self, task: Task) -> float | None:
+        """What a model that reads no question scores: by guessing, or by always saying the most frequent answer."""
+        asked = self.asked(task)
+        items = [item for item in asked.items if item.id not in asked.unasked]
+        levels = (getattr(task, "chance", None), best_constant(task, items))
+        return max((level for level in levels if level is not None), default=None)
 
     def rule(self, method: Method, task: Task | EfficiencyTask) -> Rule:
         """What the policy says about ``method`` on ``task``."""

@@ -20,7 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models.accounting import REPORTING, check_loaded, check_placed
 from quantgate.models.digest import HEAD, is_tied
@@ -87,7 +86,7 @@ def write(
             waiting.discard(name)
         else:
             state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    source_config = reading.read_json(source / "config.json")
+    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if HEAD in waiting and is_tied(source_config):
         waiting.discard(HEAD)  # quantized apart from the embedding it was tied to
         source_config["tie_word_embeddings"] = False
@@ -186,7 +185,7 @@ def read_record(directory: Path) -> QuantizationRecord:
     """
     path = directory / RECORD_NAME
     try:
-        content = reading.read_json(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
         return QuantizationRecord(**content | {"quantized_modules": tuple(content["quantized_modules"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -191,6 +191,26 @@ class Specific(Protocol):
 
 
 @runtime_checkable
+class Guessable(Protocol):
+    """A task whose right answers can be said without reading the question: letters, words, numbers, short texts."""
+
+    def golds(self, item: Item) -> Collection[str]:
+        """What scores on ``item``, in the terms in which a model could always say the same."""
+
+
+def best_constant(task: Task, items: Sequence[Item]) -> float | None:
+    """What always saying the same answer scores on ``items`` at best (the most frequent letter, word or text).
+
+    None when the task has no such answers, its scores have no bound, or no answer is right twice.
+    """
+    if not isinstance(task, Guessable) or task.metric.best is None:
+        return None
+    golds = ({" ".join(each.casefold().split()) for each in task.golds(item)} for item in items)
+    most = max(Counter(gold for each in golds for gold in each).values(), default=0)
+    return task.metric.best * most / len(items) if most > 1 else None
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A task some of whose items nobody could score, so that asking them would be a waste."""
 
@@ -211,7 +231,7 @@ def digest_items(items: Sequence[Item]) -> str:
     digest = hashlib.sha256()
     for item in items:
         content = [item.id, item.group, dict(item.row), [dict(shot) for shot in item.shots]]
-        digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from quantgate.scoring.requests import Likelihood, LikelihoodResponse, Response
 from quantgate.tasks.base import Item, ItemOutcome
@@ -58,11 +59,15 @@ def _likelihood(response: Response) -> LikelihoodResponse:
     return response
 
 
+_TIE: Final = 1e-6  # nats: below what a sum of float32 log-probabilities resolves
 NOT_FINITE = "the model gave a likelihood that is not finite"
 
 
 def score_options(item: Item, logprobs: Sequence[float], right: int, names: Sequence[str]) -> ItemOutcome:
-    """Outcome of a multiple-choice item: 1 when ``right`` is the likeliest; NaN likelihoods make it unscored.
+    """Outcome of a multiple-choice item: 1 when ``right`` alone is the likeliest; NaN likelihoods make it unscored.
+
+    A tie is nobody's choice: a model whose probabilities are all equal would otherwise be right wherever the right
+    option stands first (in TruthfulQA always).
 
     The companion ``prob_right`` is the probability of the right option among the options: it moves before the argmax
     does, so it needs fewer items to show a loss.
@@ -70,8 +75,9 @@ def score_options(item: Item, logprobs: Sequence[float], right: int, names: Sequ
     if not all(math.isfinite(value) for value in logprobs):
         return ItemOutcome(item.id, item.group, None, unscored=NOT_FINITE)
     best = max(range(len(logprobs)), key=lambda index: logprobs[index])
+    alone = all(logprobs[best] - value > _TIE for index, value in enumerate(logprobs) if index != best)
     prob_right = probabilities(logprobs)[right]
-    return ItemOutcome(item.id, item.group, float(best == right), names[best], {"prob_right": prob_right})
+    return ItemOutcome(item.id, item.group, float(best == right and alone), names[best], {"prob_right": prob_right})
 
 
 def probabilities(logprobs: Sequence[float]) -> list[float]:

@@ -160,7 +160,7 @@ class ExamLikelihood:
     form: Literal["letter", "text"] = "letter"
     shots: int = 5
     dimension: ClassVar[str] = "knowledge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # a tie is nobody's choice
     metric: ClassVar[Metric] = ACCURACY
     chance: ClassVar[float] = 0.25
 
@@ -191,6 +191,10 @@ class ExamLikelihood:
         """1 when the right option is the likeliest; texts of different lengths compare by their mean per token."""
         values = mean_token_likelihoods(responses) if self.form == "text" else log_likelihoods(responses)
         return score_options(item, values, self.exam.right(item.row), LETTERS)
+
+    def golds(self, item: Item) -> list[str]:
+        """The right letter, or the right text where no letters are shown."""
+        return [self._options(item.row)[self.exam.right(item.row)]]
 
     def summary(self, outcomes: Sequence[ItemOutcome]) -> Mapping[str, float]:
         """The averages that papers print."""
@@ -247,8 +251,12 @@ class ExamChat:
         response = only(responses, GenerateResponse)
         letter, step = self.exam.extract(response.text, item.row[self.exam.question], self.exam.choices(item.row))
         companions = {"capped": float(response.finish == "length"), "guessed": float(step == SIMILAR)}
-        right = letter == LETTERS[self.exam.right(item.row)]
+        right = letter in self.golds(item)
         return ItemOutcome(item.id, item.group, float(right), letter, companions)
+
+    def golds(self, item: Item) -> list[str]:
+        """The right letter."""
+        return [LETTERS[self.exam.right(item.row)]]
 
     def summary(self, outcomes: Sequence[ItemOutcome]) -> Mapping[str, float]:
         """The averages that papers print."""

@@ -90,7 +90,7 @@ class Flores:
     def metric(self) -> Metric:
         """Corpus BLEU, named after its tokenizer."""
         name = "spbleu" if self.tokenizer == "flores200" else f"bleu_{self.tokenizer}"
-        return Metric(name, True, "corpus", aggregate=corpus_bleu)
+        return Metric(name, True, "corpus", aggregate=corpus_bleu, best=100.0)
 
     @property
     def protocol(self) -> str:
@@ -119,3 +119,7 @@ class Flores:
         score, facts = sentence_facts(answer, item.row[f"sentence_{self.target}"], self.tokenizer)
         capped = {"capped": float(response.finish == "length")}
         return ItemOutcome(item.id, item.group, score, answer, capped, facts=facts)
+
+    def golds(self, item: Item) -> list[str]:
+        """The reference translation."""
+        return [item.row[f"sentence_{self.target}"]]

@@ -142,3 +142,7 @@ class Gsm8k:
         answer, right = EXTRACTORS[self.extractor](response.text, gold_number(item.row["answer"]))
         capped = {"capped": float(response.finish == "length")}
         return ItemOutcome(item.id, item.group, float(right), answer, capped)
+
+    def golds(self, item: Item) -> list[str]:
+        """The number that is right."""
+        return [gold_number(item.row["answer"])]

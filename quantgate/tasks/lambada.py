@@ -69,3 +69,7 @@ class Lambada:
         score = float(response.greedy) if self.measure == "acc" else -response.logprob
         answer = str(int(response.greedy))
         return ItemOutcome(item.id, item.group, score, answer, {"nll": -response.logprob / response.n_tokens})
+
+    def golds(self, item: Item) -> list[str]:
+        """The last word."""
+        return [item.row["text"].rpartition(" ")[2]]

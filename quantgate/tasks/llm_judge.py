@@ -2,6 +2,10 @@
 
 Replies are asked for at temperature 0 and kept on disk by the digest of endpoint, model and prompt: a run that is
 repeated, or that shares answers with another one, asks nothing twice and gets the same verdicts.
+
+An endpoint that does not answer is an error. A single reply without a text (null content, a filter's refusal, no JSON)
+is asked for once more and then counts as a reply that says nothing: it costs the verdict it was about. An endpoint of
+which the first replies are all like that is no judge, and an error.
 """
 
 from __future__ import annotations
@@ -11,21 +15,29 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from quantgate import reading
 from quantgate.errors import UsageError
-from quantgate.reading import Unreadable
 from quantgate.store.store import write_atomically
 
 KEY: Final = "QUANTGATE_JUDGE_KEY"
 _MAX_TOKENS: Final = 1024
 _TIMEOUT_S: Final = 120.0
 _ATTEMPTS: Final = 4
-_PIECE: Final = 1 << 16  # bytes
+_ATTEMPTS_AT_TEXT: Final = 2
+_NO_JUDGE_AFTER: Final = 20  # replies without a text, and not one with
+_LONGEST: Final = 1 << 20  # bytes of a reply's body; 1,024 tokens are a few kilobytes
+
+
+@dataclass
+class _Seen:
+    """How many replies of this run had a text, and how many had none."""
+
+    texts: int = 0
+    empty: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,14 +51,26 @@ class Judge:
     model: str
     cache: Path
     pause_s: float = 1.0
+    _seen: _Seen = field(default_factory=_Seen, repr=False, compare=False)
 
     def reply(self, prompt: str) -> str:
-        """The judge's reply to one user turn. Raises UsageError when the endpoint does not answer."""
+        """The judge's reply to one user turn; empty when it has no text.
+
+        Raises UsageError when the endpoint does not answer, or answers with nothing but such replies.
+        """
         digest = hashlib.sha256(json.dumps([self.url, self.model, _MAX_TOKENS, prompt]).encode()).hexdigest()
         path = self.cache / f"{digest}.json"
-        if (kept := _kept(path, self.model, prompt)) is not None:
+        if (kept := _kept(path)) is not None:
             return kept
-        reply = self._ask(prompt)
+        try:
+            reply = self._ask(prompt)
+        except _NoTextError as error:
+            self._seen.empty += 1
+            if self._seen.empty >= _NO_JUDGE_AFTER and not self._seen.texts:
+                raise self._error(str(error)) from error
+            return ""
+        self._seen.texts += 1
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"model": self.model, "prompt": prompt, "reply": reply}) + "\n")
         return reply
 
@@ -59,21 +83,30 @@ class Judge:
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
-        address = f"{self.url.rstrip('/')}/chat/completions"
         key = os.environ.get(KEY)
-        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        problem = ""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        url = f"{self.url.rstrip('/')}/chat/completions"
+        problem, empty = "", 0
         for attempt in range(_ATTEMPTS):
             time.sleep(self.pause_s * (2**attempt - 1))
             try:
-                return _content(reading.parse_json(_post(address, body, headers)))
+                with httpx.stream("POST", url, json=body, headers=headers, timeout=_TIMEOUT_S) as response:
+                    response.raise_for_status()
+                    return _content(_bounded(response.iter_bytes()))
+            except _NoTextError:
+                empty += 1
+                if empty >= _ATTEMPTS_AT_TEXT:
+                    raise
             except httpx.HTTPStatusError as error:
                 problem = f"status {error.response.status_code}"
                 if error.response.status_code not in (408, 429) and error.response.status_code < 500:
                     break  # a wrong key or model name does not get better by asking again
-            except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+            except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
-        raise UsageError(
+        raise self._error(problem)
+
+    def _error(self, problem: str) -> UsageError:
+        return UsageError(
             f"--judge {self.url}",
             f"model {self.model!r} gave no reply ({problem})",
             expected="an OpenAI-compatible endpoint",
@@ -81,44 +114,38 @@ class Judge:
         )
 
 
-def _post(address: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
-    """The endpoint's answer, read piece by piece: a reply has no length that one could trust.
-
-    Raises:
-        httpx.HTTPError: no answer, or one with a status that is none of success.
-        Unreadable: an answer longer than any judgement, or one that takes too long to come.
-    """
-    import httpx
-
-    content, start = b"", time.monotonic()
-    with httpx.stream("POST", address, json=body, headers=headers, timeout=_TIMEOUT_S) as response:
-        response.raise_for_status()
-        for piece in response.iter_bytes(_PIECE):
-            content += piece
-            if len(content) > reading.MOST_REPLY:
-                raise Unreadable(f"a reply of more than {reading.MOST_REPLY} bytes")
-            if time.monotonic() - start > _TIMEOUT_S:
-                raise Unreadable(f"a reply that takes more than {_TIMEOUT_S:.0f} s")
-    return content
+class _NoTextError(Exception):
+    """The endpoint answered, but there is no text in it."""
 
 
-def _kept(path: Path, model: str, prompt: str) -> str | None:
-    """The reply kept in ``path``; None if there is none, or the file does not hold one to this prompt."""
+def _kept(path: Path) -> str | None:
+    """The reply kept at ``path``; None when there is none, or none that can be read: then it is asked for again."""
     try:
-        content = reading.read_json(path)
-    except (OSError, Unreadable):
+        reply = json.loads(path.read_bytes()[: 2 * _LONGEST])["reply"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    sound = isinstance(content, dict) and content.get("model") == model and content.get("prompt") == prompt
-    return content["reply"] if sound and isinstance(content.get("reply"), str) else None
+    return reply if isinstance(reply, str) else None
 
 
-def _content(reply: Any) -> str:
+def _bounded(chunks: Iterable[bytes]) -> bytes:
+    """The body of a reply. Raises _NoTextError where it is longer than any reply can be."""
+    body = b""
+    for chunk in chunks:
+        body += chunk
+        if len(body) > _LONGEST:
+            raise _NoTextError(f"a reply of more than {_LONGEST:,} bytes")
+    return body
+
+
+def _content(body: bytes) -> str:
     try:
-        content = reply["choices"][0]["message"]["content"]
+        content = json.loads(body)["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError("no choices[0].message.content in the reply") from error
+        raise _NoTextError("no choices[0].message.content in the reply") from error
+    except (ValueError, RecursionError) as error:
+        raise _NoTextError(f"no JSON in the reply ({type(error).__name__})") from error
     if not isinstance(content, str):
-        raise ValueError(f"choices[0].message.content is a {type(content).__name__}")
+        raise _NoTextError(f"choices[0].message.content is a {type(content).__name__}")
     return content
 
 

@@ -153,7 +153,7 @@ class MultipleChoice:
     norm: Literal["none", "characters"] = "none"
     shots: int = 0
     dimension: ClassVar[str] = "knowledge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # a tie is nobody's choice
 
     @property
     def metric(self) -> Metric:
@@ -200,6 +200,12 @@ class MultipleChoice:
             values = [value / max(1, len(option)) for value, option in zip(values, question.options, strict=True)]
         return score_options(item, values, question.right, [str(index) for index in range(len(values))])
 
+    def golds(self, item: Item) -> list[str]:
+        """The right option with what stands before it, where that is not the same for all (the filled-in sentence)."""
+        question = BENCHMARKS[self.benchmark].read(dict(item.row))
+        filled = "" if len(set(question.contexts)) == 1 else question.contexts[question.right]
+        return [f"{filled} {question.options[question.right]}"]
+
     def _check(self, row: Row, where: str) -> None:
         try:
             BENCHMARKS[self.benchmark].read(row)
@@ -209,4 +215,4 @@ class MultipleChoice:
 
 def _origin(text: str) -> str:
     # sources may be whole passages; a group's name only has to be the same for the same source
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]

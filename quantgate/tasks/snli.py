@@ -100,6 +100,10 @@ class Snli:
         capped = {"capped": float(response.finish == "length")}
         return ItemOutcome(item.id, item.group, float(right), "+".join(found), capped)
 
+    def golds(self, item: Item) -> list[str]:
+        """The word that is right."""
+        return [WORDS[item.row["label"]]]
+
 
 @dataclass(frozen=True)
 class SnliLikelihood:
@@ -108,7 +112,7 @@ class SnliLikelihood:
     id: str = "snli_likelihood"
     dataset: str = "stanfordnlp/snli"
     dimension: ClassVar[str] = "knowledge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # a tie is nobody's choice
     metric: ClassVar[Metric] = ACCURACY
     chance: ClassVar[float] = 1 / 3
     protocol: ClassVar[str] = "zero-shot chat, mean token likelihood of Yes, Maybe and No as the answer"
@@ -125,3 +129,7 @@ class SnliLikelihood:
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when the gold word is the likeliest."""
         return score_options(item, mean_token_likelihoods(responses), item.row["label"], WORDS)
+
+    def golds(self, item: Item) -> list[str]:
+        """The word that is right."""
+        return [WORDS[item.row["label"]]]

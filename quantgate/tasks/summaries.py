@@ -83,5 +83,9 @@ class Summaries:
         }
         return ItemOutcome(item.id, item.group, found["rouge1"], response.text.strip(), companions)
 
+    def golds(self, item: Item) -> list[str]:
+        """The reference summary."""
+        return [item.row[self.summary_field]]
+
     def _prompt(self, item: Item, prompts: Prompts) -> tuple[Tokens, bool]:
         return prompts.chat_cut(_ASK, item.row[self.text_field], room=self.max_new_tokens)

@@ -58,7 +58,8 @@ def judge(
 
     ``problems``: what does not match between the two sides (digests, versions), one phrase each. ``identical_weights``:
     the subject's weights equal the reference's. ``noise``: the difference two runs of the same weights show, in the
-    metric's unit (see ``noise.noise_floor``). ``chance``: the task's own chance level where the policy has none.
+    metric's unit (see ``noise.noise_floor``). ``chance``: what a model that reads no question scores on these items;
+    the policy's floor is never below it, unless the policy asks for none.
     ``whole``: the reference on the full benchmark, where ``comparison`` speaks of a part: margin and floor are its.
     """
     if comparison.metric.name != rule.metric.name or comparison.confidence != rule.confidence:
@@ -68,7 +69,7 @@ def judge(
         )
     whole = whole or comparison
     margin = rule.margin.in_units(whole.reference)
-    floor = rule.floor or (Floor(chance) if chance is not None and "floor" not in rule.sources else None)
+    floor = _floor(rule, chance)
     invalid = (
         _foreign(problems, identical_weights)
         or _unusable(comparison, rule)
@@ -78,6 +79,14 @@ def judge(
     if invalid:
         return Judgement("invalid", invalid, margin)
     return _decide(comparison, rule, margin, whole.reference)
+
+
+def _floor(rule: Rule, chance: float | None) -> Floor | None:
+    """What the reference must beat: the policy's floor, or what guessing on these very items scores if that is more."""
+    if chance is None or (rule.floor is None and "floor" in rule.sources):
+        return rule.floor
+    given = rule.floor or Floor(chance)
+    return replace(given, chance=max(given.chance, chance))
 
 
 def _foreign(problems: Sequence[str], identical_weights: bool) -> str:

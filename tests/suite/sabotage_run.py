@@ -94,7 +94,7 @@ def _(scene):
     return scene.run("--tasks", "truthfulqa")
 
 
-@row("items copied", "*items ask literally the same*", ("quantgate.asked.check_unique", NOTHING))
+@row("items copied", "*items ask the same as another*", ("quantgate.asked.check_unique", NOTHING))
 def _(scene):
     path = _questions(scene)
     lines = path.read_text().splitlines()[:8]
@@ -128,7 +128,11 @@ def _unscored(scene, which):
     return scene.run("--tasks", "truthfulqa")
 
 
-@row("calibration on what is tested", "*shares 13 words in a row*", ("quantgate.evaluation.check_disjoint", NOTHING))
+@row(
+    "calibration on what is tested",
+    "*it has text in common with * tested items*",
+    ("quantgate.evaluation.check_disjoint", NOTHING),
+)
 def _(scene):
     folder = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank"
     shutil.copyfile(folder / "test.jsonl", folder / "train.jsonl")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.suite import sabotage, sabotage_files, sabotage_options, sabotage_run  # noqa: F401  # they fill ROWS
+from tests.suite import sabotage, sabotage_options, sabotage_run  # noqa: F401  # they fill ROWS
 from tests.suite.sabotage_scene import ROWS, Scene
 
 KLD_MARGIN = "[metrics.kld_mean]\nmargin = { absolute = 0.00002 }"
@@ -20,7 +20,7 @@ def scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseli
     policy.write_text(policy.read_text().replace("[metrics.kld_mean]\nmargin = { absolute = 0.05 }", KLD_MARGIN))
     rows = []
     for number in range(80):
-        choices = [f"Yes, {number} is.", "No, it is not."]
+        choices = [f"Yes, {number} is.", f"No, {number} is not."]
         targets = {"choices": choices[:: 1 if number % 2 else -1], "labels": [1, 0]}
         rows.append({"question": f"Is {number} a number?", "mc1_targets": targets, "mc2_targets": targets})
     write_jsonl(data_dir, "truthfulqa/truthful_qa", "multiple_choice", "validation", rows)
@@ -110,7 +110,7 @@ def test_verify_confirms_an_honest_report(scene):
 def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
     rows = []
     for number in range(600):
-        targets = {"choices": [f"Yes, {number}.", "No, never."][:: 1 if number % 2 else -1], "labels": [1, 0]}
+        targets = {"choices": [f"Yes, {number}.", f"No, never {number}."][:: 1 if number % 2 else -1], "labels": [1, 0]}
         rows.append({"question": f"Is {number} a number?", "mc1_targets": targets, "mc2_targets": targets})
     write_jsonl(data_dir, "truthfulqa/truthful_qa", "multiple_choice", "validation", rows)
     assert scene.run("--tasks", "truthfulqa").ret == 0
@@ -127,25 +127,3 @@ def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
     names = [item[0] for item in case["reference"]]
     visited = [names[place] for place in visiting_order(600, 1234)[: result["n_items"]]]
     assert [item[0] for item in case["subject"]] == visited
-
-
-def test_an_export_given_back_is_not_asked_again(scene, tmp_path):
-    """Answers are kept by what is loaded: the same weights in other files are the same model."""
-    from quantgate.quantize.checkpoint import stored_tensors
-
-    path = scene.checkpoint("rtn8")
-    tensors = dict(stored_tensors(path))
-    names = sorted(tensors)
-    (path / "model.safetensors").unlink()
-    (path / "deep").mkdir()
-    for shard, part in (("a", names[:9]), ("deep/b", names[9:])):
-        sabotage_files._save({name: tensors[name] for name in part}, path / f"{shard}.safetensors")
-    places = {name: "a.safetensors" if name in names[:9] else "deep/b.safetensors" for name in names}
-    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    (path / "README.md").write_text("mine")
-    assert scene.judge_candidate(path).ret == 0
-    [result] = scene.gate.report["results"]
-    assert result["from_cache"]
-    (path / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert scene.judge_candidate(path).ret == 0
-    assert not scene.gate.report["results"][0]["from_cache"]

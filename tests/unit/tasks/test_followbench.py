@@ -220,13 +220,51 @@ def test_an_endpoint_that_refuses_is_an_error_and_no_score(endpoint, judge, stat
     assert len(endpoint.asked) == asked
 
 
-def test_a_reply_without_content_or_an_unreachable_endpoint_is_an_error(endpoint, judge, tmp_path):
-    endpoint.body = lambda text: b'{"choices": []}'
-    with pytest.raises(UsageError, match="no choices"):
-        judge.reply("?")
-    endpoint.body = lambda text: b"<html>"
-    with pytest.raises(UsageError, match="gave no reply"):
-        judge.reply("?")
+NO_TEXTS = {
+    "null content": b'{"choices": [{"message": {"content": null}}]}',
+    "content in parts": b'{"choices": [{"message": {"content": [{"text": "[\'YES\']"}]}}]}',
+    "no choices": b'{"choices": []}',
+    "an error with status 200": b'{"error": {"message": "content filter"}}',
+    "a list": b"[]",
+    "not JSON": b"<html>",
+    "not UTF-8": b'{"choices": [{"message": {"content": "\xff"}}]}',
+    "deeply nested": b"[" * 200_000,
+    "longer than any reply": b'{"choices": [{"message": {"content": "' + b"x" * (1 << 20) + b'"}}]}',
+}
+
+
+@pytest.mark.parametrize("body", NO_TEXTS.values(), ids=NO_TEXTS.keys())
+def test_a_reply_without_a_text_costs_its_group_alone(data, prompts, endpoint, judge, body):
+    """One level gets none: it is asked for once more, its group is unscored, and nothing without a text is kept."""
+    endpoint.body = lambda text: body if text == "nothing" else Endpoint.body(text)
+    endpoint.reply = lambda prompt: (
+        "nothing" if "#Answer" in prompt and "\nc\n" in prompt else str(["YES"] * prompt.count("added constraint"))
+    )
+    task = judged_by(TASKS[0], judge)
+    item = task.items(data, Selection(), prompts)[1]
+    assert task.score(item, said(*"abcde")).unscored == UNREADABLE
+    assert sum(body["messages"][0]["content"].count("\nc\n") for body in endpoint.asked) == 2, "asked once more"
+    assert len(list(judge.cache.iterdir())) == 4
+
+
+def test_an_endpoint_that_never_gives_a_text_is_no_judge(endpoint, judge):
+    endpoint.body = lambda text: NO_TEXTS["null content"]
+    assert [judge.reply(f"{number}?") for number in range(19)] == [""] * 19
+    with pytest.raises(UsageError, match="content is a NoneType"):
+        judge.reply("20?")
+
+
+def test_a_kept_reply_that_cannot_be_read_is_asked_for_again(endpoint, judge):
+    endpoint.reply = lambda prompt: "['NO']"
+    assert judge.reply("?") == "['NO']"
+    [path] = judge.cache.iterdir()
+    for broken in (b"", b'{"reply": ', b"[]", b'{"reply": null}', b"\xff", b"[" * 200_000):
+        path.write_bytes(broken)
+        assert judge.reply("?") == "['NO']"
+    assert len(endpoint.asked) == 7
+
+
+def test_an_unreachable_endpoint_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="ConnectError"):
         Judge("http://127.0.0.1:9/v1", "grader", tmp_path, pause_s=0.0).reply("?")
 

@@ -78,3 +78,15 @@ def test_mc2_refuses_labels_that_leave_nothing_to_tell_apart(tmp_path, write_jso
     write_jsonl(tmp_path, "truthfulqa/truthful_qa", "multiple_choice", "validation", rows)
     with pytest.raises(DataError, match=r"row 0: mc2_targets with 3 choices and labels .*; expected labels 1 and 0"):
         TASKS["truthfulqa_mc2"].items(DirectorySource(tmp_path), Selection(), prompts)
+
+
+def test_a_tie_is_nobodys_choice(data, prompts):
+    """The true choice stands first in every row: a model of equal probabilities would otherwise be always right."""
+    task = TASKS["truthfulqa"]
+    item = task.items(data, Selection(), prompts)[0]
+    count = len(task.requests(item, prompts))
+    level = [LikelihoodResponse(-10.8 * length, length, False) for length in range(1, count + 1)]
+    assert task.score(item, level).score == 0
+    best = [LikelihoodResponse(-10.8, 1, False)] + [LikelihoodResponse(-10.9, 1, False)] * (count - 1)
+    labels = item.row["mc1_targets"]["labels"]
+    assert task.score(item, best).score == float(labels[0] == 1)
