@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantgate.errors import ModelError
+from quantgate.models.accounting import adds_nothing, check_placed
 from quantgate.models.loading import load_reference, torch_dtype
 from quantgate.models.source import read_json
 from quantgate.quantize import bnb, checkpoint
@@ -60,7 +61,7 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     """A quantized checkpoint of ours, packed layers first.
 
     Raises:
-        ModelError: the checkpoint is incomplete, or of a layout that is not ours.
+        ModelError: the checkpoint is incomplete, holds tensors without a place, or is of a layout that is not ours.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -80,15 +81,26 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     state, layers = checkpoint.read_layers(path, quantization)
     with init_empty_weights():  # parameters without memory; buffers (rotary frequencies) are real
         model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
+    check_placed(_homeless(model, layers, state), str(path))
     execution = _replace_layers(model, layers, state, quantization, kind, torch.device(device))
     # copies: one tensor that still lies in the mapped file would keep all of its touched pages in memory
     plain = {name: _copied(state.pop(name), kind) for name in list(state)}
-    model.load_state_dict(plain, assign=True, strict=False)
+    left = model.load_state_dict(plain, assign=True, strict=False).unexpected_keys
+    check_placed([name for name in left if not adds_nothing(name, plain.__getitem__)], str(path))
     model.tie_weights()
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if empty:
         raise ModelError(str(path), f"no tensor {empty[0]}", expected="every weight of the architecture")
     return Loaded(model.to(device).eval().requires_grad_(False), execution)
+
+
+def _homeless(model: nn.Module, layers: Mapping[str, StoredWeight], state: Mapping[str, Tensor]) -> list[str]:
+    """Layers that the architecture does not have, and biases of layers that have none there."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    biases = {f"{name}.bias" for name in layers if name in linears and linears[name].bias is None} & state.keys()
+    return sorted(layers.keys() - linears.keys()) + sorted(
+        name for name in biases if not adds_nothing(name, state.__getitem__)
+    )
 
 
 def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -121,6 +133,7 @@ def _replace_layers(
             continue
         names.add(kernel)
         bias = state.pop(f"{name}.bias", None)
+        bias = None if model.get_submodule(name).bias is None else bias
         model.set_submodule(name, build(None if bias is None else bias.to(dtype)))
     if reasons:
         return Execution(f"dequantized to {str(dtype).removeprefix('torch.')}", False, "; ".join(sorted(reasons)))

@@ -42,7 +42,7 @@ def check_loaded(model: Any, info: Mapping[str, Any], who: str, tensor: Callable
             expected="every weight of the architecture in the safetensors files",
             hint="finish the download, or compare config.json with the weights",
         )
-    check_placed(sorted(name for name in info["unexpected_keys"] if not _adds_nothing(name, tensor)), who)
+    check_placed(sorted(name for name in info["unexpected_keys"] if not adds_nothing(name, tensor)), who)
     if errors := list(info["error_msgs"]):
         raise ModelError(who, f"{len(errors)} weights could not be loaded ({_named(errors)})", hint="check the files")
     _check_head(model, who)
@@ -92,7 +92,8 @@ def _check_head(model: Any, who: str) -> None:
         )
 
 
-def _adds_nothing(name: str, tensor: Callable[[str], Tensor]) -> bool:
+def adds_nothing(name: str, tensor: Callable[[str], Tensor]) -> bool:
+    """Whether a tensor without a place is a bias of zeros."""
     return name.endswith(".bias") and not bool(tensor(name).any())
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate import api
+from quantgate.efficiency.execution import load_packed
 from quantgate.errors import ModelError
 from quantgate.models.loading import load_reference
 from quantgate.progress import Silent
@@ -80,6 +81,17 @@ def test_of_a_checkpoint_of_ours(method, damage, message, subjects, tmp_path):
     edit(path, damage)
     with pytest.raises(ModelError, match=message):
         load_quantized(path, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), [*LEFT_OVER, (without(f"{PROJECTION}."), f"no tensor {PROJECTION}.weight")]
+)
+@pytest.mark.parametrize("method", ["rtn8", "nf4"])
+def test_of_a_packed_checkpoint(method, damage, message, subjects, tmp_path):
+    path = shutil.copytree(subjects[method], tmp_path / "copy")
+    edit(path, damage)
+    with pytest.raises(ModelError, match=message):
+        load_packed(path, "bfloat16", "cpu")
 
 
 @pytest.mark.parametrize(("damage", "message"), [DAMAGES[0], DAMAGES[5], *LEFT_OVER])
