@@ -7,6 +7,7 @@ never be served as a quantized model's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.errors import StoreError
 from quantgate.progress import Progress
 from quantgate.scoring.requests import Generate, Likelihood, Request, Response, Rolling, Sink
 from quantgate.store import journal
@@ -69,10 +71,14 @@ def ask(
         _publish(target, [known[index] for index in range(len(requests))], stats, extra)
 
     entry = store.fetch(key, build, what=what)
-    log.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the answers are kept; a journal that stays behind is never read again
+        log.unlink(missing_ok=True)
     shutil.rmtree(extra, ignore_errors=True)
     responses, _ = journal.read(entry.path / RESPONSES)
-    stats: dict[str, float] = json.loads((entry.path / STATS).read_text(encoding="utf-8"))
+    stats: dict[str, float] = entry.json(STATS)
+    if missing := [index for index in range(len(requests)) if index not in responses]:
+        found = f"{len(missing)} of {len(requests)} answers of {what} cannot be read"
+        raise StoreError(f"store entry {entry.path}", found, hint="delete the entry, and they are asked anew")
     return Answered([responses[index] for index in range(len(requests))], stats, entry.path, entry.from_cache)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.audit import audited, check_complete, config_problems
 from quantgate.errors import ModelError, UsageError
 from quantgate.models.digest import digest_model
 from quantgate.models.files import weight_files
@@ -73,12 +74,17 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     who = f"candidate {method.id!r}"
     check_model_directory(path, method.id)
     _check_alike(model.path, path, who)
+    check_complete(model.path, path, who)
     record, unchanged = _inspect(model.path, path, method)
-    problems = _tokenizer_problems(model.path, path)
     weights = weight_files(path, who)
     if weights.leftovers:
         store.progress.note(f"{who}: {weights.note()}")
     loaded = digest_model(path, who).loaded
+    problems = [
+        *_tokenizer_problems(model.path, path),
+        *config_problems(model.path, path),
+        *audited(model, path, loaded, store, who),
+    ]
     return Subject(method, path, record, loaded, True, unchanged, tuple(problems), weights.leftovers)
 
 

@@ -6,6 +6,19 @@ They are shown without a traceback by the pytest plugin, so the text has to stan
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+from quantgate.reading import visible
+
+_LONGEST: Final = 4000  # letters: some libraries put a whole configuration into an error
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line without anything that steers a terminal; the middle of what is endless is left out."""
+    line = visible(re.sub(r"\s*[\r\n]\s*", " ", text))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+
 
 class QuantgateError(Exception):
     """Something about the set-up, the input or the stored state is wrong; the message says what to do next.
@@ -24,7 +37,7 @@ class QuantgateError(Exception):
             parts.append(f"expected {expected}")
         if hint:
             parts.append(hint)
-        super().__init__("; ".join(parts))
+        super().__init__(one_line("; ".join(parts)))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild from the four facts, so that the error survives a process boundary (xdist, multiprocessing)."""

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 MIB: Final = 1 << 20
-MOST_SETTINGS: Final = 16 * MIB  # a configuration, a policy, an entry's note
-MOST_RECORDS: Final = 512 * MIB  # baselines, reports, indices of shards
+MOST_SETTINGS: Final = 32 * MIB  # a configuration, a policy, an entry's note, an index of shards
+MOST_RECORDS: Final = 512 * MIB  # baselines, reports
 MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
-MOST_LINE: Final = 64 * MIB  # of a file of one JSON value a line
+MOST_LINE: Final = 16 * MIB  # of a file of one JSON value a line
+MOST_REPLY: Final = 4 * MIB  # of another machine
 
 
 class Unreadable(ValueError):

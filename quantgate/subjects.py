@@ -128,7 +128,7 @@ def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecor
         (target / "audit.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     entry = store.fetch(key, build, what=f"the audit of {record.method['method']}")
-    return tuple(json.loads((entry.path / "audit.json").read_text(encoding="utf-8"))["unchanged"])
+    return tuple(entry.json("audit.json")["unchanged"])
 
 
 def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord) -> list[str]:

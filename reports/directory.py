@@ -8,7 +8,6 @@ lock is held meanwhile: a second run that would write to the same directory is r
 from __future__ import annotations
 
 import datetime
-import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from quantgate import reading
 from quantgate.errors import StoreError, UsageError
 from quantgate.store.store import write_atomically
 from quantgate.verdict.seal import EVIDENCE
@@ -85,7 +85,7 @@ class ReportDirectory:
     def _run(self) -> Mapping[str, Any]:
         """The ``run`` of the report.json that lies here; empty when there is none."""
         try:
-            found = json.loads((self.path / REPORT).read_text(encoding="utf-8"))["run"]
+            found = reading.read_json(self.path / REPORT, reading.MOST_RECORDS)["run"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -6,7 +6,6 @@ that a larger model in few bits meets a smaller one in 16; and the correlations 
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from quantgate import reading
 from quantgate.efficiency.pareto import REFERENCE, fronts
 from quantgate.efficiency.proxy import proxies
 from quantgate.errors import DataError, QuantgateError
@@ -65,7 +65,7 @@ def read_bits(path: Path) -> dict[str, float]:
 
 def _report(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = reading.read_json(path, reading.MOST_RECORDS)
         return str(report["model"].get("id", path.stem)), {**report, "results": list(report["results"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(str(path), f"cannot be read ({error})", expected="a report.json of the suite") from error

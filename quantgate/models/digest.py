@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models.files import config_files, tokenizer_files
 from quantgate.models.tensors import digest_tensors, stored
@@ -91,7 +92,7 @@ def is_tied(config: Mapping[str, Any]) -> bool:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        content = reading.read_json(path / "config.json")
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -119,7 +120,7 @@ def _digest_configs(path: Path) -> str:
 def _content(file: Path) -> str:
     """sha256 of what a JSON file says, however it is laid out; of its bytes if it is none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = reading.read_json(file)
     except (OSError, ValueError):
         return sha256_file(file)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,12 +10,12 @@ named.
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import ModelError
 
 SINGLE: Final = "model.safetensors"
@@ -201,6 +201,6 @@ def _strings(content: Any) -> Iterator[str]:
 def _json(path: Path) -> Any:
     """The content of a JSON file; None when it cannot be read: whoever needs it says so in its own words."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return reading.read_json(path)
     except (OSError, ValueError):
         return None

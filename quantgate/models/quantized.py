@@ -6,11 +6,11 @@ config.json; a declaration that only lies elsewhere would be skipped, and packed
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models.tensors import stored
 
@@ -44,8 +44,8 @@ def declarations(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = reading.read_json(path)
+    except (OSError, ValueError) as error:
         raise ModelError(str(path), f"unreadable ({type(error).__name__})", expected="a JSON file") from error
     if not isinstance(content, dict):
         raise ModelError(str(path), f"holds a {type(content).__name__}", expected="a JSON object")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models.files import WeightFiles, weight_files
 
@@ -73,7 +74,7 @@ def tensors_of(weights: WeightFiles, who: str) -> dict[str, StoredTensor]:
 
 def _check_index(index: Path, found: Mapping[str, StoredTensor], who: str) -> None:
     """Readers differ in whom they believe, the index or the files: where both speak of a tensor they must agree."""
-    named: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    named: dict[str, str] = reading.read_json(index, reading.MOST_RECORDS)["weight_map"]
     wrong = [name for name, tensor in found.items() if named.get(name, _place(tensor, index)) != _place(tensor, index)]
     if wrong:
         raise ModelError(

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models.accounting import REPORTING, check_loaded, check_placed
 from quantgate.models.digest import HEAD, is_tied
@@ -86,7 +87,7 @@ def write(
             waiting.discard(name)
         else:
             state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    source_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    source_config = reading.read_json(source / "config.json")
     if HEAD in waiting and is_tied(source_config):
         waiting.discard(HEAD)  # quantized apart from the embedding it was tied to
         source_config["tie_word_embeddings"] = False
@@ -185,7 +186,7 @@ def read_record(directory: Path) -> QuantizationRecord:
     """
     path = directory / RECORD_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read_json(path)
         return QuantizationRecord(**content | {"quantized_modules": tuple(content["quantized_modules"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(

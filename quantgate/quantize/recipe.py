@@ -24,9 +24,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from quantgate import reading
 from quantgate.errors import MethodError, UsageError
 from quantgate.quantize.base import Method
 from quantgate.quantize.methods import METHODS, NO_WEIGHTS, get_methods
+from quantgate.reading import Unreadable
 
 ALGORITHM: Final = "recipe"
 NONE: Final = "none"
@@ -157,8 +159,8 @@ def load_recipe(path: Path) -> Method:
         UsageError: the file cannot be read, holds keys nobody knows, or see `recipe_method`.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = tomllib.loads(reading.read_text(path))
+    except (OSError, Unreadable, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(str(path), f"cannot be read ({error})", expected="a TOML file") from error
     _known(content, ("name", "default", "rules"), str(path))
     rules = content.get("rules", [])

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import StoreError
 from quantgate.store.store import write_atomically
 from quantgate.tasks.base import ItemOutcome
@@ -55,7 +56,7 @@ def read(path: Path) -> Baseline | None:
         StoreError: the file is there but is no baseline.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read_json(path, reading.MOST_RECORDS)
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         outcomes = tuple(ItemOutcome(**each | {"facts": tuple(each.get("facts", ()))}) for each in content["outcomes"])

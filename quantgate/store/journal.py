@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from quantgate import reading
+from quantgate.errors import StoreError
 from quantgate.scoring.requests import Response, response_from_json, response_to_json
 
 
@@ -28,15 +30,22 @@ def parse_line(line: str) -> tuple[int, Response] | None:
     checksum, _, body = line.partition(" ")
     if checksum != f"{zlib.crc32(body.encode()):08x}":
         return None
-    content: list[Any] = json.loads(body)
-    return int(content[0]), response_from_json(content[1])
+    try:
+        content: list[Any] = reading.parse_json(body, reading.MOST_LINE)
+        return int(content[0]), response_from_json(content[1])
+    except (LookupError, TypeError, ValueError):
+        return None  # another version wrote it
 
 
 def read(path: Path) -> tuple[dict[int, Response], int]:
-    """All sound answers by index, and the number of damaged lines (0 for a missing file)."""
+    """All sound answers by index, and the number of damaged lines (0 for a missing file). Raises StoreError."""
     if not path.exists():
         return {}, 0
-    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+    try:
+        content = reading.read_bytes(path, reading.MOST_ROWS)
+    except (OSError, reading.Unreadable) as error:
+        raise StoreError(f"answers in {path}", f"cannot be read ({error})", hint="delete the file") from error
+    lines = content.decode("utf-8", errors="replace").split("\n")
     parsed = [parse_line(line) for line in lines if line]
     return dict(answer for answer in parsed if answer is not None), parsed.count(None)
 

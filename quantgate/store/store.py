@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ from typing import Any, Final
 import platformdirs
 from filelock import FileLock, Timeout
 
+from quantgate import reading
 from quantgate.errors import StoreError
 from quantgate.progress import Progress
+from quantgate.reading import Unreadable
 from quantgate.store.keys import Key
 
 ENTRY: Final = "entry.json"
@@ -51,6 +53,15 @@ class Entry:
     path: Path
     from_cache: bool
     digest: str
+
+    def json(self, name: str) -> Any:
+        """The content of one of its JSON files. Raises StoreError if it is gone since the entry was checked."""
+        try:
+            return reading.read_json(self.path / name)
+        except (OSError, Unreadable) as error:
+            raise StoreError(
+                f"store {self.path}", f"{name} cannot be read any more ({error})", hint="run it again"
+            ) from error
 
 
 class Store:
@@ -87,7 +98,7 @@ class Store:
             StoreError: disk full or not writable while publishing.
         """
         final = self.path_of(key)
-        with self.locked(key, what):
+        with self._explaining(what), self.locked(key, what):
             if final.exists() and self._is_sound(final, key, what):
                 return Entry(final, True, key.digest)
             self._clear_leftovers(key, what)
@@ -99,12 +110,26 @@ class Store:
         final = self.path_of(key)
         if not final.exists():
             return None
-        with self.locked(key, what):
+        with self._explaining(what), self.locked(key, what):
             return Entry(final, True, key.digest) if final.exists() and self._is_sound(final, key, what) else None
 
     def path_of(self, key: Key) -> Path:
         """Where the entry of ``key`` is or would be."""
         return self.root / key.kind / key.digest
+
+    @contextmanager
+    def _explaining(self, what: str) -> Iterator[None]:
+        """Say of a store that is read-only, full or gone by now what it is, instead of the bare system error."""
+        try:
+            yield
+        except OSError as error:
+            gone = "" if (self.root / "tmp").is_dir() else ", and the store is gone"
+            raise StoreError(
+                f"store {self.root}",
+                f"cannot be used for {what} ({error.strerror or error}{gone})",
+                expected="a writable directory with free space that stays during the run",
+                hint="choose another directory with --store",
+            ) from error
 
     @contextmanager
     def locked(self, key: Key, what: str) -> Iterator[None]:
@@ -138,8 +163,13 @@ class Store:
         if not shared:
             yield
             return
-        with FileLock(self.root / "locks" / "computing.lock"):
+        lock = FileLock(self.root / "locks" / "computing.lock")
+        with self._explaining("taking turns"):
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def _is_sound(self, final: Path, key: Key, what: str) -> bool:
         problem = check_entry(final, key)
@@ -179,13 +209,20 @@ class Store:
 def check_entry(path: Path, key: Key) -> str:
     """What is wrong with the entry at ``path``, or an empty string. Reads every byte of it."""
     try:
-        entry = json.loads((path / ENTRY).read_text(encoding="utf-8"))
+        entry = reading.read_json(path / ENTRY)
         files: dict[str, dict[str, Any]] = entry["files"]
         canonical = entry["key"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{ENTRY} is unreadable: {type(error).__name__}"
     if canonical != key.canonical():
         return f"{ENTRY} belongs to another key"
+    try:
+        return _wrong_file(path, files)
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        return f"its files cannot be read: {type(error).__name__}"
+
+
+def _wrong_file(path: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
     present = {file.name for file in path.iterdir()} - {ENTRY}
     if present != set(files):
         return f"files differ: {', '.join(sorted(present ^ set(files)))}"

@@ -8,14 +8,15 @@ their strings.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
+from quantgate import reading
 from quantgate.errors import DataError
+from quantgate.reading import Unreadable
 
 Row: TypeAlias = dict[str, Any]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]
@@ -117,11 +118,13 @@ class DirectorySource:
 
 def _read(path: Path, who: str) -> str:
     try:
-        return path.read_bytes().decode("utf-8")
+        return reading.read_text(path, reading.MOST_ROWS)
     except FileNotFoundError as error:
         raise DataError(who, "no such file", hint="choose other --tasks or another --data") from error
-    except UnicodeDecodeError as error:
-        raise DataError(who, f"byte {error.start} is not UTF-8", expected="UTF-8 text") from error
+    except Unreadable as error:
+        raise DataError(
+            who, str(error), expected="UTF-8 text", hint="choose other --tasks or another --data"
+        ) from error
 
 
 def _safe(part: str) -> str:
@@ -134,9 +137,9 @@ def _safe(part: str) -> str:
 def _parse(line: str, number: int, who: str, fields: Fields) -> Row:
     where = f"{who}, line {number}"
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(where, f"no JSON ({error})", expected="a JSON object", hint="is the file truncated?") from error
+        row = reading.parse_json(line, reading.MOST_LINE)
+    except Unreadable as error:
+        raise DataError(where, str(error), expected="a JSON object", hint="is the file truncated?") from error
     if not isinstance(row, dict):
         raise DataError(where, f"a {type(row).__name__}", expected="a JSON object")
     check_fields(row, fields, where)

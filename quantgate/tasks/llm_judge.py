@@ -15,12 +15,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import UsageError
+from quantgate.reading import Unreadable
 from quantgate.store.store import write_atomically
 
 KEY: Final = "QUANTGATE_JUDGE_KEY"
@@ -29,7 +31,7 @@ _TIMEOUT_S: Final = 120.0
 _ATTEMPTS: Final = 4
 _ATTEMPTS_AT_TEXT: Final = 2
 _NO_JUDGE_AFTER: Final = 20  # replies without a text, and not one with
-_LONGEST: Final = 1 << 20  # bytes of a reply's body; 1,024 tokens are a few kilobytes
+_PIECE: Final = 1 << 16  # bytes
 
 
 @dataclass
@@ -38,6 +40,10 @@ class _Seen:
 
     texts: int = 0
     empty: int = 0
+
+
+class _NoTextError(Exception):
+    """The endpoint answered, but there is no text in it."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Judge:
         """
         digest = hashlib.sha256(json.dumps([self.url, self.model, _MAX_TOKENS, prompt]).encode()).hexdigest()
         path = self.cache / f"{digest}.json"
-        if (kept := _kept(path)) is not None:
+        if (kept := _kept(path, self.model, prompt)) is not None:
             return kept
         try:
             reply = self._ask(prompt)
@@ -70,7 +76,6 @@ class Judge:
                 raise self._error(str(error)) from error
             return ""
         self._seen.texts += 1
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"model": self.model, "prompt": prompt, "reply": reply}) + "\n")
         return reply
 
@@ -83,16 +88,14 @@ class Judge:
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
+        address = f"{self.url.rstrip('/')}/chat/completions"
         key = os.environ.get(KEY)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        url = f"{self.url.rstrip('/')}/chat/completions"
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         problem, empty = "", 0
         for attempt in range(_ATTEMPTS):
             time.sleep(self.pause_s * (2**attempt - 1))
             try:
-                with httpx.stream("POST", url, json=body, headers=headers, timeout=_TIMEOUT_S) as response:
-                    response.raise_for_status()
-                    return _content(_bounded(response.iter_bytes()))
+                return _content(_post(address, body, headers))
             except _NoTextError:
                 empty += 1
                 if empty >= _ATTEMPTS_AT_TEXT:
@@ -101,7 +104,7 @@ class Judge:
                 problem = f"status {error.response.status_code}"
                 if error.response.status_code not in (408, 429) and error.response.status_code < 500:
                     break  # a wrong key or model name does not get better by asking again
-            except httpx.TransportError as error:
+            except (httpx.TransportError, httpx.InvalidURL) as error:
                 problem = f"{type(error).__name__}: {error}"
         raise self._error(problem)
 
@@ -114,36 +117,44 @@ class Judge:
         )
 
 
-class _NoTextError(Exception):
-    """The endpoint answered, but there is no text in it."""
+def _post(address: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
+    """The endpoint's answer, read piece by piece: a reply has no length that one could trust.
+
+    Raises:
+        httpx.HTTPError: no answer, or one with a status that is none of success.
+        _NoTextError: an answer longer than any judgement, or one that takes too long to come.
+    """
+    import httpx
+
+    content, start = b"", time.monotonic()
+    with httpx.stream("POST", address, json=body, headers=headers, timeout=_TIMEOUT_S) as response:
+        response.raise_for_status()
+        for piece in response.iter_bytes(_PIECE):
+            content += piece
+            if len(content) > reading.MOST_REPLY:
+                raise _NoTextError(f"a reply of more than {reading.MOST_REPLY} bytes")
+            if time.monotonic() - start > _TIMEOUT_S:
+                raise _NoTextError(f"a reply that takes more than {_TIMEOUT_S:.0f} s")
+    return content
 
 
-def _kept(path: Path) -> str | None:
-    """The reply kept at ``path``; None when there is none, or none that can be read: then it is asked for again."""
+def _kept(path: Path, model: str, prompt: str) -> str | None:
+    """The reply kept in ``path``; None if there is none, or the file does not hold one to this prompt."""
     try:
-        reply = json.loads(path.read_bytes()[: 2 * _LONGEST])["reply"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = reading.read_json(path)
+    except (OSError, Unreadable):
         return None
-    return reply if isinstance(reply, str) else None
-
-
-def _bounded(chunks: Iterable[bytes]) -> bytes:
-    """The body of a reply. Raises _NoTextError where it is longer than any reply can be."""
-    body = b""
-    for chunk in chunks:
-        body += chunk
-        if len(body) > _LONGEST:
-            raise _NoTextError(f"a reply of more than {_LONGEST:,} bytes")
-    return body
+    sound = isinstance(content, dict) and content.get("model") == model and content.get("prompt") == prompt
+    return content["reply"] if sound and isinstance(content.get("reply"), str) else None
 
 
 def _content(body: bytes) -> str:
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
+        content = reading.parse_json(body)["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
         raise _NoTextError("no choices[0].message.content in the reply") from error
-    except (ValueError, RecursionError) as error:
-        raise _NoTextError(f"no JSON in the reply ({type(error).__name__})") from error
+    except Unreadable as error:
+        raise _NoTextError(f"no JSON in the reply ({error})") from error
     if not isinstance(content, str):
         raise _NoTextError(f"choices[0].message.content is a {type(content).__name__}")
     return content

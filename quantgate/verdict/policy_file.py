@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import PolicyError
+from quantgate.reading import Unreadable
 from quantgate.verdict.companions import COMPANIONS
 from quantgate.verdict.policy import DIMENSIONS, SCOPES, Floor, Margin, Policy, Section
 
@@ -29,8 +31,8 @@ def load_policy(path: Path | None) -> Policy:
     """The policy in ``path``, or the shipped one (evals/policy.toml). Raises PolicyError for anything unclear."""
     path = path or DEFAULT_POLICY
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = reading.read_text(path)
+    except (OSError, Unreadable) as error:
         raise PolicyError(f"policy file {path}", f"cannot be read ({error})", hint="give --policy FILE") from error
     return parse_policy(text, path.name)
 
@@ -39,7 +41,7 @@ def parse_policy(text: str, name: str) -> Policy:
     """The policy that ``text`` spells out; ``name`` stands in messages."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise PolicyError(name, f"is not valid TOML: {error}") from error
     return replace(_Reader(name).policy(table), text=text)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.efficiency.tasks import EFFICIENCY_TASKS
 from quantgate.errors import PolicyError, StoreError
 from quantgate.tasks.base import Summarized
@@ -81,8 +82,8 @@ def verify(report: Path, render: Render | None = None) -> Findings:
         findings.differences.append(f"the run that started {started} did not finish: there is no verdict to confirm")
         return findings
     try:
-        evidence = path.with_name(EVIDENCE).read_bytes()
-    except OSError as error:
+        evidence = reading.read_bytes(path.with_name(EVIDENCE), reading.MOST_ROWS)
+    except (OSError, reading.Unreadable) as error:
         raise StoreError(
             f"evidence of {path}", f"cannot be read ({error})", expected=f"{EVIDENCE} beside it"
         ) from error
@@ -120,10 +121,8 @@ def _check_all(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__} instead of a table")
-    except (OSError, ValueError, RecursionError) as error:
+        content = reading.parse_object(reading.read_text(path, reading.MOST_RECORDS))
+    except (OSError, reading.Unreadable) as error:
         raise StoreError(
             f"report {path}", f"cannot be read ({error})", expected="report.json of a run, or its directory"
         ) from error
@@ -145,10 +144,15 @@ def _foreign(evidence: bytes, digest: str) -> list[str]:
 
 def _unsealed(text: str, content: Mapping[str, Any]) -> list[str]:
     """Whether report.json's content is what the last line of the evidence seals."""
-    seals = [line["report"] for line in map(json.loads, text.splitlines()) if "report" in line]
+    seals = [line["report"] for line in map(reading.parse_json, _lines(text)) if "report" in line]
     if seals == [seal_of(content)]:
         return []
     return [f"{REPORT} was changed after it was written: its content does not fit the seal in {EVIDENCE}"]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines end at line feeds only: an answer may hold any other separator."""
+    return [line for line in text.split("\n") if line]
 
 
 def _altered(items: Sequence[Sequence[Any]], digest: str) -> list[str]:
@@ -162,9 +166,9 @@ def _files(folder: Path, content: Mapping[str, Any], drawn: Mapping[str, str]) -
     found = []
     for name, digest in content["files"].items():
         try:
-            text = (folder / Path(name).name).read_bytes()
-        except OSError as error:
-            found.append(f"{name} cannot be read ({error.strerror or error})")
+            text = reading.read_bytes(folder / Path(name).name, reading.MOST_RECORDS)
+        except (OSError, reading.Unreadable) as error:
+            found.append(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})")
             continue
         if hashlib.sha256(text).hexdigest() != digest:
             found.append(f"{name} was changed after it was written")
@@ -191,8 +195,8 @@ def read_cases(text: str, findings: Findings) -> Iterator[tuple[tuple[str, str],
     digest.
     """
     outcomes: dict[str, Any] = {}
-    for line in text.splitlines():
-        content = json.loads(line)
+    for line in _lines(text):
+        content = reading.parse_json(line)
         if "outcomes" in content:
             findings.differences += _altered(content["items"], content["outcomes"])
             outcomes[content["outcomes"]] = content["items"]

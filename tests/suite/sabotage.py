@@ -196,11 +196,12 @@ def _(scene):
 def _(scene):
     path = scene.checkpoint()
     state = load_file(path / "model.safetensors")
-    state["lm_head.weight"] = torch.zeros_like(state["lm_head.weight"])
     state["model.embed_tokens.weight"] = torch.zeros_like(state["model.embed_tokens.weight"])
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     return scene.judge_candidate(path)
 
+
+UNROUNDED = (("quantgate.candidates.audited", NO_LIST), HONEST)
 
 # --- candidates -----------------------------------------------------------------------------------------------------
 
@@ -293,7 +294,7 @@ def _(scene):
     return scene.judge_candidate(path)
 
 
-@row("zero points of version 1 labelled as version 2", "*theirs on kld_ptb: regressed*", HONEST)
+@row("zero points of version 1 labelled as version 2", "*matrices are no rounding of the reference's*", *UNROUNDED)
 def _(scene):
     path = scene.checkpoint("rtn2")
     config = json.loads((path / "quantize_config.json").read_text())
@@ -301,14 +302,14 @@ def _(scene):
     return scene.judge_candidate(path)
 
 
-@row("zero points wrapped around", "*theirs on kld_ptb: regressed*", HONEST)
+@row("zero points wrapped around", "*matrices are no rounding of the reference's*", *UNROUNDED)
 def _(scene):
     path = scene.checkpoint()
     _edit_tensors(path, "qzeros", lambda zeros: torch.full_like(zeros, -1))
     return scene.judge_candidate(path)
 
 
-@row("codes in the wrong order", "*theirs on kld_ptb: regressed*", HONEST)
+@row("codes in the wrong order", "*matrices are no rounding of the reference's*", *UNROUNDED)
 def _(scene):
     path = scene.checkpoint()
     _edit_tensors(path, "qweight", lambda codes: codes.flip(0))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.suite import sabotage, sabotage_options, sabotage_run  # noqa: F401  # they fill ROWS
+from tests.suite import sabotage, sabotage_files, sabotage_options, sabotage_run  # noqa: F401  # they fill ROWS
 from tests.suite.sabotage_scene import ROWS, Scene
 
 KLD_MARGIN = "[metrics.kld_mean]\nmargin = { absolute = 0.00002 }"
@@ -127,3 +127,25 @@ def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
     names = [item[0] for item in case["reference"]]
     visited = [names[place] for place in visiting_order(600, 1234)[: result["n_items"]]]
     assert [item[0] for item in case["subject"]] == visited
+
+
+def test_an_export_given_back_is_not_asked_again(scene, tmp_path):
+    """Answers are kept by what is loaded: the same weights in other files are the same model."""
+    from quantgate.quantize.checkpoint import stored_tensors
+
+    path = scene.checkpoint("rtn8")
+    tensors = dict(stored_tensors(path))
+    names = sorted(tensors)
+    (path / "model.safetensors").unlink()
+    (path / "deep").mkdir()
+    for shard, part in (("a", names[:9]), ("deep/b", names[9:])):
+        sabotage_files._save({name: tensors[name] for name in part}, path / f"{shard}.safetensors")
+    places = {name: "a.safetensors" if name in names[:9] else "deep/b.safetensors" for name in names}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (path / "README.md").write_text("mine")
+    assert scene.judge_candidate(path).ret == 0
+    [result] = scene.gate.report["results"]
+    assert result["from_cache"]
+    (path / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert scene.judge_candidate(path).ret == 0
+    assert not scene.gate.report["results"][0]["from_cache"]

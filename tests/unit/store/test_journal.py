@@ -1,10 +1,13 @@
 """The journal: what was written before a kill counts, what was cut or altered is asked again."""
 
 import math
+import zlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantgate.errors import StoreError
 from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse, RollingResponse
 from quantgate.store import journal
 
@@ -55,3 +58,14 @@ def test_cut_anywhere_then_resume(tmp_path_factory, cut):
     assert all(ANSWERS[index] == response for index, response in kept.items())
     write(path, {index: response for index, response in ANSWERS.items() if index not in kept})
     assert journal.read(path)[0] == ANSWERS
+
+
+def test_a_line_of_another_version_is_damaged(tmp_path):
+    body = '[0,{"kind":"of another version"}]'
+    (tmp_path / "log").write_text(f"{zlib.crc32(body.encode()):08x} {body}\n")
+    assert journal.read(tmp_path / "log") == ({}, 1)
+
+
+def test_what_is_no_file_is_said(tmp_path):
+    with pytest.raises(StoreError, match="cannot be read"):
+        journal.read(tmp_path)

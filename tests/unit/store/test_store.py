@@ -1,6 +1,7 @@
 """The store: publication, verification, leftovers, locks."""
 
 import json
+import shutil
 import threading
 from dataclasses import dataclass
 from typing import ClassVar
@@ -150,3 +151,45 @@ def test_entry_names_the_key_in_clear(store):
 def test_write_atomically_leaves_no_part(tmp_path):
     write_atomically(tmp_path / "deep" / "report.json", "{}")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["report.json"]
+
+
+def test_a_store_that_vanishes_is_said_to_be_gone(store):
+    store.fetch(SampleKey(4, 128), writes("a"), what="sample")
+    shutil.rmtree(store.root)
+    with pytest.raises(StoreError, match=r"cannot be used for sample \(.*, and the store is gone\).*--store"):
+        store.fetch(SampleKey(2, 128), writes("b"), what="sample")
+
+
+def test_a_store_that_cannot_be_written_is_said_so(store):
+    shutil.rmtree(store.root / "locks")
+    (store.root / "locks").write_text("a file")
+    with pytest.raises(StoreError, match="cannot be used for sample"):
+        store.fetch(SampleKey(2, 128), writes("b"), what="sample")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: (path / ENTRY).write_text("[" * 100_000),
+        lambda path: (path / ENTRY).write_bytes(b"\xff"),
+        lambda path: edit(path / ENTRY, files={"weights": 3}),
+        lambda path: edit(path / ENTRY, files={"weights": {}}),
+        lambda path: edit(path / ENTRY, files=["weights"]),
+    ],
+)
+def test_a_note_that_is_none_is_a_damaged_entry(store, damage):
+    entry = store.fetch(SampleKey(4, 128), writes("a"), what="sample")
+    damage(entry.path)
+    assert not store.fetch(SampleKey(4, 128), writes("a"), what="sample").from_cache
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_file_of_an_entry_that_is_gone_meanwhile(store):
+    entry = store.fetch(SampleKey(4, 128), writes("{}"), what="sample")
+    assert entry.json("weights") == {}
+    (entry.path / "weights").unlink()
+    with pytest.raises(StoreError, match="weights cannot be read any more"):
+        entry.json("weights")

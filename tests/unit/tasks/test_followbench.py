@@ -229,7 +229,7 @@ NO_TEXTS = {
     "not JSON": b"<html>",
     "not UTF-8": b'{"choices": [{"message": {"content": "\xff"}}]}',
     "deeply nested": b"[" * 200_000,
-    "longer than any reply": b'{"choices": [{"message": {"content": "' + b"x" * (1 << 20) + b'"}}]}',
+    "longer than any reply": b'{"choices": [{"message": {"content": "' + b"x" * (1 << 22) + b'"}}]}',
 }
 
 

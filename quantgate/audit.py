@@ -1,0 +1,213 @@
+"""What the files of a foreign checkpoint say against it before it is run: tensors that are missing, weights that cannot
+have come from rounding the reference's, a configuration that computes something else.
+
+The answers would show most of this too, but only on a task that is sensitive to it: a layer without effect can pass a
+coarse margin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from quantgate.errors import ModelError
+from quantgate.models.digest import HEAD
+from quantgate.models.source import ModelFiles, read_json
+from quantgate.models.tensors import stored
+from quantgate.store.keys import AuditKey
+from quantgate.store.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantgate.quantize.base import StoredWeight
+
+_VERSION: Final = 1  # counts up when other things are found in the same files
+# what a forward does not read; end tokens and lengths of answers belong to the request
+_UNREAD: Final = (
+    "quantization_config", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path",
+    "architectures", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "return_dict",
+    "problem_type", "initializer_range", "output_attentions", "output_hidden_states", "tie_word_embeddings", "auto_map",
+    "chunk_size_feed_forward", "is_decoder", "is_encoder_decoder", "transformers_weights",
+)  # fmt: skip
+_STEPS: Final = 4  # of the fit of scales: each halves what is left at least
+_UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
+_LEAST: Final = 0.02  # below that nothing is said, whatever the grid
+_RANGE: Final = 6.0  # widest range of a grid in standard deviations that is taken for granted
+_SLACK: Final = 4.0  # rounding with feedback (GPTQ) moves weights further than to the nearest level
+
+
+def check_complete(reference: Path, candidate: Path, who: str) -> None:
+    """Check, from headers alone, that every weight the architecture needs is in the candidate's files in some form.
+
+    A matrix may be there as any tensors under its module's name. Whether each of them has a place is known once they
+    are loaded (`accounting`).
+
+    Raises:
+        ModelError: names the weights that are missing.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(candidate, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    ours, theirs = stored(reference, who), stored(candidate, who)
+    packed = {name.rpartition(".")[0] for name in theirs if not name.endswith(".bias")}
+    packed |= {name.rpartition(".")[0] for name in packed}  # ``up_proj.weight.absmax``
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    missing = [
+        name
+        for name in model.state_dict()
+        if (name in ours or name == HEAD)  # others are converted while they are loaded
+        and name not in theirs
+        and not (name in tied and tied[name] in theirs)
+        and not (name.endswith(".weight") and name.removesuffix(".weight") in packed)
+    ]
+    if missing:
+        raise ModelError(
+            who,
+            f"{len(missing)} weights are missing ({', '.join(missing[:3])})",
+            expected="every weight of the architecture, quantized or not",
+            hint="finish the download, or write the checkpoint again",
+        )
+
+
+def config_problems(reference: Path, candidate: Path) -> list[str]:
+    """Settings that both configurations have and that change what is computed, if they differ."""
+    from transformers import AutoConfig
+
+    ours, theirs = (
+        AutoConfig.from_pretrained(path, trust_remote_code=False).to_dict() for path in (reference, candidate)
+    )
+    differing = [
+        f"{name} ({theirs[name]}, not {ours[name]})"
+        for name in sorted(ours.keys() & theirs.keys() - {*_UNREAD})
+        if ours[name] != theirs[name] and "dropout" not in name
+    ]
+    return [f"its configuration computes something else: {', '.join(differing[:3])}"] if differing else []
+
+
+def audited(reference: ModelFiles, candidate: Path, weights: str, store: Store, who: str) -> list[str]:
+    """What `weight_problems` says about the candidate whose digest is ``weights``; kept in the store.
+
+    Layouts that only transformers unpacks are not looked into.
+    """
+    from quantgate.quantize.checkpoint import is_known_layout
+
+    config = read_json(candidate / "config.json", who)
+    if not is_known_layout(config):
+        return []
+
+    def build(target: Path) -> None:
+        found = weight_problems(reference.path, candidate, config["quantization_config"])
+        (target / "problems.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+    key = AuditKey(reference=reference.digest.weights, subject=weights, claims="rounding", version=_VERSION)
+    entry = store.fetch(key, build, what=f"the audit of {who}")
+    problems: list[str] = json.loads((entry.path / "problems.json").read_text(encoding="utf-8"))
+    return problems
+
+
+def weight_problems(reference: Path, candidate: Path, quantization: Mapping[str, Any]) -> list[str]:
+    """Matrices of a checkpoint in a layout of ours that no rounding of the reference's can have given.
+
+    ``quantization``: its ``quantization_config``. A matrix that is all zeros is dead. One that is far from the
+    reference's, also up to a scale for each row and column (as AWQ and SmoothQuant fold them in), is not its rounding:
+    levels of another matrix, groups or zero points that were mixed up, scales of zero. Nothing is said where the
+    embedding differs as well: then the whole model was transformed (rotated), and matrices cannot be compared.
+
+    Raises:
+        ModelError: an incomplete layer.
+    """
+    import torch
+
+    dead, far = [], []
+    for name, weight, found, allowed in _pairs(reference, candidate, quantization):
+        if not bool(torch.isfinite(found).all()):
+            far.append(f"{name} (not finite)")
+        elif bool(weight.any()) and not bool(found.any()):
+            dead.append(name)
+        elif found.shape != weight.shape:
+            far.append(f"{name} (of another shape)")
+        elif (error := distance(weight, found, allowed)) > allowed:
+            far.append(f"{name} ({error:.0%} of it is error)")
+    problems = []
+    if dead:
+        problems.append(f"{len(dead)} matrices are all zeros where the reference's are not ({', '.join(dead[:3])})")
+    if far:
+        problems.append(f"{len(far)} matrices are no rounding of the reference's ({', '.join(far[:3])})")
+    return problems
+
+
+def _pairs(
+    reference: Path, candidate: Path, quantization: Mapping[str, Any]
+) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+    """Name, the reference's and the candidate's matrix (float32), and the error that its grid can explain."""
+    import torch
+
+    from quantgate.quantize.checkpoint import read_layers, stored_tensors
+    from quantgate.quantize.mixed import layer_config
+
+    plain, layers = read_layers(candidate, quantization)
+    ours = {name: tensor for name, tensor in stored_tensors(reference) if tensor.ndim == 2}
+    for name, weight in ours.items():
+        other = plain.get(name) if name.endswith("embed_tokens.weight") else None
+        if other is not None and not torch.equal(other, weight.to(other.dtype)):
+            return
+    for name, weight in ours.items():
+        layer = layers.get(module := name.removesuffix(".weight"))
+        if layer is not None:
+            yield (
+                name,
+                weight.float(),
+                layer.dequantize(torch.float32),
+                explained_error(layer, layer_config(quantization, module)),
+            )
+        elif name in plain and plain[name].is_floating_point():
+            yield name, weight.float(), plain[name].float(), _UNLIKE
+
+
+def explained_error(layer: StoredWeight, config: Mapping[str, Any]) -> float:
+    """Largest relative squared error that rounding to the levels of ``layer`` explains.
+
+    Rounding to the nearest level of a uniform grid has an error of a twelfth of a squared step; where a layout does not
+    say its steps, those of ``2^bits - 1`` steps over +-`_RANGE` standard deviations are taken: bits as its ``config``
+    declares them, or as they are stored.
+    """
+    import torch
+
+    from quantgate.quantize.uniform import UniformWeight
+
+    if isinstance(layer, UniformWeight):
+        index = layer.g_idx.to(torch.int64)
+        steps = layer.scales.float().square().mean(1)[index].mean()
+        share = float(steps / layer.dequantize(torch.float32).square().mean().clamp(min=1e-30))
+    else:
+        bits = 8 * sum(tensor.nbytes for tensor in layer.tensors().values()) / layer.n_weights
+        bits = min(bits, float(config.get("bits") or bits))  # outliers that are kept apart make no finer grid
+        share = (2 * _RANGE / (2.0 ** min(bits, 16.0) - 1)) ** 2 if bits >= 1 else 1.0
+    return min(_UNLIKE, max(_LEAST, _SLACK * share / 12))
+
+
+def distance(weight: Tensor, found: Tensor, allowed: float) -> float:
+    """Relative squared error of ``found`` (``[out, in]``) against ``weight``; if above ``allowed``, up to scales."""
+    plain = float((found - weight).square().sum() / weight.square().sum().clamp(min=1e-30))
+    return plain if plain <= allowed else min(plain, _up_to_scales(weight, found))
+
+
+def _up_to_scales(weight: Tensor, found: Tensor) -> float:
+    """What is left of ``found`` when ``weight``, scaled by the best factors for rows and columns, is taken off."""
+    columns = weight.new_ones(weight.shape[1])
+    scaled = weight
+    for _ in range(_STEPS):
+        scaled = weight * columns
+        rows = (found * scaled).sum(1, keepdim=True) / scaled.square().sum(1, keepdim=True).clamp(min=1e-30)
+        scaled = weight * rows
+        columns = (found * scaled).sum(0) / scaled.square().sum(0).clamp(min=1e-30)
+        scaled = scaled * columns
+    return float((found - scaled).square().sum() / found.square().sum().clamp(min=1e-30))
