@@ -169,7 +169,7 @@ class ScoredRun:
     def _score_rolling(self, by_request: Mapping[int, list[tuple[int, _Want]]], logprobs: Tensor, top: Tensor) -> None:
         """Keep or compare the whole distributions (float32 [n, vocabulary], argmax [n]) of Rolling requests."""
         for index, found in by_request.items():
-            places = torch.tensor([place for place, _ in found], device=logprobs.device)
+            places = _run_of([place for place, _ in found])
             offsets = [want.offset for _, want in found]
             answer = self.answers[index]
             if self.topk is not None:
@@ -194,6 +194,12 @@ class ScoredRun:
             self.topk.write(index, TopK.joined(pieces))
         nll = tuple(-value for value in answer.logprob)
         self.sink(index, RollingResponse(nll, tuple(answer.kld), tuple(answer.same_top), tuple(answer.kld_bound)))
+
+
+def _run_of(places: list[int]) -> slice | list[int]:
+    """A slice where the places follow each other, as they mostly do: whole distributions are then not copied."""
+    run = slice(places[0], places[-1] + 1)
+    return run if places == list(range(run.start, run.stop)) else places
 
 
 def _context_and_continuation(request: Likelihood | Rolling) -> tuple[tuple[int, ...], tuple[int, ...]]:
