@@ -95,7 +95,7 @@ def _account_for_all(session: pytest.Session) -> None:
 
 
 def _what_kept_them(config: pytest.Config) -> str:
-    for option in ("setuponly", "setupplan"):
+    for option in ("setupplan", "setuponly"):  # the first one sets the second one too
         if getattr(config.option, option, False):
             return f"--{option.replace('setup', 'setup-')} runs no test"
     return "no test ran it to its end, or the worker that judged it is gone"

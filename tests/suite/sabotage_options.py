@@ -85,4 +85,7 @@ def _(scene):
 
 @row("interrupted behind the first pass", "*not judged: rtn2 on kld_ptb*", code=2)
 def _(scene):
-    return hostile(scene, "interrupt", "--methods", "rtn8,rtn2", "--tasks", "kld")
+    scene.monkeypatch.setenv("QUANTGATE_HOSTILE", "interrupt")
+    command = ("-p", "tests.suite.hostile", "--methods", "rtn8,rtn2", "--tasks", "kld")
+    # pytester would hand the Ctrl-C on to the test
+    return scene.gate.pytester.runpytest_inprocess(*scene.gate.arguments(*command), no_reraise_ctrlc=True)

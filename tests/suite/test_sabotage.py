@@ -91,13 +91,6 @@ def test_clock_and_locale_change_nothing(scene, monkeypatch, tmp_path):
         }
 
 
-def test_a_worker_that_dies_is_red(scene, monkeypatch):
-    monkeypatch.setenv("QUANTGATE_KILL", "score:2")
-    result = scene.gate.subprocess("-n", "2", "-p", "tests.suite.killer", "--max-worker-restart", "0", "--tasks", "kld")
-    assert result.ret != 0
-    result.stdout.fnmatch_lines(["*crashed*"])
-
-
 def test_verify_confirms_an_honest_report(scene):
     from quantgate.verdict.verify import verify
 
