@@ -112,7 +112,7 @@ def _check_all(
         )
         return
     findings.differences += _unsealed(text, content)
-    findings.differences += _rules(content, known)
+    findings.differences += _rules(content, known, findings)
     findings.differences += _derived(content, results)
     findings.differences += _account(content, results)
     findings.differences += _files(folder, content, render(content, results, known) if render else {})
@@ -298,7 +298,9 @@ def same(recorded: Any, found: Any) -> bool:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def _rules(content: Mapping[str, Any], cases: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+def _rules(
+    content: Mapping[str, Any], cases: Mapping[tuple[str, str], Mapping[str, Any]], findings: Findings
+) -> list[str]:
     """Whether every case was judged by the rule that the policy's text gives it."""
     if not cases:
         return []
@@ -311,7 +313,9 @@ def _rules(content: Mapping[str, Any], cases: Mapping[tuple[str, str], Mapping[s
         evidence: Evidence = evidence_from_json(case)
         known = TASKS.get(task) or EFFICIENCY_TASKS.get(task)
         if known is None:
-            continue  # a task of a package that is not installed here: its dimension is not known
+            # of a package that is not installed here: its dimension is not known
+            findings.unconfirmed.append(f"the rule of {method} on {task} (no task of that name is known here)")
+            continue
         rule = policy.rule(task, known.dimension, evidence.rule.metric, content["model"]["id"], method)
         if not same(json.loads(json.dumps(rule_to_json(evidence.rule))), rule_to_json(rule)):
             found.append(f"{method} on {task}: judged by another rule than the policy's text gives it")

@@ -161,6 +161,13 @@ def test_a_page_with_a_new_digest_still_has_to_follow_from_the_record(report, ca
     assert (code, "report.md does not say what report.json says" in said) == (1, True)
 
 
+def test_a_page_says_which_run_it_is_of_and_when_it_was(report):
+    content = json.loads((report / "report.json").read_text())
+    page = (report / "report.md").read_text()
+    assert f"- run `{content['run']['id']}`, finished: from {content['run']['started']} to" in page
+    assert "exit code 1" in page
+
+
 def test_a_page_that_is_gone_is_named(report, capsys):
     (report / "report.md").unlink()
     assert "report.md cannot be read" in verified(report, capsys)[1]

@@ -8,6 +8,7 @@ import pytest
 
 from quantgate.verdict.records import Result
 from reports import companions, markdown, table
+from reports.environment import command
 from reports.environment import facts as facts_of
 from reports.payload import Payload, invalid_result
 from reports.run import Run, dumps
@@ -144,3 +145,27 @@ def test_environment_outside_a_checkout(tmp_path):
     assert (facts["commit"], facts["dirty"], facts["seed"]) == ("", None, 7)
     assert facts["command"] == "pytest evals -k 'a b'"
     assert facts["versions"]["pytest"]
+
+
+def test_the_command_holds_what_was_added_to_it_and_no_secret():
+    variables = {
+        "PYTEST_ADDOPTS": "--policy lax.toml --limit 40", "OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "AVX2", "QUANTGATE_STORE": "/store", "PYTHONOPTIMIZE": "1", "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "0", "HF_TOKEN": "hf_secret", "QUANTGATE_JUDGE_KEY": "sk-secret", "HOME": "/home/me",
+        "PYTEST_CURRENT_TEST": "noise",
+    }  # fmt: skip
+    told = command(["evals", "--judge", "https://me:sk-secret@judge/v1"], ["--tb=short"], variables)
+    assert "PYTEST_ADDOPTS='--policy lax.toml --limit 40' " in told
+    assert told.endswith("pytest --tb=short evals --judge https://***@judge/v1")
+    for name in ("OMP_NUM_THREADS=2", "ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=AVX2", "PYTHONOPTIMIZE=1"):
+        assert name in told
+    for hidden in ("secret", "TOKEN", "KEY", "/home/me", "PYTEST_CURRENT_TEST"):
+        assert hidden not in told
+
+
+def test_of_several_attempts_the_last_one_counts_and_the_others_are_told(run):
+    run.add(Payload(replace(RESULT, verdict="invalid", reason="the store hiccuped")))
+    run.add(Payload(replace(RESULT, verdict="regressed", reason="worse")))
+    assert [(each.task, each.verdict) for each in run.results] == [("mmlu", "regressed")]
+    assert "before: pass: at most 5 points worse" in run.notes[1]
+    assert "before: invalid: the store hiccuped" in run.notes[2]

@@ -1,0 +1,86 @@
+"""What a run says of a part of its plan, and what it leaves in the report's directory, whatever becomes of it."""
+
+import json
+
+import pytest
+
+from reports.directory import ReportDirectory
+
+TASKS = ("--tasks", "kld,perplexity")
+
+
+def said(result):
+    return "\n".join([*result.stdout.lines, *result.stderr.lines])
+
+
+def test_a_whole_method_may_be_selected_but_no_part_of_it_passes(gate):
+    methods = ("--methods", "rtn8,gptq8")
+    whole = gate.run(*TASKS, *methods, "-k", "rtn8")
+    assert whole.ret == 0
+    whole.stdout.fnmatch_lines(
+        [
+            "judged 2 of 2 selected cases, 2 allowed; 4 were planned, not selected: 1 method (gptq8)",
+            "rtn8 may replace the reference: it passes all 2 cases (fidelity: *kld_ptb*)*",
+        ]
+    )
+    part = gate.run(*TASKS, *methods, "-k", "rtn8 and kld")
+    assert part.ret == 0
+    assert "may replace" not in said(part)
+    part.stdout.fnmatch_lines(
+        ["rtn8 is not decided: it passes the 1 judged (fidelity: kld_ptb); 1 (perplexity_ptb) of 2 planned cases *"]
+    )
+    assert gate.report["decisions"][0]["left_out"] == ["perplexity_ptb"]
+
+
+def test_bytes_alone_replace_nothing(gate, policy):
+    policy.write_text(policy.read_text() + "[metrics.weight_bytes]\nmargin = { relative = 0.5 }\n")
+    result = gate.run("--tasks", "weight_bytes")
+    assert "may replace" not in said(result)
+    result.stdout.fnmatch_lines(["rtn8 is not decided: *no answer of the two models*"])
+
+
+@pytest.fixture
+def old_report(gate):
+    """A green report of an earlier run."""
+    path = gate.base["--report-dir"]
+    path.mkdir()
+    for name in ("report.json", "report.md", "evidence.jsonl", "roofline.svg"):
+        (path / name).write_text('{"status": "finished", "decisions": ["may replace"]}')
+    return path
+
+
+def test_a_refused_command_leaves_no_old_report(gate, old_report):
+    assert gate.run("--policy", "nowhere.toml").ret == 4
+    assert sorted(path.name for path in old_report.iterdir() if path.name[0] != ".") == ["report.json"]
+    assert gate.report["status"] == "unfinished"
+    assert gate.report["decisions"] == gate.report["results"] == []
+
+
+def test_a_run_that_selects_nothing_leaves_no_old_report(gate, old_report):
+    assert gate.run("-k", "no_such_method").ret == 5
+    assert gate.report["status"] == "empty"
+    assert gate.report["run"]["exit"] == 5
+    assert "may replace" not in (old_report / "report.md").read_text()
+
+
+def test_a_list_of_cases_is_no_report_and_not_green(gate, old_report):
+    before = (old_report / "report.json").read_text()
+    assert gate.run("--collect-only").ret == 1
+    assert (old_report / "report.json").read_text() == before
+
+
+def test_two_runs_do_not_share_a_directory(gate):
+    other = ReportDirectory(gate.base["--report-dir"])
+    other.begin(json.dumps({"status": "unfinished", "run": {"id": other.id, "started": other.started}}))
+    result = gate.run()
+    other.release()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*another run is writing its report there*--report-dir*"])
+    assert gate.report["run"]["id"] == other.id
+
+
+def test_help_touches_nothing(gate, old_report):
+    before = (old_report / "report.json").read_text()
+    assert gate.run("--help").ret == 0
+    assert gate.run("--fixtures", "-q").ret == 0
+    assert (old_report / "report.json").read_text() == before
