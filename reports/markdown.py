@@ -55,8 +55,8 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         f"- commit {_code(str(environment.get('commit') or 'none'))}"
         f"{' with local changes' if environment.get('dirty') else ''}, seed {environment.get('seed')}",
         f"- command: {_code(str(environment.get('command', '')))}",
-        f"- run {_code(run.id or 'unknown')}, {run.status}: from {_plain(run.started)} to {_plain(run.finished)}, exit code "
-        f"{run.code}",
+        f"- run {_code(run.id or 'unknown')}, {run.status}: from {_plain(run.started)} to {_plain(run.finished)}, "
+        f"exit code {run.code}",
     ]
     return "\n\n".join(parts) + "\n"
 
