@@ -73,6 +73,7 @@ def ask_ours(args, prompts: list[str], dtype: str) -> tuple[float, list[str], in
     """Seconds (encoding included), texts, new tokens."""
     import torch
 
+    from quantgate.scoring.generation import end_tokens
     from quantgate.scoring.requests import Generate
 
     torch.set_num_threads(args.threads)
@@ -81,7 +82,8 @@ def ask_ours(args, prompts: list[str], dtype: str) -> tuple[float, list[str], in
     def run(texts: list[str]) -> tuple[float, list[str], int]:
         started = time.perf_counter()
         stop = tuple(STOP)
-        requests = [Generate(tuple(ours.tokenizer.encode(text)), args.new_tokens, stop=stop) for text in texts]
+        ends = end_tokens(ours.engine.model, ours.tokenizer)
+        requests = [Generate(tuple(ours.tokenizer.encode(text)), args.new_tokens, stop, ends) for text in texts]
         answers: dict = {}
         stats = ours.engine.run(requests, answers.__setitem__)
         return time.perf_counter() - started, [answers[at].text for at in range(len(texts))], stats.tokens_generated

@@ -147,13 +147,15 @@ class Ours:
 
         from quantgate.progress import Silent
         from quantgate.scoring.engine import TorchEngine
+        from quantgate.scoring.generation import end_tokens
         from quantgate.tasks.data import DirectorySource
         from quantgate.tasks.prompts import Prompts
 
         tokenizer = AutoTokenizer.from_pretrained(model)
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         self.engine = TorchEngine(loaded, tokenizer, progress=Silent())
-        self.prompts = Prompts(tokenizer, loaded.config.max_position_embeddings, model)
+        ends = end_tokens(self.engine.model, tokenizer)
+        self.prompts = Prompts(tokenizer, loaded.config.max_position_embeddings, model, ends)
         self.data = DirectorySource(data)
 
     def items(self, name: str, limit: int) -> list:
@@ -164,9 +166,11 @@ class Ours:
 
     def answer(self, name: str, items: list) -> tuple[list[list], list[list]]:
         """Requests and responses, item by item."""
+        from quantgate.scoring.requests import Generate
         from quantgate.tasks.table import TASKS
 
-        requests = [TASKS[name].requests(item, self.prompts) for item in items]
+        asked = [TASKS[name].requests(item, self.prompts) for item in items]
+        requests = [[self.prompts.ended(x) if isinstance(x, Generate) else x for x in each] for each in asked]
         answers: dict = {}
         self.engine.run([request for each in requests for request in each], answers.__setitem__)
         numbers = iter(range(len(answers)))

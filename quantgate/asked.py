@@ -96,7 +96,7 @@ def ask_items(task: Task, items: Sequence[Item], prompts: Prompts) -> Asked:
             unasked[item.id], requests = reason, []
         elif missing := _missing(task, (item, apart, fitting), requests, prompts):
             shortened[item.id] = missing
-        asked.add(fitting, requests)
+        asked.add(fitting, [prompts.ended(each) if isinstance(each, Generate) else each for each in requests])
     if refused and not asked.requests:
         raise refused[0]
     check_unique(task.id, copies.found, len(items))

@@ -17,7 +17,9 @@ from typing import Any, Final
 from quantgate import answers, candidates
 from quantgate.asked import Asked, ask_items
 from quantgate.efficiency.tasks import EfficiencyTask
+from quantgate.models.ending import end_tokens, ignored_generation_settings
 from quantgate.models.loading import context_length, load_reference, load_tokenizer, text_config, torch_dtype
+from quantgate.models.sameness import configuration_problems
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress, Share
 from quantgate.quantize.base import Method
@@ -136,8 +138,12 @@ class Evaluation:
 
     @cached_property
     def prompts(self) -> Prompts:
-        """Encodes prompts for the reference's tokenizer and context length."""
-        return Prompts(self.tokenizer, context_length(self.model.path, self.model.id), self.model.id)
+        """Encodes prompts for the reference's tokenizer and context length; they end where the reference says."""
+        path, name = self.model.path, self.model.id
+        prompts = Prompts(self.tokenizer, context_length(path, name), name, end_tokens(path, self.tokenizer))
+        for note in prompts.notes():
+            self.progress.note(note)
+        return prompts
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -173,7 +179,9 @@ class Evaluation:
         """The model quantized by ``method``, from the store or made now."""
         if method.id not in self._subjects:
             self._unload()  # quantizing loads the 16-bit weights itself: never two models in memory
-            self._subjects[method.id] = self._open(method)
+            subject = self._open(method)
+            problems = configuration_problems(self.model.path, subject.path)
+            self._subjects[method.id] = replace(subject, foreign=(*subject.foreign, *problems))
         return self._subjects[method.id]
 
     def _open(self, method: Method) -> Subject:
@@ -267,7 +275,10 @@ class Evaluation:
     def model_record(self) -> dict[str, Any]:
         """What the report says about the reference."""
         options = self.options
-        return {**self.model.as_record(), "dtype": options.dtype, "device": options.device}
+        prompts = self.prompts.record()
+        if ignored := ignored_generation_settings(self.model.path):
+            prompts["greedy_in_spite_of"] = ignored
+        return {**self.model.as_record(), "dtype": options.dtype, "device": options.device, "prompts": prompts}
 
     # --- baselines --------------------------------------------------------------------------------------------------
 

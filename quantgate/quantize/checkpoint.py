@@ -208,7 +208,7 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     Raises:
         ModelError: files or tensors are missing, left over or do not fit, or the layout is not one of ours.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     quantization: Any = getattr(config, "quantization_config", None)
@@ -232,6 +232,8 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     check_placed((name for name in grids if name.rpartition(".")[0] not in layers), str(directory))
     for name, layer in layers.items():
         _install(model, name, layer, layer_config(quantization, name), grids)
+    if (directory / "generation_config.json").is_file():  # for whoever lets the model generate by itself
+        model.generation_config = GenerationConfig.from_pretrained(directory)
     if "kv_cache" in quantization:
         activations.install_cache(model, quantization["kv_cache"], str(directory))
     return model.to(device).eval()

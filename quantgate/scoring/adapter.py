@@ -8,6 +8,7 @@ cache". Modules are only ever called, never looked into: bitsandbytes and dequan
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -42,6 +43,7 @@ class CausalModel:
         self._check_layers()
         self.own_attention = attention.available(model, self.device)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
+        self._slides = hasattr(sys.modules[type(model).__module__], "create_sliding_window_causal_mask")
         self._plain_head: bool | None = None
 
     @property
@@ -204,7 +206,8 @@ class CausalModel:
 
     @property
     def _window(self) -> int | None:
-        window = getattr(self.config, "sliding_window", None)
+        """Width of the windows, where the model's code knows such: a stray entry of the configuration is none."""
+        window = getattr(self.config, "sliding_window", None) if self._slides else None
         kinds = self._layer_types()
         return None if window is None or (kinds and "sliding_attention" not in kinds) else int(window)
 

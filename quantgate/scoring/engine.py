@@ -86,7 +86,7 @@ class TorchEngine:
 
     Args:
         model: any causal LM of transformers with a key/value cache, in evaluation mode, already on ``device``.
-        tokenizer: its tokenizer (decodes what is generated, knows the end token).
+        tokenizer: decodes what is generated (always the reference's).
         device: where inputs go.
         batch_tokens: tokens read in one forward pass; bounds the memory. None chooses by device.
         progress: is told about tokens done.
@@ -96,7 +96,7 @@ class TorchEngine:
         ModelError: the model cannot be scored this way.
     """
 
-    version: ClassVar[int] = 3  # counts up whenever answers could change
+    version: ClassVar[int] = 4  # counts up whenever answers could change
 
     def __init__(
         self,

@@ -14,12 +14,13 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
+from quantgate.models.ending import named_or_known
 from quantgate.scoring.adapter import CausalModel
 from quantgate.scoring.cache import GrowingCache, Grown, PrefixCache
 from quantgate.scoring.fidelity import first_argmax
 from quantgate.scoring.plan import Limits, Plan, Row
 from quantgate.scoring.reader import PlanReader, Reading
-from quantgate.scoring.requests import Generate, GenerateResponse, Sink
+from quantgate.scoring.requests import Generate, GenerateResponse, Sink, Tokens
 from quantgate.scoring.tree import build_tree
 
 _MAX_ROWS: Final = 128
@@ -50,7 +51,7 @@ class GenerationRun:
 
     Args:
         model: the model.
-        tokenizer: decodes, and knows the end token.
+        tokenizer: decodes.
         requests: by their index in the run.
         limits: ``batch`` bounds reading, ``context`` the tokens held while generating.
         sink: called when a request's text is complete.
@@ -68,7 +69,6 @@ class GenerationRun:
             self.at.setdefault(path[-1], []).append(index)
         self.caps = {index: self._cap(request) for index, request in requests.items()}
         self.total = self.plan.tokens_read + sum(self.caps.values())
-        self.ends = end_tokens(model, tokenizer)
         self.generated = 0
         self._done = 0
         self._waiting: deque[_Running] = deque()
@@ -190,7 +190,7 @@ class GenerationRun:
         request = self.requests[one.index]
         one.tokens.append(token)
         self.generated += 1
-        if token in self.ends:
+        if token in request.ends:
             one.finish = "eos"
         elif self._stopped(one.tokens, request.stop):
             one.finish = "stop"
@@ -230,8 +230,7 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     return text[: min(places)] if places else text
 
 
-def end_tokens(model: CausalModel, tokenizer: Any) -> frozenset[int]:
-    """Ids that end an answer: the generation config's (one or several) and the tokenizer's."""
-    configured = getattr(getattr(model.model, "generation_config", None), "eos_token_id", None)
-    found = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(int(token) for token in [*found, tokenizer.eos_token_id] if token is not None)
+def end_tokens(model: CausalModel, tokenizer: Any) -> Tokens:
+    """Tokens that end an answer of a model in memory, for whoever asks it without files; see `models.ending`."""
+    configs = (getattr(model.model, "generation_config", None), model.model.config, model.config)
+    return named_or_known([getattr(each, "eos_token_id", None) for each in configs], tokenizer, f"model {model.name!r}")

@@ -38,11 +38,15 @@ class Rolling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Ask for a greedy continuation of ``prompt``: at most ``max_new_tokens``, cut before the first stop string."""
+    """Ask for a greedy continuation of ``prompt``: at most ``max_new_tokens``, cut before the first stop string.
+
+    ``ends``: tokens that end the answer. They belong to the question: a model's own files have no say in it.
+    """
 
     prompt: Tokens
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    ends: Tokens = ()
 
 
 @dataclass(frozen=True, slots=True)

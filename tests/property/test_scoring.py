@@ -15,13 +15,13 @@ from tests.unit.scoring.tiny import Letters, collect, plain_logprobs, tiny_model
 tokens = st.lists(st.integers(2, 4), min_size=1, max_size=24).map(tuple)
 likelihoods = st.builds(Likelihood, tokens, tokens)
 segments = st.builds(Rolling, st.tuples(tokens, tokens).map(lambda both: both[0] + both[1]))
-prompts = st.builds(Generate, tokens, st.integers(1, 6))
+prompts = st.builds(Generate, tokens, st.integers(1, 6), ends=st.sampled_from([(), (1,), (1, 3)]))
 mixtures = st.lists(st.one_of(likelihoods, segments, prompts), min_size=1, max_size=14)
 
 
-def greedy(model, prompt, n):
+def greedy(model, prompt, n, ends):
     new = []
-    while len(new) < n and 1 not in new:
+    while len(new) < n and not set(ends) & set(new):
         new.append(int(plain_logprobs(model, (*prompt, *new, 0))[-1].argmax()))
     return new
 
@@ -29,7 +29,9 @@ def greedy(model, prompt, n):
 def wanted(model, request):
     """What the plain model says: a list of numbers, or the generated text."""
     if isinstance(request, Generate):
-        new = greedy(model, request.prompt, request.max_new_tokens)
+        new = greedy(model, request.prompt, request.max_new_tokens, request.ends)
+        if set(request.ends) & set(new):
+            new = new[:-1]
         return Letters().decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     whole = request.tokens if isinstance(request, Rolling) else request.context + request.continuation
     logprobs = plain_logprobs(model, whole)

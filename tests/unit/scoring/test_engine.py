@@ -77,7 +77,7 @@ def test_generation_equals_the_models_own_greedy_generation(kind):
     requests = []
     for _ in range(30):
         own = tuple(draw.randrange(2, VOCABULARY) for _ in range(draw.randrange(1, 14)))
-        requests.append(Generate(draw.choice([shared, ()]) + own, max_new_tokens=draw.randrange(1, 20)))
+        requests.append(Generate(draw.choice([shared, ()]) + own, max_new_tokens=draw.randrange(1, 20), ends=(1,)))
     answers, stats = collect(engine_of(model), requests)
     assert stats.tokens_generated == assert_greedy(model, requests, answers)
 
@@ -114,6 +114,7 @@ def test_prompts_behind_a_common_preamble_attend_to_it_together(kind, monkeypatc
         Generate(
             preamble + tuple(draw.randrange(2, VOCABULARY) for _ in range(draw.randrange(1, 14))),
             max_new_tokens=draw.randrange(1, 30),
+            ends=(1,),
         )
         for preamble in [first] * 40 + [()] * 9 + [second] * 25
     ]

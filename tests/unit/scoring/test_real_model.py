@@ -88,7 +88,8 @@ def test_few_shot_options_and_generation_equal_plain_transformers(bundled):
     contexts = [tuple(tokenizer.encode(f"{shots}Question: What is {a} plus 1?\nAnswer:")) for a in range(2, 6)]
     options = [tuple(tokenizer.encode(option)) for option in (" 3", " 11", " a hundred")]
     requests = [Likelihood(context, option) for context in contexts for option in options]
-    prompts = [Generate(context, 12, stop=("\n\n",)) for context in contexts]
+    ends = (tokenizer.eos_token_id,)
+    prompts = [Generate(context, 12, stop=("\n\n",), ends=ends) for context in contexts]
     answers = run(bundled, [*requests, *prompts])
     for request, answer in zip(requests, answers, strict=False):
         logprobs = plain_logprobs(model, request.context + request.continuation)[-len(request.continuation) :]

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from quantgate.errors import ModelError
+from quantgate.scoring.requests import Generate
 from quantgate.tasks.prompts import Prompts, user
 
 
@@ -44,3 +45,108 @@ def test_no_chat_template_is_a_clear_error(tokenizer):
     plain.chat_template = None
     with pytest.raises(ModelError, match=r"model 'tiny': its tokenizer has no chat template.*choose other --tasks"):
         Prompts(plain, 512, "tiny").chat(user("Hi"))
+
+
+def closing(tokenizer, front=(), behind=()):
+    """A copy that puts special tokens around every text, as ``add_bos_token`` and ``add_eos_token`` do."""
+    from tokenizers import processors
+
+    made = copy.deepcopy(tokenizer)
+    ids = [(name, made.convert_tokens_to_ids(name)) for name in {*front, *behind}]
+    single = [*front, "$A", *behind]
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    return made
+
+
+START, END = "<|im_start|>", "<|im_end|>"
+
+
+def test_no_end_token_stands_behind_a_context_or_an_option(tokenizer):
+    prompts = Prompts(closing(tokenizer, [START], [END]), 512, "tiny")
+    request = prompts.pair("Is it? Answer:", " Yes")
+    assert prompts.decode(request.context) == f"{START}Is it? Answer:"
+    assert prompts.decode(request.continuation) == " Yes"
+    assert prompts.decode(prompts.encode("some text")) == f"{START}some text"
+    assert prompts.notes() == [
+        f"the tokenizer of tiny closes every text with {END}: left out, so that a prompt ends where its text does"
+    ]
+    assert prompts.record()["left_out_behind_texts"] == END
+
+
+def test_a_tokenizer_that_rewrites_a_text_when_it_adds_tokens_is_refused(tokenizer):
+    class Odd:
+        def __call__(self, text, *, add_special_tokens, verbose=True):
+            return type("Found", (), {"input_ids": [1, 9, 2] if add_special_tokens else [7, 8]})
+
+    with pytest.raises(ModelError, match="its tokenizer makes"):
+        Prompts(Odd(), 512, "tiny").encode("x")
+
+
+DATED = "{{ 'Today: ' + strftime_now('%d %b %Y') + '\\n' }}"
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "<start>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start>model\n{% endif %}"
+)
+SILENT = "{% for m in messages if m['role'] != 'system' %}[{{ m['content'] }}]{% endfor %}"
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def with_template(tokenizer, template, **kwargs):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = template
+    return Prompts(made, 512, "tiny", **kwargs)
+
+
+def test_the_clock_of_a_template_stands_still_and_is_recorded(tokenizer):
+    prompts = with_template(tokenizer, DATED + tokenizer.chat_template)
+    assert prompts.decode(prompts.chat(user("Hi"))).startswith("Today: 26 Jul 2024\n")
+    assert prompts.decode(prompts.dialogue(user("Hi"))).startswith("Today: 26 Jul 2024\n")
+    assert prompts.record()["date"] == "2024-07-26"
+    assert prompts.notes() == ["the chat template of tiny tells today's date: it is 2024-07-26 in every prompt"]
+
+
+@pytest.mark.parametrize("draw", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])
+def test_a_template_that_draws_is_refused(tokenizer, draw):
+    with pytest.raises(ModelError, match="its chat template draws at random"):
+        with_template(tokenizer, draw + tokenizer.chat_template).chat(user("Hi"))
+
+
+@pytest.mark.parametrize("template", [GEMMA, SILENT], ids=["refused", "dropped"])
+def test_a_system_turn_that_a_template_refuses_or_drops_heads_the_users(tokenizer, template):
+    prompts = with_template(tokenizer, template)
+    turns = [SYSTEM, *user("Hi"), {"role": "assistant", "content": "Hello."}]
+    assert "Be brief.\n\nHi" in prompts.decode(prompts.dialogue(turns))
+    assert prompts.record()["system_turns"] == "at the head of the first user turn"
+    assert "takes no system turns" in prompts.notes()[0]
+    assert "Be brief." in prompts.decode(prompts.dialogue([SYSTEM]))  # nothing is lost without a user's turn
+
+
+def test_a_system_turn_that_a_template_takes_stays_where_it_is(prompts):
+    text = prompts.decode(prompts.chat([SYSTEM, *user("Hi")]))
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
+    assert prompts.notes() == []
+    assert prompts.record() == {"end_tokens": []}
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (GEMMA, "roles must alternate"),
+        ("{{ tools[0].name }}", "None has no element 0"),
+        ("{{ 1 + messages[0].role }}", "unsupported"),
+    ],
+)
+def test_what_a_template_cannot_render_is_one_sentence(tokenizer, template, found):
+    with pytest.raises(ModelError, match=found) as error:
+        with_template(tokenizer, template).chat([*user("Hi"), *user("there")])
+    assert "its chat template cannot render a dialogue of user, user" in str(error.value)
+    assert "another --calibration" in str(error.value)
+
+
+def test_an_answer_gets_the_models_end_tokens_and_no_more_room_than_there_is(tokenizer):
+    prompts = Prompts(tokenizer, 10, "tiny", ends=(3, 4))
+    assert prompts.ended(Generate((1, 2), 4, ("x",))) == Generate((1, 2), 4, ("x",), (3, 4))
+    assert prompts.ended(Generate((1,) * 8, 100)).max_new_tokens == 3
