@@ -20,6 +20,7 @@ from quantgate.errors import ModelError
 from quantgate.models.loading import configured_context
 from quantgate.scoring import attention
 from quantgate.scoring.cache import GrowingCache, PrefixCache
+from quantgate.scoring.rope import Regimes
 
 _MASKABLE: Final = ("sdpa", "eager")
 _LAYER_TYPES: Final = frozenset({"full_attention", "sliding_attention"})
@@ -45,6 +46,7 @@ class CausalModel:
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
         self._slides = hasattr(sys.modules[type(model).__module__], "create_sliding_window_causal_mask")
         self._plain_head: bool | None = None
+        self.regimes = Regimes(model)
 
     @property
     def name(self) -> str:

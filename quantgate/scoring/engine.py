@@ -8,7 +8,7 @@ an interrupted run can go on with the requests that have no answer yet.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -20,8 +20,8 @@ from quantgate.progress import Progress
 from quantgate.scoring.adapter import CausalModel
 from quantgate.scoring.fidelity import TopKReader, TopKWriter
 from quantgate.scoring.generation import GenerationRun
-from quantgate.scoring.plan import Limits
-from quantgate.scoring.requests import Generate, Likelihood, Request, Rolling, Sink
+from quantgate.scoring.plan import Limits, Plan
+from quantgate.scoring.requests import Generate, Likelihood, Request, Rolling, Sink, Tokens
 from quantgate.scoring.scored import ScoredRun
 
 _BATCH_TOKENS: Final = {"cpu": 4096, "cuda": 16384}
@@ -142,50 +142,81 @@ class TorchEngine:
         prompts = {index: request for index, request in enumerate(requests) if isinstance(request, Generate)}
         with kept_heap(), self.model.running():
             if scored:
-                self._score(ScoredRun(self.model, scored, self.limits, sink, topk=topk, against=against), stats)
+                self._score(
+                    [
+                        ScoredRun(self.model, each, self.limits, sink, topk=topk, against=against)
+                        for each in self._by_regime(scored)
+                    ],
+                    stats,
+                )
             if prompts:
-                self._generate(GenerationRun(self.model, self.tokenizer, prompts, self.limits, sink), stats)
+                self._generate(prompts, sink, stats)
         stats.seconds = time.perf_counter() - started
         return stats
 
-    def _score(self, run: ScoredRun, stats: RunStats) -> None:
-        tree, total = run.plan.tree, run.plan.tokens_read
+    def _score(self, runs: Sequence[ScoredRun], stats: RunStats) -> None:
+        total = sum(run.plan.tokens_read for run in runs)
         what = f"{self.what} scoring".strip()
         done = 0
         self.progress.step(what, 0, total)
-        for reading in run.read():
-            stats.positions_scored += run.score(reading)
-            done += sum(len(row.ids) for row in reading.batch.rows)
-            self.progress.step(what, done, total)
-        stats.tokens_read += total
-        stats.tokens_unique += len(tree)
-        stats.attended += sum(tree.depth) + len(tree)
+        for run in runs:
+            with self.model.regimes.reading(max(map(_read, run.requests.values()))):
+                for reading in run.read():
+                    stats.positions_scored += run.score(reading)
+                    done += sum(len(row.ids) for row in reading.batch.rows)
+                    self.progress.step(what, done, total)
+            _count(run.plan, stats)
 
-    def _generate(self, run: GenerationRun, stats: RunStats) -> None:
-        tree = run.plan.tree
+    def _generate(self, prompts: Mapping[int, Generate], sink: Sink, stats: RunStats) -> None:
+        """Regime by regime: an answer that grows out of one goes on in the next, read anew as a whole."""
         what = f"{self.what} generating".strip()
-        self.progress.step(what, 0, run.total)
-        for done in run.steps():
-            self.progress.step(what, done, run.total)
-        stats.tokens_read += run.plan.tokens_read
-        stats.tokens_unique += len(tree)
-        stats.attended += sum(tree.depth) + len(tree)
-        stats.tokens_generated += run.generated
-        stats.positions_scored += run.generated
+        waiting: dict[int, Tokens] = dict.fromkeys(prompts, ())
+        before = 0
+        while waiting:
+            by_length = {index: len(prompts[index].prompt) + len(begun) for index, begun in waiting.items()}
+            shortest = min(by_length.values())
+            regime, reach = self.model.regimes.of(shortest), self.model.regimes.reach(shortest)
+            mine = {
+                index: prompts[index] for index, length in by_length.items() if self.model.regimes.of(length) == regime
+            }
+            run = GenerationRun(
+                self.model,
+                self.tokenizer,
+                mine,
+                self.limits,
+                sink,
+                begun={index: waiting[index] for index in mine},
+                reach=reach,
+            )
+            total = before + run.total + sum(prompts[index].max_new_tokens for index in waiting.keys() - mine.keys())
+            self.progress.step(what, before, total)
+            with self.model.regimes.reading(shortest):
+                for done in run.steps():
+                    self.progress.step(what, before + done, total)
+            before += run.total
+            waiting = {index: begun for index, begun in waiting.items() if index not in mine} | run.left
+            _count(run.plan, stats)
+            stats.tokens_generated += run.generated
+            stats.positions_scored += run.generated
+
+    def _by_regime(self, requests: Mapping[int, Likelihood | Rolling]) -> list[dict[int, Likelihood | Rolling]]:
+        """Requests whose lengths let the model use the same tables; for most models all of them."""
+        found: dict[tuple[int, ...], dict[int, Likelihood | Rolling]] = {}
+        for index, request in requests.items():
+            found.setdefault(self.model.regimes.of(_read(request)), {})[index] = request
+        return list(found.values())
 
     def _check(self, index: int, request: Request) -> None:
         who, limit = f"request {index}", self.model.max_length
         if isinstance(request, Likelihood):
             lengths = f"context of {len(request.context)} and continuation of {len(request.continuation)} tokens"
             empty = not request.context or not request.continuation
-            read = len(request.context) + len(request.continuation) - 1
         elif isinstance(request, Rolling):
             lengths, empty = f"segment of {len(request.tokens)} tokens", len(request.tokens) < 2
-            read = len(request.tokens) - 1
         else:
             lengths = f"prompt of {len(request.prompt)} tokens and up to {request.max_new_tokens} new ones"
             empty = not request.prompt or request.max_new_tokens < 1
-            read = len(request.prompt)
+        read = _read(request)
         if empty:
             expected = "a segment of at least 2" if isinstance(request, Rolling) else "at least one token in each"
             raise DataError(who, f"has a {lengths}", expected=expected, hint="check the task's prompt and tokenizer")
@@ -196,3 +227,16 @@ class TorchEngine:
                 expected=f"at most {limit}, the model's maximum",
                 hint="use fewer few-shot examples (--num-fewshot) or a model with a longer context",
             )
+
+
+def _read(request: Request) -> int:
+    """Tokens that must be read for a request; new ones are counted as they come."""
+    if isinstance(request, Likelihood):
+        return len(request.context) + len(request.continuation) - 1
+    return len(request.tokens) - 1 if isinstance(request, Rolling) else len(request.prompt)
+
+
+def _count(plan: Plan, stats: RunStats) -> None:
+    stats.tokens_read += plan.tokens_read
+    stats.tokens_unique += len(plan.tree)
+    stats.attended += sum(plan.tree.depth) + len(plan.tree)

@@ -43,7 +43,7 @@ class _Running:
     length: int
     held: Grown
     tokens: list[int] = field(default_factory=list)
-    finish: Finish | None = None
+    finish: Finish | Literal["left"] | None = None
 
 
 class GenerationRun:
@@ -55,14 +55,26 @@ class GenerationRun:
         requests: by their index in the run.
         limits: ``batch`` bounds reading, ``context`` the tokens held while generating.
         sink: called when a request's text is complete.
+        begun: new tokens that a request has already.
+        reach: tokens that may be read in one sequence; requests that need more end up in ``left``, with what they have.
     """
 
     def __init__(
-        self, model: CausalModel, tokenizer: Any, requests: Mapping[int, Generate], limits: Limits, sink: Sink
+        self,
+        model: CausalModel,
+        tokenizer: Any,
+        requests: Mapping[int, Generate],
+        limits: Limits,
+        sink: Sink,
+        *,
+        begun: Mapping[int, Tokens] | None = None,
+        reach: int | None = None,
     ) -> None:
         self.model, self.tokenizer, self.requests, self.sink = model, tokenizer, requests, sink
-        self.limits = limits
-        tree, ids = build_tree([request.prompt for request in requests.values()], [1] * len(requests))
+        self.limits, self.begun, self.reach = limits, begun or {}, reach
+        self.left: dict[int, Tokens] = {}
+        texts = [(*request.prompt, *self.begun.get(index, ())) for index, request in requests.items()]
+        tree, ids = build_tree(texts, [1] * len(requests))
         self.plan = Plan(tree, limits)
         self.at: dict[int, list[int]] = {}
         for index, path in zip(requests, ids, strict=True):
@@ -125,7 +137,8 @@ class GenerationRun:
         first = self._best(reading.hidden[rows, slots])
         for (number, slot, index), token in zip(found, first, strict=True):
             held = self._held(reading.batch.rows[number], number, slot, reading.cache)
-            one = _Running(index, self.caps[index], len(self.requests[index].prompt), held)
+            begun = self.begun.get(index, ())
+            one = _Running(index, self.caps[index], len(self.requests[index].prompt) + len(begun), held, list(begun))
             self._append(one, token)
             if one.finish is None:
                 self._waiting.append(one)
@@ -169,8 +182,9 @@ class GenerationRun:
         if bool((padding > 0).any()):
             mask = (torch.arange(past + 1, device=device)[None] >= padding[:, None]).long()
         positions = lengths[:, None]
-        if self.model.max_length is not None:
-            positions = positions.clamp(max=self.model.max_length - 1)  # rows that ended may run past the window
+        ends = [end for end in (self.model.max_length, self.reach) if end is not None]
+        if ends:
+            positions = positions.clamp(max=min(ends) - 1)  # rows that ended may run past the window
         hidden = self.model.hidden(tokens, positions=positions, mask=mask, cache=cache)
         best = self._best(hidden[:, -1])
         for one, token in zip(running, best, strict=True):
@@ -190,17 +204,23 @@ class GenerationRun:
         request = self.requests[one.index]
         one.tokens.append(token)
         self.generated += 1
+        finish: Finish | None = None
         if token in request.ends:
-            one.finish = "eos"
+            finish = "eos"
         elif self._stopped(one.tokens, request.stop):
-            one.finish = "stop"
+            finish = "stop"
         elif len(one.tokens) >= one.cap:
-            one.finish = "length"
-        if one.finish is not None:
+            finish = "length"
+        one.finish = finish
+        if finish is not None:
             self._done += one.cap
-            kept = one.tokens[:-1] if one.finish == "eos" else one.tokens
+            kept = one.tokens[:-1] if finish == "eos" else one.tokens
             text = cut_at_stop(self._decode(kept), request.stop)
-            self.sink(one.index, GenerateResponse(text, len(one.tokens), one.finish))
+            self.sink(one.index, GenerateResponse(text, len(one.tokens), finish))
+        elif self.reach is not None and len(request.prompt) + len(one.tokens) > self.reach:
+            one.finish = "left"
+            self.left[one.index] = tuple(one.tokens)
+            self._done += one.cap
 
     def _stopped(self, tokens: Sequence[int], stop: Sequence[str]) -> bool:
         """Whether a stop string is complete; only the tail is decoded, since it was checked token by token."""
