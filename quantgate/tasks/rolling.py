@@ -66,7 +66,7 @@ class RollingTask:
         """Text, segments and what is averaged."""
         what = "mean token loss" if self.measure == "ppl" else f"KL(reference || subject) per token, {self._kept}"
         many = "all" if self.max_segments is None else f"first {self.max_segments} without --limit"
-        form = "paper A's raw form, the text encoded once" if self.raw else "each behind the tokenizer's first tokens"
+        form = "paper A's raw form, the text encoded once" if self.raw else "each behind what the tokenizer puts first"
         text = CORPORA[self.corpus].described
         return f"{text}; non-overlapping segments of {self.length} tokens ({many}), {form}; {what}"
 
@@ -105,7 +105,7 @@ class RollingTask:
         which = "all" if len(items) == row["of"] else f"the first {len(items)} of"
         start = "as the text was encoded"
         if not self.raw:
-            start = f"each behind {prompts.decode(prompts.first)!r}" if row["first"] else "the tokenizer adds no first"
+            start = f"each behind {prompts.decode(prompts.first)!r}" if row["first"] else "no token put before them"
         return f"{which} {row['of']} segments of {len(row['tokens'])} tokens, {start}"
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:

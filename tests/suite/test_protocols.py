@@ -15,7 +15,7 @@ def test_the_record_names_the_share_of_the_corpus_and_the_form(gate):
     assert gate.run("--tasks", "perplexity_ptb", "--limit", "4").ret == 0
     protocol = records(gate)["perplexity_ptb"]["protocol"]
     assert "ptb_text_only penn_treebank test, joined by spaces" in protocol
-    assert protocol.endswith("; the first 4 of 8 segments of 512 tokens, the tokenizer adds no first")
+    assert protocol.endswith("; the first 4 of 8 segments of 512 tokens, no token put before them")
     assert any("the first 4 of 8 segments" in note for note in gate.report["notes"])
 
 

@@ -93,7 +93,7 @@ def test_a_tokenizer_that_adds_nothing_keeps_plain_segments(data, prompts):
     assert prompts.first == ()
     cuts = [[item.row["tokens"] for item in task.items(data, Selection(), prompts)] for task in (usual, raw)]
     assert cuts[0] == cuts[1]
-    assert usual.as_asked(usual.items(data, Selection(), prompts), prompts).endswith("the tokenizer adds no first")
+    assert usual.as_asked(usual.items(data, Selection(), prompts), prompts).endswith("no token put before them")
 
 
 def test_of_several_first_tokens_none_is_scored(data, prompts):
