@@ -157,7 +157,7 @@ class Evaluation:
         for task in self.tasks:
             for item in self.asked(task).items:
                 if isinstance(task, RollingTask):
-                    tested.append((item.id, self.prompts.decode(item.row["tokens"][item.row["first"] :])))
+                    tested.append((item.id, self.prompts.decode(item.row["tokens"][item.row.get("first", 0) :])))
                 else:
                     tested.extend((item.id, text) for text in texts_of(item.row))
         return tested
