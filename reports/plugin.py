@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
@@ -102,8 +103,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """What the run found, when it was to judge anything."""
     run = config.stash[RUN]
     if config.stash[ACCOUNT].selected:
-        summarize(terminalreporter, run, _shown(report_directory(config), config.rootpath))
+        summarize(terminalreporter, run, shown_path(report_directory(config), config.invocation_params.dir))
 
 
-def _shown(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+def shown_path(path: Path, here: Path) -> str:
+    """``path`` as somebody who stands in ``here`` would type it; a path far away is written in full."""
+    whole = (here / path).resolve()
+    relative = os.path.relpath(whole, here.resolve())
+    return relative if len(relative) < len(str(whole)) else str(whole)
