@@ -134,7 +134,7 @@ def _decide(
         if tasks:
             verdict = name  # type: ignore[assignment]  # the three literals above
     sentence = {
-        "pass": f"{method} may replace the reference: it passes all {len(cases)} cases ({compared(cases)})",
+        "pass": f"{method} may replace the reference: it passes {_all(cases)} ({compared(cases)})",
         "regressed": f"{method} must not replace the reference: {_some(regressed, cases)} regressed"
         f" ({_NAMES[correction]} correction)",
         "inconclusive": f"{method} is not decided: "
@@ -180,6 +180,10 @@ def compared(cases: Sequence[Result]) -> str:
         f"{dimension}: {', '.join(tasks) if len(tasks) <= _NAMED_TASKS else f'{len(tasks)} tasks'}"
         for dimension, tasks in sorted(dimensions.items())
     )
+
+
+def _all(cases: Sequence[Result]) -> str:
+    return "its one case" if len(cases) == 1 else f"all {len(cases)} cases"
 
 
 def _some(tasks: Sequence[str], cases: Sequence[Result]) -> str:

@@ -32,6 +32,14 @@ def test_a_whole_method_may_be_selected_but_no_part_of_it_passes(gate):
     assert gate.report["decisions"][0]["left_out"] == ["perplexity_ptb"]
 
 
+@pytest.mark.parametrize("way", ["drop", "deselect"])
+def test_cases_that_a_plugin_takes_out_are_missed(gate, monkeypatch, way):
+    monkeypatch.setenv("QUANTGATE_HOSTILE", way)
+    result = gate.run(*TASKS, "-p", "tests.suite.hostile")
+    assert "may replace" not in said(result)
+    result.stdout.fnmatch_lines(["rtn8 is not decided: *1 (*_ptb) of 2 planned cases were not judged*"])
+
+
 def test_bytes_alone_replace_nothing(gate, policy):
     policy.write_text(policy.read_text() + "[metrics.weight_bytes]\nmargin = { relative = 0.5 }\n")
     result = gate.run("--tasks", "weight_bytes")
