@@ -81,6 +81,7 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
         store.progress.note(f"{who}: {weights.note()}")
     loaded = digest_model(path, who).loaded
     problems = [
+        *_claimed(record),
         *_tokenizer_problems(model.path, path),
         *config_problems(model.path, path),
         *audited(model, path, loaded, store, who),
@@ -106,6 +107,16 @@ def _check_alike(reference: Path, candidate: Path, who: str) -> None:
                 who, f"{name} {theirs.get(name)}", expected=f"{ours.get(name)}, as in the reference",
                 hint="give the 16-bit model it was made from with --model",
             )  # fmt: skip
+
+
+def _claimed(record: QuantizationRecord) -> list[str]:
+    """Says so when the configuration claims fewer bits than plain weights hold: a claim is no fact of the files."""
+    if record.storage == "packed" or record.bits_nominal >= round(record.bits_effective):
+        return []
+    return [
+        f"config.json says {record.bits_nominal} bits, and every weight matrix is stored plainly: "
+        f"the files hold {record.bits_effective:.1f} bits a weight"
+    ]
 
 
 def _tokenizer_problems(reference: Path, candidate: Path) -> list[str]:

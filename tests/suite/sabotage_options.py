@@ -1,7 +1,13 @@
-"""Ways to a false green with pytest's options and plugins (the others, and what a row is: ``sabotage``)."""
+"""Ways to a false green with pytest's options and plugins, and with claims (what a row is: ``sabotage``)."""
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
 
 from tests.suite.sabotage_run import ACCOUNTED
-from tests.suite.sabotage_scene import NOTHING, row
+from tests.suite.sabotage_scene import NO_LIST, NOTHING, row
 
 RED = ("--methods", "rtn2", "--tasks", "kld")  # regresses under the scene's margin
 # with the account out of order the exit code is whatever pytest and its plugins make of it
@@ -89,3 +95,22 @@ def _(scene):
     command = ("-p", "tests.suite.hostile", "--methods", "rtn8,rtn2", "--tasks", "kld")
     # pytester would hand the Ctrl-C on to the test
     return scene.gate.pytester.runpytest_inprocess(*scene.gate.arguments(*command), no_reraise_ctrlc=True)
+
+
+@row(
+    "a config that claims 4 bits over 16-bit weights",
+    "*says 4 bits, and every weight matrix is stored plainly: the files hold 16.0 bits a weight*",
+    ("quantgate.candidates._claimed", NO_LIST),
+)
+def _(scene):
+    path = Path(shutil.copytree(scene.model, scene.root / "claims"))
+    state = load_file(path / "model.safetensors")
+    for name, weight in state.items():
+        if ".layers." in name and weight.ndim == 2:
+            weight[0, 0] += 0.001
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    claimed = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True}
+    config["quantization_config"] = claimed | {"checkpoint_format": "gptq"}
+    (path / "config.json").write_text(json.dumps(config))
+    return scene.judge_candidate(path)
