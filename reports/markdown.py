@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quantgate.efficiency.pareto import fronts
-from reports import companions, efficiency, waivers
+from reports import companions, efficiency, turned, waivers
 from reports.run import Run
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
@@ -35,6 +35,7 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
     if beside:
         added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(run.results).items()]
         parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
+    parts += _turned(run)
     if run.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in run.subjects.values()])]
     records = list(run.efficiency.values())
@@ -65,6 +66,19 @@ def _decisions(run: Run) -> list[str]:
     """One sentence a method, and what of it rests on waivers."""
     told = [decision.sentence for decision in run.decisions()]
     return [*told, *waivers.summary(run.results), *run.account.lines()]
+
+
+def _turned(run: Run) -> list[str]:
+    """A table a case of the items that came out otherwise, as far as there is room."""
+    parts = []
+    for result in ordered(run.results):
+        sides = run.evidence.sides(result.method, result.task)
+        found = turned.turned(result, sides) if sides and result.dimension != "efficiency" else []
+        if found:
+            more = f", the first {turned.MOST}" if len(found) > turned.MOST else ""
+            title = f"{result.method} on {result.task}: {len(found)} items came out otherwise{more}"
+            parts += [_plain(title), _table(turned.HEADER, turned.rows(found, run.texts.get(result.task, {})))]
+    return ["## Items that turned", *parts] if parts else []
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -31,6 +31,7 @@ class Payload:
     efficiency: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
     allowed: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -44,6 +45,7 @@ class Payload:
             "efficiency": dict(self.efficiency),
             "policy": dict(self.policy),
             "evidence": dict(self.evidence),
+            "texts": dict(self.texts),
             "allowed": self.allowed,
         }
 
@@ -52,7 +54,7 @@ class Payload:
         """Inverse of :meth:`as_json`."""
         further = {
             name: content[name]
-            for name in ("subject", "model", "correction", "policy", "evidence", "efficiency", "allowed")
+            for name in ("subject", "model", "correction", "policy", "evidence", "efficiency", "texts", "allowed")
         }
         return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 

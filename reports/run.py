@@ -35,6 +35,8 @@ class Run:
         self.efficiency: dict[str, Mapping[str, Any]] = {}
         self.policy: Mapping[str, str] = {}
         self.evidence = EvidenceFile()
+        self.texts: dict[str, dict[str, str]] = {}
+        """Task -> item -> what a report may quote of it."""
 
     @classmethod
     def from_report(
@@ -49,6 +51,7 @@ class Run:
         run.results, run.notes, run.model = list(results), list(content["notes"]), content["model"]
         run.subjects = {each["method"]: each for each in content["subjects"]}
         run.efficiency = {each["method"]: each for each in content["efficiency"]}
+        run.texts = {task: dict(each) for task, each in content["texts"].items()}
         run.policy, run.correction = content["policy"], content["policy"]["correction"]
         for result in results:
             if (result.method, result.task) in cases:
@@ -74,6 +77,8 @@ class Run:
             self.efficiency[payload.result.method] = _merged(
                 self.efficiency.get(payload.result.method, {}), payload.efficiency
             )
+        if payload.texts:
+            self.texts.setdefault(result.task, {}).update(payload.texts)
         self.model = payload.model or self.model
         self.correction = payload.correction
         self.policy = payload.policy or self.policy
@@ -115,6 +120,7 @@ class Run:
             "results": [result.as_json() for result in self.results],
             "efficiency": [dict(record) for record in self.efficiency.values()],
             **derived(self.results, self.correction, self.account.expected(), self.bits),
+            "texts": self.texts,
             "notes": self.notes,
         }
 

@@ -21,6 +21,7 @@ from quantgate.reading import Unreadable
 Row: TypeAlias = dict[str, Any]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]
 BUNDLED_DATA: Final = Path(__file__).resolve().parents[2] / "evals" / "data"
+BUNDLED: Final = "bundled"
 _SAFE_PART: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 

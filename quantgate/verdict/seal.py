@@ -40,6 +40,11 @@ class EvidenceFile:
         """Forget a case that is judged again."""
         self._cases.pop((result.method, result.task), None)
 
+    def sides(self, method: str, task: str) -> dict[str, Any] | None:
+        """Outcomes of both sides of a case, as the lines hold them; None without evidence."""
+        case = self._cases.get((method, task))
+        return case and {side: json.loads(self._outcomes[case[side]])["items"] for side in SIDES}
+
     @property
     def text(self) -> str:
         """The lines of all cases, each behind the outcomes that it names."""

@@ -152,6 +152,7 @@ def test_the_report_holds_what_the_design_promises(gate, tmp_path):
         assert result[name] not in (None, "")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| gptq4 | perplexity\\_ptb" in text or "| gptq4 | perplexity_ptb" in text
+    assert "gptq4 on perplexity_ptb: 8 items came out otherwise" in text
 
 
 def test_workers_give_the_same_records(gate, tmp_path, monkeypatch):

@@ -1,0 +1,73 @@
+"""Which items turned between the reference and a subject: ids, both answers or scores, and the text where it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantgate.tasks.base import ItemOutcome
+from quantgate.verdict.evidence import outcomes_from_json
+from quantgate.verdict.records import Result
+
+MOST: Final = 8
+"""Items shown of a case."""
+_LETTERS: Final = 120
+HEADER: Final = ("item", "16-bit", "subject", "change", "text")
+
+
+@dataclass(frozen=True)
+class Turned:
+    """One item that came out otherwise; ``harm``: how much worse its score is, above 0 when it is worse."""
+
+    item: str
+    before: str
+    after: str
+    harm: float
+
+    @property
+    def change(self) -> str:
+        """In a word."""
+        return "worse" if self.harm > 0 else "better" if self.harm < 0 else "another answer"
+
+
+def turned(result: Result, sides: Mapping[str, Any]) -> list[Turned]:
+    """The items of a case that came out otherwise, the most harmed first.
+
+    Args:
+        result: the case's record.
+        sides: ``reference`` and ``subject``: outcomes as the evidence holds them.
+    """
+    before = {outcome.item_id: outcome for outcome in outcomes_from_json(sides["reference"])}
+    sign = -1.0 if result.higher_is_better else 1.0
+    found = []
+    for after in outcomes_from_json(sides["subject"]):
+        earlier = before.get(after.item_id)
+        if earlier is None or (earlier.score, earlier.answer) == (after.score, after.answer):
+            continue
+        harm = sign * (after.score - earlier.score) if None not in (after.score, earlier.score) else 0.0  # type: ignore[operator]
+        found.append(Turned(after.item_id, _told(earlier), _told(after), harm))
+    return sorted(found, key=lambda each: -each.harm)
+
+
+def _told(outcome: ItemOutcome) -> str:
+    if outcome.score is None:
+        return f"unscored: {outcome.unscored}"
+    score = f"{outcome.score:.4g}"
+    return f"{_short(outcome.answer)} ({score})" if outcome.answer else score
+
+
+def rows(found: Sequence[Turned], texts: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """The first `MOST` of ``found`` as rows; ``texts``: item -> what may be quoted."""
+    return [(each.item, each.before, each.after, each.change, texts.get(each.item, "")) for each in found[:MOST]]
+
+
+def quotes(found: Iterable[Turned], quotable: Mapping[str, str]) -> dict[str, str]:
+    """Item -> a short piece of its text, of the items that are shown."""
+    shown = [each.item for each in found][:MOST]
+    return {item: _short(quotable[item]) for item in shown if quotable.get(item)}
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _LETTERS else f"{flat[: _LETTERS - 1]}…"
