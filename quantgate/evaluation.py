@@ -291,7 +291,7 @@ class Evaluation:
             "config": digest.config,
             "tokenizer": digest.tokenizer,
             "task": task.id,
-            "protocol": self.protocol(task),
+            "protocol": task.protocol,  # what the items settle is in the digests of requests and data
             "task_version": task.version,
             "requests": self.asked(task).digest,
             "data": digest_items(self.asked(task).items),
