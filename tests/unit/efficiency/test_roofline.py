@@ -1,14 +1,16 @@
 """The roofline against arithmetic by hand, its own paper's statements, and models whose sizes are known."""
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import BloomConfig, GPT2Config, LlamaConfig, OPTConfig, Phi3Config
 
+from quantgate.efficiency import hardware
 from quantgate.efficiency.architecture import Architecture, Linear, from_config
-from quantgate.efficiency.hardware import HARDWARE, Hardware, measure_machine
+from quantgate.efficiency.hardware import HARDWARE, Hardware, best_time, measure_machine
 from quantgate.efficiency.roofline import (
     Operator,
     Precision,
@@ -225,3 +227,29 @@ def test_this_machine_is_measured():
     assert machine.int8_rate > 0
     assert machine.peak(True) == machine.int8_rate
     assert machine.ridge == machine.float_rate / machine.bandwidth
+
+
+def test_a_kernel_that_fills_the_time_is_called_once():
+    """Processors without instructions for bf16 take seconds for one product: measuring must not take four of them."""
+    calls = []
+
+    def slow():
+        calls.append(None)
+        time.sleep(0.02)
+
+    assert best_time(slow, lambda: None, seconds=0.01) >= 0.02
+    assert len(calls) == 1
+    best_time(lambda: calls.append(None), lambda: None, seconds=0.001)
+    assert len(calls) >= 5
+
+
+def test_larger_products_are_not_tried_once_one_fills_the_time(monkeypatch):
+    sizes = []
+
+    def taken(call, finish, seconds):
+        sizes.append(tuple(call().shape))
+        return 1.0
+
+    monkeypatch.setattr(hardware, "best_time", taken)
+    assert hardware._float_rate(torch, torch.float32, "cpu", seconds=0.5) == 2.0 * hardware._SIZES[0] ** 3
+    assert sizes == [(hardware._SIZES[0], hardware._SIZES[0])]
