@@ -11,7 +11,7 @@ MARGINS = """
 [metrics.weight_bytes]
 margin = { relative = 0.9 }
 [metrics.peak_memory]
-margin = { relative = 50.0 }
+margin = { relative = 9.0 }
 min_items = 2
 [metrics.decode_speed]
 margin = { relative = 0.99 }
@@ -82,7 +82,11 @@ def test_a_plain_run_measures_nothing_but_compares_bytes(measured):
     assert measured.verdicts() == {"rtn8-weight_bytes": "pass"}
 
 
-def test_larger_weights_are_a_regression(measured, policy):
+def test_larger_weights_are_a_regression(measured, policy, monkeypatch):
+    counted = bench.stored_bytes
+    monkeypatch.setattr(
+        bench, "stored_bytes", lambda path: counted(path) * (3 if (path / "quantgate.json").is_file() else 1)
+    )
     policy.write_text(policy.read_text().replace("relative = 0.9 ", "relative = 0.0 "))
     result = measured.run("--tasks", "weight_bytes")
     result.stdout.fnmatch_lines(["rtn8 on weight_bytes: regressed: the weights take *"])

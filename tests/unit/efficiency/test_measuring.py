@@ -28,6 +28,7 @@ from quantgate.efficiency.workload import (
 from quantgate.errors import ModelError, UsageError
 from quantgate.tasks.base import ItemOutcome
 from quantgate.verdict.evidence import Evidence, conclude
+from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy_file import load_policy
 
@@ -184,7 +185,7 @@ def rule():
 
 def verdict_of(rates, rule):
     before, after = ([ItemOutcome(str(at), "", math.log(rate)) for at, rate in enumerate(side)] for side in rates)
-    return bench.judge(compare(before, after, rule.metric, rule.confidence), rule)
+    return judge(compare(before, after, rule.metric, rule.confidence), rule)
 
 
 def test_timing_verdicts_need_what_the_spread_allows(rule):
