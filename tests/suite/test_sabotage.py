@@ -93,10 +93,12 @@ def test_clock_and_locale_change_nothing(scene, monkeypatch, tmp_path):
 
 def test_verify_confirms_an_honest_report(scene):
     from quantgate.verdict.verify import verify
+    from reports.check import drawn_again
 
-    scene.run("--tasks", "kld,perplexity,truthfulqa", "--methods", "rtn8,rtn2")
-    findings = verify(scene.root / "report")
-    assert (findings.confirmed, findings.differences) == (6, [])
+    scene.policy.write_text(scene.policy.read_text() + "[metrics.weight_bytes]\nmargin = { relative = 0.0 }\n")
+    scene.run("--tasks", "kld,perplexity,truthfulqa,weight_bytes", "--methods", "rtn8,rtn2")
+    findings = verify(scene.root / "report", drawn_again)
+    assert (findings.confirmed, findings.differences) == (8, [])
     assert json.loads((scene.root / "report" / "report.json").read_text())["evidence"]["file"] == "evidence.jsonl"
 
 
