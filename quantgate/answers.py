@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,9 +43,18 @@ class Answered:
 
 
 def ask(
-    store: Store, key: ResponsesKey, requests: Sequence[Request], answer: Ask, progress: Progress, what: str
+    store: Store,
+    key: ResponsesKey,
+    requests: Sequence[Request],
+    answer: Ask,
+    progress: Progress,
+    what: str,
+    cuts: Collection[int] = (),
 ) -> Answered:
-    """The answers to ``requests``: from the store, or by ``answer``, going on where a killed run stopped."""
+    """The answers to ``requests``: from the store, or by ``answer``, going on where a killed run stopped.
+
+    ``cuts``: see :func:`chunks`; part of the key's business like all that an answer may depend on.
+    """
     log = store.root / "journals" / f"{key.digest}.jsonl"
     extra = log.with_suffix(".files")
 
@@ -63,7 +72,7 @@ def ask(
                 lines.add(index, response)
 
             stats: dict[str, float] = {}
-            for start, stop in chunks(requests):
+            for start, stop in chunks(requests, cuts):
                 if all(index in known for index in range(start, stop)):
                     continue
                 for name, value in answer(requests[start:stop], start, sink, extra).items():
@@ -82,8 +91,8 @@ def ask(
     return Answered([responses[index] for index in range(len(requests))], stats, entry.path, entry.from_cache)
 
 
-def chunks(requests: Sequence[Request]) -> list[tuple[int, int]]:
-    """(start, stop) of the chunks the engine is given one after the other.
+def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tuple[int, int]]:
+    """(start, stop) of the chunks the engine is given one after the other; a new one begins at each of ``cuts``.
 
     An engine's batches are a function of its chunk alone. A resumed run redoes the chunk it was killed in as a whole,
     so every answer was computed in the same company as in an uninterrupted run, and equals it to the last bit.
@@ -91,7 +100,7 @@ def chunks(requests: Sequence[Request]) -> list[tuple[int, int]]:
     bounds = [0]
     for index in range(1, len(requests)):
         kind = type(requests[index])
-        if kind is not type(requests[bounds[-1]]) or index - bounds[-1] >= _CHUNK_REQUESTS[kind]:
+        if index in cuts or kind is not type(requests[bounds[-1]]) or index - bounds[-1] >= _CHUNK_REQUESTS[kind]:
             bounds.append(index)
     return list(zip(bounds, [*bounds[1:], len(requests)], strict=True))
 

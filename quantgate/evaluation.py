@@ -49,6 +49,7 @@ NOISE_ITEMS: Final = 64
 NOISE_SEGMENTS: Final = 8
 NOISE_SEED: Final = 99
 NOISE_BATCH: Final = 1024
+NOISE_ALONE: Final = 8  # so many of them have no company at all
 NOISE_CONFIDENCE: Final = 0.95
 # The engine is quick with many items at a time, so looks are far apart: half as many items again each time.
 FIRST_LOOK: Final = 64
@@ -357,7 +358,9 @@ class Evaluation:
         return replace(scored, noise=self._noise(task, scored.outcomes))
 
     def _noise(self, task: Task, outcomes: Sequence[ItemOutcome]) -> float:
-        """The noise floor: the reference is asked again in other company, and should give the same answers."""
+        """The noise floor: the reference is asked again, a few items alone and the others among others, and should
+        give the same answers.
+        """
         asked = self.asked(task)
         rolling = isinstance(task, RollingTask)
         count = min(len(asked.items), NOISE_SEGMENTS if rolling else NOISE_ITEMS)
@@ -415,7 +418,10 @@ class Evaluation:
         compared = rolling and (subject is not None or batch_tokens is not None)
         against = self._answer(task, None).path if compared else None
         name = subject.method.id if subject else "reference"
-        engine_record = self.engine_record | ({"batch_tokens": batch_tokens} if batch_tokens else {})
+        alone = NOISE_ALONE if batch_tokens else 0
+        cuts = frozenset(cut for mine in asked.slices[:alone] for cut in (mine.start, mine.stop))
+        again = {"batch_tokens": batch_tokens, "alone": alone} if batch_tokens else {}
+        engine_record = self.engine_record | again
         key = ResponsesKey(
             weights=subject.weights if subject else self.model.digest.loaded,
             tokenizer=self.model.digest.tokenizer,
@@ -438,7 +444,7 @@ class Evaluation:
                 )
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
 
-        return answers.ask(self.store, key, asked.requests, answer, self.progress, f"{name} on {task.id}")
+        return answers.ask(self.store, key, asked.requests, answer, self.progress, f"{name} on {task.id}", cuts)
 
     @cached_property
     def engine_record(self) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -23,7 +25,20 @@ from quantgate.scoring.cache import GrowingCache, PrefixCache
 from quantgate.scoring.rope import Regimes
 
 _MASKABLE: Final = ("sdpa", "eager")
+# Relative difference of hidden states in the trial; a branch that sees another differs by about one.
+_EXACT, _ROUNDED = 1e-3, 0.1
 _LAYER_TYPES: Final = frozenset({"full_attention", "sliding_attention"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Whether a model takes positions as counted from 0, and keeps branches of one row apart."""
+
+    counts: bool
+    branches: bool
+
+
+_TRIED: Final[WeakKeyDictionary[Any, _Trial]] = WeakKeyDictionary()
 
 
 class CausalModel:
@@ -47,6 +62,16 @@ class CausalModel:
         self._slides = hasattr(sys.modules[type(model).__module__], "create_sliding_window_causal_mask")
         self._plain_head: bool | None = None
         self.regimes = Regimes(model)
+        if model not in _TRIED:
+            with torch.no_grad(), self.running():
+                _TRIED[model] = self._try()
+        if not _TRIED[model].counts:
+            raise ModelError(
+                f"model {self.name!r}",
+                "counts positions otherwise than from 0",
+                expected="a model that can be told where a token stands",
+                hint="score it through an endpoint instead (--candidate NAME=URL)",
+            )
 
     @property
     def name(self) -> str:
@@ -77,18 +102,51 @@ class CausalModel:
         alibi = getattr(self.config, "alibi", False) or self.name in ("bloom", "mpt")
         chunked = getattr(self.config, "attention_chunk_size", None) is not None
         maskable = getattr(self.config, "_attn_implementation", None) in (*_MASKABLE, attention.NAME)
+        local = "local" in (getattr(self.config, "attention_layers", None) or ())  # GPT-Neo counts columns itself
         return (
             "position_ids" in self._parameters
             and maskable
             and not alibi
             and not chunked
+            and not local
             and self._layer_types() <= _LAYER_TYPES
+            and _TRIED[self.model].branches
         )
+
+    def _try(self) -> _Trial:
+        """What the model really does with positions and masks of ours: tried once per model, not believed."""
+        row = [[2, 3, 5, 4, 6, 7, 8, 9, 9, 7, 7]]  # a trunk of 5 and two branches of 3
+        tokens = torch.tensor(row, device=self.device) % self.vocabulary
+        first, second = tokens[:, :8], torch.cat([tokens[:, :5], tokens[:, 8:]], dim=1)
+        alone = self.hidden(first), self.hidden(second)
+        told = self.hidden(first, positions=torch.arange(8, device=self.device)[None])
+        allowed = torch.ones(11, 11, dtype=torch.bool, device=self.device).tril()[None]
+        allowed[:, 8:, 5:8] = False
+        positions = torch.tensor([[*range(8), 5, 6, 7]], device=self.device)
+        try:
+            found = self.hidden(tokens, positions=positions, mask=self.masks(allowed, positions, 0))
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError):
+            return _Trial(self._alike(told, alone[0]), branches=False)  # it takes no mask of ours
+        wanted = torch.cat([alone[0], alone[1][:, 5:]], dim=1)
+        return _Trial(self._alike(told, alone[0]), self._alike(found, wanted))
+
+    def _alike(self, found: Tensor, wanted: Tensor) -> bool:
+        """Whether hidden states agree up to rounding; those that are not numbers tell nothing and do."""
+        limit = _EXACT if self.model.dtype == torch.float32 else _ROUNDED
+        difference = (found.float() - wanted.float()).norm()
+        return not bool(difference > limit * wanted.float().norm())
 
     def _layer_types(self) -> frozenset[str]:
         return frozenset(getattr(self.config, "layer_types", None) or ())
 
     def _check_layers(self) -> None:
+        if getattr(self.config, "keep_window_size", None) is not None:  # Doge
+            raise ModelError(
+                f"model {self.name!r}",
+                "attends to a number of keys that it chooses among those it is given",
+                expected="attention that does not depend on what is read beside a text",
+                hint="score it through an endpoint instead (--candidate NAME=URL)",
+            )
         known = _LAYER_TYPES | {"chunked_attention"}
         if not self._layer_types() <= known:
             raise ModelError(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig
 
+from quantgate.answers import chunks
 from quantgate.asked import ask_items
 from quantgate.errors import DataError, ModelError
 from quantgate.evaluation import Evaluation, Options
@@ -331,3 +332,9 @@ def test_the_floor_knows_the_best_constant_answer(gold, evaluation, data, write_
     )
     judged = conclude(replace(evidence, reference=always_b)).judgement
     assert (judged.verdict, "the reference itself is at chance" in judged.reason) == ("invalid", True)
+
+
+def test_chunks_begin_anew_at_each_cut():
+    requests = [Likelihood((1,), (2,))] * 5
+    assert chunks(requests) == [(0, 5)]
+    assert chunks(requests, frozenset({0, 2, 3})) == [(0, 2), (2, 3), (3, 5)]

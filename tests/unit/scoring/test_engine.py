@@ -157,9 +157,10 @@ def test_a_row_that_ended_at_the_window_does_not_break_the_rows_beside_it(kind):
 def passes(model, requests):
     """Forward passes that a run takes."""
     seen = []
+    engine = engine_of(model, batch_tokens=1024)
     handle = model.register_forward_pre_hook(lambda module, args: seen.append(1))
     try:
-        collect(engine_of(model, batch_tokens=1024), requests)
+        collect(engine, requests)
     finally:
         handle.remove()
     return len(seen)
@@ -211,9 +212,10 @@ def test_a_shared_preamble_is_read_once_and_one_token_options_cost_nothing():
 def test_logits_are_computed_for_scored_positions_only():
     model = tiny_model("llama")
     seen = []
+    engine = engine_of(model)
     handle = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape[:-1].numel()))
     try:
-        collect(engine_of(model), [Likelihood(tuple(range(2, 60)), (3,))])
+        collect(engine, [Likelihood(tuple(range(2, 60)), (3,))])
     finally:
         handle.remove()
     assert sum(seen) <= 4

@@ -111,14 +111,22 @@ def test_in_company_and_in_any_order_every_item_is_answered_as_alone(kind, batch
             assert found == pytest.approx(wanted, abs=1e-4)
 
 
-def test_an_answer_that_grows_over_the_switch_is_the_models_own():
-    prompt, model = tokens_of(80, SWITCH - 3), fresh("phi3")
-    (answer,), _ = collect(TorchEngine(model, Letters(), progress=Silent()), [Generate(prompt, 12)])
-    own = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None)[
-        0, len(prompt) :
-    ]
-    assert answer.text == Letters().decode(own.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert answer.n_tokens == 12
+def test_an_answer_that_grows_over_the_switch_is_read_anew_as_a_whole():
+    request = Generate(tokens_of(80, SWITCH - 3), 12)
+    (answer,), stats = collect(TorchEngine(fresh("phi3"), Letters(), progress=Silent()), [request])
+    assert (answer.text, answer.n_tokens, answer.finish) == (plain("phi3", request), 12, "length")
+    assert stats.tokens_generated == 12
+    assert stats.tokens_read == SWITCH - 3 + SWITCH + 1
+
+
+@pytest.mark.parametrize("place", [1, 8])
+def test_an_answer_ends_at_its_end_token_on_either_side_of_the_switch(place):
+    request = Generate(tokens_of(80, SWITCH - 3), 12)
+    letter = plain("phi3", request)[place]
+    ended = Generate(request.prompt, 12, ends=(Letters.alphabet.index(letter),))
+    (answer,), _ = collect(TorchEngine(fresh("phi3"), Letters(), progress=Silent()), [ended])
+    assert answer.text == plain("phi3", request).partition(letter)[0]
+    assert answer.finish == "eos"
 
 
 def test_the_modules_are_as_before_after_a_run():
