@@ -133,7 +133,7 @@ def test_the_context_is_the_engines(config, tmp_path):
     """GPT-2 calls it n_positions."""
     config.save_pretrained(tmp_path)
     config.vocab_size = 64
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config).eval()
     assert context_length(tmp_path, "tiny") == CausalModel(model, "cpu").max_length
 
 
