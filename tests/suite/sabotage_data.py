@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 from quantgate.evaluation import Evaluation
-from tests.suite.sabotage_scene import NO_WORDS, NOTHING, USABLE, row
+from tests.suite.sabotage_scene import NO_WORDS, NOTHING, SENSIBLE, USABLE, row
 
 CHANCE = ("quantgate.verdict.judge._hopeless", NO_WORDS)
 UNIQUE = ("quantgate.asked.check_unique", NOTHING)
@@ -37,12 +37,12 @@ def _(scene):
     return _rewrite(scene, _dressed)
 
 
-@row("gold that is always the same", "*the reference itself is at chance*", CHANCE)
+@row("gold that is always the same", "*the reference itself is at chance*", CHANCE, SENSIBLE)
 def _(scene):
     return _rewrite(scene, lambda number, each: _with_choices(each, ["It is so.", f"It is {number}."]))
 
 
-@row("gold that is mostly the same", "*the reference itself is at chance*", CHANCE)
+@row("gold that is mostly the same", "*the reference itself is at chance*", CHANCE, SENSIBLE)
 def _(scene):
     """A reference that always says "It is so." is right in six of ten."""
 
@@ -70,7 +70,7 @@ def _answers_missing(scene, task, which):
     return scene.run("--tasks", task)
 
 
-@row("answers missing where the subject is wrong", "*counted as lost:*", LEFT_OUT)
+@row("answers missing where the subject is wrong", "*counted as lost:*", LEFT_OUT, USABLE)
 def _(scene):
     return _answers_missing(scene, "truthfulqa", lambda each, place: each.score == 1 and place % 2)
 
