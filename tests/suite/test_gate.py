@@ -170,3 +170,12 @@ def test_workers_give_the_same_records(gate, tmp_path, monkeypatch):
 
     assert stable(gate.report["results"]) == stable(single)
     assert len(list((tmp_path / "other" / "subjects").iterdir())) == 2
+
+
+@pytest.mark.parametrize("option", ["--junitxml", "--report-dir", "--baselines"])
+def test_a_place_that_cannot_be_written_is_wrong_usage_before_the_run(gate, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    result = gate.run(option, tmp_path / "file" / "inner" / "there", "--update-baselines")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines([f"*{'report directory' if option == '--report-dir' else option}*file*"])
+    result.stdout.no_fnmatch_line("*test_within_tolerance*")
