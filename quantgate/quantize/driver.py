@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from quantgate.errors import MethodError
+from quantgate.models.products import wide_products
 from quantgate.progress import Progress
 from quantgate.quantize.activations import ActivationSettings, static_grid
 from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
@@ -137,7 +138,7 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
     """
     who = ", ".join(job.who for job in jobs)
     blocks = decoder_blocks(model, who)
-    with attention_of(model) as ragged:
+    with wide_products(next(model.parameters()).dtype), attention_of(model) as ragged:
         batches = batches_of(model, blocks, calibration, who, ragged=ragged) if calibration else []
         walks = _walks(blocks, jobs, batches)
         probe = _probe(model, blocks)

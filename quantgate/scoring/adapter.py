@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quantgate.errors import ModelError
 from quantgate.models.loading import configured_context
+from quantgate.models.products import wide_products
 from quantgate.scoring import attention
 from quantgate.scoring.cache import GrowingCache, PrefixCache
 from quantgate.scoring.rope import Regimes
@@ -273,9 +274,9 @@ class CausalModel:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Within a block the model attends through :mod:`quantgate.scoring.attention` where it can."""
-        if not self.own_attention:
-            yield
-            return
-        with attention.replaced(self.model):
+        """Within a block the model attends through :mod:`quantgate.scoring.attention` where it can, and computes its
+        linear layers in float32 where the processor has no 16-bit products.
+        """
+        own = attention.replaced(self.model) if self.own_attention else nullcontext()
+        with wide_products(self.model.dtype), own:
             yield

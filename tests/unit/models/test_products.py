@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch import nn
+
+from quantgate.models import products
+from quantgate.models.products import wide_linear, wide_products
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """A processor without 16-bit products, whatever this one is."""
+    monkeypatch.setattr(products, "has_products", lambda dtype: dtype == torch.float32)
+
+
+def sample(dtype, rows=7, out=5000, features=24):
+    generator = torch.Generator().manual_seed(1)
+    return (torch.randn(size, generator=generator).to(dtype) for size in ((2, rows, features), (out, features), (out,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_rounded_once(dtype, with_bias):
+    inputs, weight, bias = sample(dtype)
+    bias = bias if with_bias else None
+    exact = inputs.double() @ weight.double().t() + (bias.double() if with_bias else 0.0)
+    got = wide_linear(inputs, weight, bias)
+    assert got.dtype == dtype
+    assert got.shape == exact.shape
+    step = torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5  # half a unit in the last place, and the float32 sum
+    assert bool(((got.double() - exact).abs() <= step).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_linear_layers_take_the_way_of_this_module_where_needed(without, monkeypatch, dtype):
+    calls = []
+    monkeypatch.setattr(products, "wide_linear", lambda *args: calls.append(args[0].dtype) or wide_linear(*args))
+    inputs, weight, bias = sample(dtype)
+    layer = nn.Linear(*reversed(weight.shape), dtype=dtype)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    layer.requires_grad_(False)
+    with wide_products(dtype):
+        found = layer(inputs)
+        layer(inputs[:1, :1])  # a single vector: torch's own
+        nn.functional.linear(inputs.float(), weight.float())
+    assert calls == [dtype]
+    assert torch.equal(found, wide_linear(inputs, weight, bias))
+    layer(inputs)
+    assert calls == [dtype], "only within the block"
+
+
+def test_nothing_changes_where_the_processor_can(monkeypatch):
+    monkeypatch.setattr(products, "has_products", lambda dtype: True)
+    monkeypatch.setattr(products, "wide_linear", None)
+    inputs, weight, bias = sample(torch.bfloat16)
+    with wide_products(torch.bfloat16):
+        nn.functional.linear(inputs, weight, bias)
+
+
+def test_float32_is_left_alone():
+    assert products.has_products(torch.float32)
