@@ -8,6 +8,7 @@ coarse margin.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from quantgate.quantize.base import StoredWeight
 
-_VERSION: Final = 1  # counts up when other things are found in the same files
+_VERSION: Final = 2  # counts up when other things are found in the same files
 # what a forward does not read; end tokens and lengths of answers belong to the request
 _UNREAD: Final = (
     "quantization_config", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path",
@@ -34,9 +35,12 @@ _UNREAD: Final = (
 )  # fmt: skip
 _STEPS: Final = 4  # of the fit of scales: each halves what is left at least
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
-_LEAST: Final = 0.02  # below that nothing is said, whatever the grid
-_RANGE: Final = 6.0  # widest range of a grid in standard deviations that is taken for granted
-_SLACK: Final = 4.0  # rounding with feedback (GPTQ) moves weights further than to the nearest level
+_LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
+_RANGE: Final = 3.0  # range of a grid in standard deviations where the layout does not say its steps
+# Rounding with feedback (GPTQ) moves weights further than to the nearest level. With eight samples of calibration the
+# worst matrix of the bundled model had seven times that error, and its usual matrix twice.
+_SLACK: Final = 25.0  # of one matrix
+_USUAL: Final = 4.5  # of the median matrix
 
 
 def check_complete(reference: Path, candidate: Path, who: str) -> None:
@@ -118,36 +122,46 @@ def weight_problems(reference: Path, candidate: Path, quantization: Mapping[str,
 
     ``quantization``: its ``quantization_config``. A matrix that is all zeros is dead. One that is far from the
     reference's, also up to a scale for each row and column (as AWQ and SmoothQuant fold them in), is not its rounding:
-    levels of another matrix, groups or zero points that were mixed up, scales of zero. Nothing is said where the
-    embedding differs as well: then the whole model was transformed (rotated), and matrices cannot be compared.
+    levels of another matrix, scales of zero. Where most are further from it than rounding with feedback puts them,
+    groups or zero points were mixed up. Nothing is said where the embedding differs as well: then the whole model was
+    transformed (rotated), and matrices cannot be compared.
 
     Raises:
         ModelError: an incomplete layer.
     """
     import torch
 
-    dead, far = [], []
-    for name, weight, found, allowed in _pairs(reference, candidate, quantization):
+    dead, far, times = [], [], []
+    for name, weight, found, nearest in _pairs(reference, candidate, quantization):
         if not bool(torch.isfinite(found).all()):
             far.append(f"{name} (not finite)")
         elif bool(weight.any()) and not bool(found.any()):
             dead.append(name)
         elif found.shape != weight.shape:
             far.append(f"{name} (of another shape)")
-        elif (error := distance(weight, found, allowed)) > allowed:
-            far.append(f"{name} ({error:.0%} of it is error)")
+        else:
+            error = distance(weight, found, _USUAL * nearest)
+            if nearest < 1:
+                times.append(error / nearest)
+            if error > min(_UNLIKE, _SLACK * nearest):
+                far.append(f"{name} ({error:.0%} of it is error)")
     problems = []
     if dead:
         problems.append(f"{len(dead)} matrices are all zeros where the reference's are not ({', '.join(dead[:3])})")
     if far:
         problems.append(f"{len(far)} matrices are no rounding of the reference's ({', '.join(far[:3])})")
+    if times and (usual := statistics.median(times)) > _USUAL:
+        problems.append(
+            f"{len(times)} matrices are {usual:.0f} times as far from the reference's as rounding to their own steps "
+            f"puts them (median; up to {_USUAL:g} is usual)"
+        )
     return problems
 
 
 def _pairs(
     reference: Path, candidate: Path, quantization: Mapping[str, Any]
 ) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-    """Name, the reference's and the candidate's matrix (float32), and the error that its grid can explain."""
+    """Name, the reference's and the candidate's matrix (float32), and the error of rounding to its levels."""
     import torch
 
     from quantgate.quantize.checkpoint import read_layers, stored_tensors
@@ -162,22 +176,18 @@ def _pairs(
     for name, weight in ours.items():
         layer = layers.get(module := name.removesuffix(".weight"))
         if layer is not None:
-            yield (
-                name,
-                weight.float(),
-                layer.dequantize(torch.float32),
-                explained_error(layer, layer_config(quantization, module)),
-            )
+            nearest = rounding_error(layer, layer_config(quantization, module))
+            yield name, weight.float(), layer.dequantize(torch.float32), nearest
         elif name in plain and plain[name].is_floating_point():
-            yield name, weight.float(), plain[name].float(), _UNLIKE
+            yield name, weight.float(), plain[name].float(), 1.0
 
 
-def explained_error(layer: StoredWeight, config: Mapping[str, Any]) -> float:
-    """Largest relative squared error that rounding to the levels of ``layer`` explains.
+def rounding_error(layer: StoredWeight, config: Mapping[str, Any]) -> float:
+    """Relative squared error of rounding to the nearest level of ``layer``, at least `_LEAST`.
 
-    Rounding to the nearest level of a uniform grid has an error of a twelfth of a squared step; where a layout does not
-    say its steps, those of ``2^bits - 1`` steps over +-`_RANGE` standard deviations are taken: bits as its ``config``
-    declares them, or as they are stored.
+    That is a twelfth of a squared step of a uniform grid; where a layout does not say its steps, those of
+    ``2^bits - 1`` steps over +-`_RANGE` standard deviations are taken: bits as its ``config`` declares them, or as
+    they are stored.
     """
     import torch
 
@@ -191,11 +201,14 @@ def explained_error(layer: StoredWeight, config: Mapping[str, Any]) -> float:
         bits = 8 * sum(tensor.nbytes for tensor in layer.tensors().values()) / layer.n_weights
         bits = min(bits, float(config.get("bits") or bits))  # outliers that are kept apart make no finer grid
         share = (2 * _RANGE / (2.0 ** min(bits, 16.0) - 1)) ** 2 if bits >= 1 else 1.0
-    return min(_UNLIKE, max(_LEAST, _SLACK * share / 12))
+    return max(_LEAST, share / 12)
 
 
 def distance(weight: Tensor, found: Tensor, allowed: float) -> float:
-    """Relative squared error of ``found`` (``[out, in]``) against ``weight``; if above ``allowed``, up to scales."""
+    """Relative squared error of ``found`` (``[out, in]``) against ``weight``; if above ``allowed``, up to scales.
+
+    The fit of scales is made only there: it takes a few passes over the matrix.
+    """
     plain = float((found - weight).square().sum() / weight.square().sum().clamp(min=1e-30))
     return plain if plain <= allowed else min(plain, _up_to_scales(weight, found))
 
@@ -210,4 +223,5 @@ def _up_to_scales(weight: Tensor, found: Tensor) -> float:
         scaled = weight * rows
         columns = (found * scaled).sum(0) / scaled.square().sum(0).clamp(min=1e-30)
         scaled = scaled * columns
-    return float((found - scaled).square().sum() / found.square().sum().clamp(min=1e-30))
+    lost = weight[:, ~found.any(0)].square().sum() / weight.square().sum().clamp(min=1e-30)  # no scale is zero
+    return float((found - scaled).square().sum() / found.square().sum().clamp(min=1e-30) + lost)

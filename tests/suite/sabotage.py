@@ -294,7 +294,7 @@ def _(scene):
     return scene.judge_candidate(path)
 
 
-@row("zero points of version 1 labelled as version 2", "*matrices are no rounding of the reference's*", *UNROUNDED)
+@row("zero points of version 1 labelled as version 2", "*times as far from the reference's as rounding*", *UNROUNDED)
 def _(scene):
     path = scene.checkpoint("rtn2")
     config = json.loads((path / "quantize_config.json").read_text())
