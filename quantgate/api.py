@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
+from quantgate.preflight import Wanted, check_before
 from quantgate.progress import Progress, Silent
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
-from quantgate.quantize.methods import get_methods
+from quantgate.quantize.methods import get_method
 from quantgate.store.store import Store, default_root
 from quantgate.subjects import Subject, make_subject
-from quantgate.tasks.data import open_data
+from quantgate.tasks.data import BUNDLED_DATA, DataSource, open_data
 from quantgate.tasks.prompts import Prompts
-
-_BUNDLED_DATA: Final = Path(__file__).resolve().parent.parent / "evals" / "data"
 
 
 def quantize(
@@ -48,12 +46,15 @@ def quantize(
         The subject: ``path`` of the checkpoint, and its ``record`` (effective bits, bytes, losses, seconds).
 
     Raises:
-        UsageError: no such method. The message names the closest ones.
+        UsageError: no such method (the message names the closest ones), device or calibration set.
         ModelError: the model cannot be found or read.
         MethodError: the method cannot be applied to it.
     """
     told = progress or Silent()
-    (row,) = get_methods([method]) if isinstance(method, str) else [method]
+    row = get_method(method) if isinstance(method, str) else method
+    choice = calibration if isinstance(calibration, CalibrationChoice) else CalibrationChoice()
+    wanted = Wanted(model=str(model), offline=offline, device=device, calibration=choice)
+    check_before(wanted, row, None if isinstance(calibration, Calibration) else _data(offline=offline))
     kept = Store(Path(store) if store else default_root(), told)
     files = resolve_model(str(model), None, kept, offline=offline)
     return make_subject(
@@ -70,6 +71,10 @@ def quantize(
 def _built(model: ModelFiles, choice: CalibrationChoice | None, *, offline: bool) -> Calibration:
     limit = context_length(model.path, model.id)
     prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
-    bundled = open_data("bundled", _BUNDLED_DATA, offline=True)
-    data = bundled if offline else open_data("hub", _BUNDLED_DATA, offline=offline)
+    data, bundled = _data(offline=offline), _data(offline=True)
     return build_calibration(choice or CalibrationChoice(), data, bundled, prompts)
+
+
+def _data(*, offline: bool) -> DataSource:
+    """Where calibration corpora come from: the hub, or what is bundled where it must not be asked."""
+    return open_data("bundled" if offline else "hub", BUNDLED_DATA, offline=offline)

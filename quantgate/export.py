@@ -21,13 +21,14 @@ from quantgate.errors import UsageError
 from quantgate.models.digest import HEAD
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
+from quantgate.preflight import Wanted, check_methods, check_options
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
 from quantgate.quantize.checkpoint import bytes_on_disk, ties_its_head, untie
 from quantgate.quantize.floats import FloatSettings
-from quantgate.quantize.methods import algorithm_of, get_methods
+from quantgate.quantize.methods import algorithm_of, get_method
 from quantgate.quantize.mixed import mixed_config
 from quantgate.quantize.nvfp4 import share_scales
 from quantgate.quantize.readers import linear_shapes, readers
@@ -72,8 +73,22 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         UsageError: an unknown method, or a directory that holds something.
         QuantgateError: see `make_subject`.
     """
-    (method,) = get_methods([args.method])
+    method = get_method(args.method)
     _refuse_occupied(args.directory)
+    choice = CalibrationChoice(
+        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
+    )
+    wanted = Wanted(
+        model=args.model,
+        revision=args.revision,
+        offline=args.offline,
+        device=args.device,
+        calibration=choice,
+        texts={"DIR": str(args.directory), "--model": args.model, "--data": args.data},
+        directories={"DIR": args.directory, "--store": args.store or default_root()},
+    )
+    check_options(wanted)
+    check_methods(wanted, [method], open_data(args.data, BUNDLED_DATA, offline=args.offline))
     store = Store(args.store or default_root(), progress)
     model = resolve_model(args.model, args.revision, store, offline=args.offline)
     found = readers(export_config(method), linear_shapes(model.path, method.id))

@@ -205,10 +205,23 @@ def check_options(wanted: Wanted, checks: Sequence[Callable[[Wanted], None]] = C
             raise UsageError(error.who, error.found, expected=error.expected, hint=error.hint) from error
 
 
+def check_before(wanted: Wanted, method: Method, data: DataSource | None) -> None:
+    """The checks of a call from Python, which raise what `quantgate.quantize` names; no ``data``: calibration is given.
+
+    Raises:
+        QuantgateError: the first thing that is wrong.
+    """
+    for check in (check_device, check_numbers, check_calibration, check_model):
+        check(wanted)
+    check_architecture(wanted, [method], data)
+    if data is not None:
+        check_calibration_data(wanted, [method], data)
+
+
 # --- what the methods need ------------------------------------------------------------------------------------------
 
 
-def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSource) -> None:
+def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
     """A model whose blocks hold matrices that no method here can quantize (GPT-2's Conv1D, fused experts)."""
     del data
     made_here = [method.id for method in methods if method.algorithm not in ("candidate", "none")]

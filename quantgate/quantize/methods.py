@@ -251,6 +251,14 @@ def get_methods(ids: Sequence[str]) -> list[Method]:
     return [METHODS[name] for name in dict.fromkeys(chosen)]
 
 
+def get_method(name: str) -> Method:
+    """The one row called ``name``. Raises UsageError, also for ``all``."""
+    found = get_methods([name])
+    if len(found) != 1:
+        raise UsageError("method", f"{name!r} is {len(found)} methods", expected="the id of one, for example gptq4")
+    return found[0]
+
+
 def standard_methods(keywords: str = "") -> list[Method]:
     """The rows of a run that names no methods: the standard ones, and those that ``keywords`` (of ``-k``) name."""
     return [method for method in METHODS.values() if method.standard or method.id in keywords]

@@ -3,8 +3,9 @@ import copy
 import pytest
 
 import quantgate
-from quantgate.errors import UsageError
+from quantgate.errors import ModelError, UsageError
 from quantgate.quantize.calibration import Calibration
+from quantgate.quantize.calibration_sets import CalibrationChoice
 from quantgate.quantize.checkpoint import read_record
 from quantgate.quantize.recipe import Rule, recipe_method
 
@@ -41,5 +42,32 @@ def test_a_recipe(tiny_model, tmp_path):
 
 
 def test_unknown_method(tiny_model, tmp_path):
-    with pytest.raises(UsageError, match="did you mean gptq4"):
+    with pytest.raises(UsageError, match="did you mean 'gptq4'"):
         quantgate.quantize(tiny_model, "gtpq4", store=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({"device": "banana"}, UsageError, "unknown device 'banana'"),
+        ({"device": "cuda:77"}, UsageError, "torch sees"),
+        ({"method": "all"}, UsageError, "'all' is .* methods; expected the id of one"),
+        ({"model": "nowhere"}, ModelError, "no such directory"),
+        (
+            {"method": "gptq4", "calibration": CalibrationChoice("c5")},
+            UsageError,
+            "unknown set 'c5'; known: dialogues",
+        ),
+        (
+            {"method": "gptq4", "calibration": CalibrationChoice("c4")},
+            UsageError,
+            "with this data: --calibration dialogues",
+        ),
+        ({"method": "gptq4", "calibration": CalibrationChoice(seed=-1)}, UsageError, "--calibration-seed: -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_the_store_is_made(tiny_model, tmp_path, arguments, kind, words):
+    given = {"model": tiny_model, "method": "rtn4", "store": tmp_path / "store", "offline": True} | arguments
+    with pytest.raises(kind, match=words):
+        quantgate.quantize(**given)
+    assert not (tmp_path / "store").exists()

@@ -48,7 +48,7 @@ def test_an_occupied_directory_is_left_alone(model_dir, tmp_path, capsys):
 
 def test_unknown_method_names_the_close_ones(model_dir, tmp_path, capsys):
     assert export("gtpq4", tmp_path / "out", model_dir, tmp_path) == 4
-    assert "did you mean gptq4" in capsys.readouterr().err
+    assert "did you mean 'gptq4'" in capsys.readouterr().err
 
 
 def answers(method, shapes):
@@ -98,7 +98,11 @@ def test_what_was_not_run_is_not_claimed():
 
 
 def test_it_is_said_before_quantizing(model_dir, tmp_path, capsys):
-    assert export("gptq4", tmp_path / "out", model_dir, tmp_path) == 1  # the tokenizer here is none
+    (tmp_path / "model").mkdir()
+    for file in model_dir.iterdir():
+        (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages }}")  # the tokenizer here is none
+    assert export("gptq4", tmp_path / "out", tmp_path / "model", tmp_path) == 1
     assert "vLLM: no, 96 input features of model.layers.0.self_attn.q_proj" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
