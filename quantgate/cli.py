@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from quantgate import export
 from quantgate.errors import QuantgateError, UsageError
 from quantgate.progress import Progress
+from quantgate.words import for_stream
 from reports import check
 
 _WRONG_USAGE: Final = 4
@@ -47,7 +48,7 @@ class StderrProgress:
 
     def note(self, message: str) -> None:
         """Say something at once."""
-        print(f"quantgate: {message}", file=sys.stderr, flush=True)
+        print(for_stream(f"quantgate: {message}", sys.stderr), file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = args.command.run(args, StderrProgress())
     except QuantgateError as error:
-        print(f"quantgate {args.command.name}: {error}", file=sys.stderr)
+        print(for_stream(f"quantgate {args.command.name}: {error}", sys.stderr), file=sys.stderr)
         return _WRONG_USAGE if isinstance(error, UsageError) else 1
     return code

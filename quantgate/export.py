@@ -37,6 +37,7 @@ from quantgate.store.store import Store, default_root
 from quantgate.subjects import Subject, make_subject
 from quantgate.tasks.data import open_data
 from quantgate.tasks.prompts import Prompts
+from quantgate.words import say
 
 BUNDLED_DATA: Final = Path(__file__).resolve().parent.parent / "evals" / "data"
 
@@ -93,15 +94,15 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     model = resolve_model(args.model, args.revision, store, offline=args.offline)
     found = readers(export_config(method), linear_shapes(model.path, method.id))
     for reader in found:
-        print(reader, flush=True)
+        say(str(reader))
     subject = _subject(args, model, method, store, progress)
     rewrite = rewrite_of(method)
     if rewrite is None and ties_its_head(subject.path) and any(reader.needs_head for reader in found):
-        print(f"{HEAD} is stored beside the embedding it is tied to: AutoGPTQ leaves it at zero otherwise")
+        say(f"{HEAD} is stored beside the embedding it is tied to: AutoGPTQ leaves it at zero otherwise")
         rewrite = untie
     _copy(subject.path, args.directory, rewrite)
     size = bytes_on_disk(args.directory)
-    print(f"{args.directory}: {method.id}, {subject.record.bits_effective:.3f} bits a weight, {size} bytes")
+    say(f"{args.directory}: {method.id}, {subject.record.bits_effective:.3f} bits a weight, {size} bytes")
     return 0
 
 

@@ -24,7 +24,8 @@ _NAMED: Final = 6
 class Account:
     """The cases of one run. ``planned``: case -> dimension. ``excuses``: why a selected case has no record, as far as
     that was heard. ``others``: selected tests that judge no case. ``stopped``: why the run ended before its last case.
-    ``strict``: whether ``inconclusive`` is red. ``begun``: the report of this run exists; ``code``: how it ended.
+    ``strict``: whether ``inconclusive`` is red. ``listing``: the command itself asks for a list of the cases and
+    nothing else. ``begun``: the report of this run exists; ``code``: how it ended.
     """
 
     planned: dict[Key, str] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Account:
     others: int = 0
     stopped: str = ""
     strict: bool = False
+    listing: bool = False
     begun: bool = False
     code: int | None = None
 
@@ -99,9 +101,14 @@ class Account:
         return account
 
     def exit_code(self, code: int) -> int:
-        """The run's exit code, where pytest would end with ``code``: never green without a full account."""
+        """The run's exit code, where pytest would end with ``code``: never green without a full account.
+
+        A list of the cases is what it was asked to be, and says that nothing was judged.
+        """
         if code != GREEN:
             return code
+        if self.listing and not self.judged:
+            return GREEN
         if self.unjudged or self.refused:
             return RED
         return EMPTY if not self.judged and not self.others else GREEN
@@ -110,6 +117,8 @@ class Account:
         """The account in words: what the run speaks of, and what it does not."""
         if not self.planned:
             return []
+        if self.listing and not self.judged:
+            return [f"listed {len(self.selected)} of {len(self.planned)} planned cases; nothing was judged"]
         found = [
             f"judged {len(self.judged)} of {len(self.selected)} selected cases, {sum(self.judged.values())} allowed; "
             f"{len(self.planned)} were planned{self._left_out()}"

@@ -10,6 +10,7 @@ from typing import Any
 from quantgate.progress import Progress
 from quantgate.verdict.records import Result
 from quantgate.verdict.verify import verify
+from quantgate.words import say
 from reports.markdown import render
 from reports.run import Run
 
@@ -31,10 +32,11 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     """Print what was found; 0 when the report stands, 1 when it does not."""
     findings = verify(args.report, drawn_again)
     for difference in findings.differences:
-        print(difference)
+        say(difference)
     for part in findings.unconfirmed:
-        print(f"not confirmed: {part}")
+        say(f"not confirmed: {part}")
     without = f", {findings.unjudged} were invalid before anything was compared" if findings.unjudged else ""
     without += f", {findings.measured} rest on measurements that cannot be made again" if findings.measured else ""
-    print(f"{findings.confirmed} verdicts confirmed, {len(findings.differences)} contradicted{without}")
+    verdicts = "verdict" if findings.confirmed == 1 else "verdicts"
+    say(f"{findings.confirmed} {verdicts} confirmed, {len(findings.differences)} contradicted{without}")
     return 1 if findings.differences or not findings.confirmed else 0

@@ -11,9 +11,10 @@ import pytest
 
 from quantgate.errors import QuantgateError
 from reports import waivers
+from reports.failures import fold_failures
 from reports.payload import PAYLOAD, Payload
-from reports.session import ACCOUNT, RUN, final_code, finish, release, report_directory, start
-from reports.terminal import summarize
+from reports.session import ACCOUNT, RUN, final_code, finish, nothing_selected, release, report_directory, start
+from reports.terminal import Page, summarize
 
 _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
@@ -32,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Start an empty run."""
     start(config)
+    config.pluginmanager.register(FoldedFailures(), "quantgate-folded-failures")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -104,6 +106,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[RUN]
     if config.stash[ACCOUNT].selected:
         summarize(terminalreporter, run, shown_path(report_directory(config), config.invocation_params.dir))
+    elif said := nothing_selected(config):
+        terminalreporter.section("quantgate")
+        Page(terminalreporter).line(said)
+
+
+class FoldedFailures:
+    """Before anything of pytest's own summary is shown, its failures are made to fit the terminal."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> Generator[None, None, None]:
+        """They are shown behind this and before what other plugins say."""
+        fold_failures(terminalreporter, config)
+        yield
 
 
 def shown_path(path: Path, here: Path) -> str:

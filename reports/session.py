@@ -6,12 +6,14 @@ around everything that pytest and its plugins do, because any of them may set an
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from quantgate.errors import StoreError, UsageError
+from quantgate.naming import closest
 from quantgate.verdict.verify import UNFINISHED
 from reports.accounting import BROKEN, GREEN, Account
 from reports.collector import Collector
@@ -20,10 +22,13 @@ from reports.environment import environment
 from reports.markdown import render
 from reports.picture import roofline_svg
 from reports.run import Run, dumps, sealed
+from reports.usage import wrong_usage
 
 RUN: Final = pytest.StashKey[Run]()
 COLLECTOR: Final = pytest.StashKey[Collector]()
 ACCOUNT: Final = pytest.StashKey[Account]()
+_LIST: Final = {"--collect-only", "--co"}
+"""On the command line they ask for a list, as editors do; from elsewhere they would make a gate green unseen."""
 DIRECTORY: Final = pytest.StashKey[ReportDirectory]()
 
 
@@ -43,14 +48,13 @@ def begin(config: pytest.Config) -> Account:
         pytest.UsageError: the report's directory cannot be used, or nobody would keep account of the run.
     """
     if ACCOUNT not in config.stash:
-        raise pytest.UsageError(
-            "the plugin reports.plugin is switched off: without it no run is judged; drop -p no:..."
-        )
+        raise wrong_usage("the plugin reports.plugin is switched off: without it no run is judged; drop -p no:...")
     account = config.stash[ACCOUNT]
     if hasattr(config, "workerinput") or account.begun:
         return account
     account.begun = True
     if config.option.collectonly:  # a list of cases is no report
+        account.listing = not _LIST.isdisjoint(config.invocation_params.args)
         return account
     directory = ReportDirectory(report_directory(config))
     run = config.stash[RUN]
@@ -60,7 +64,7 @@ def begin(config: pytest.Config) -> Account:
         directory.begin(dumps(run.as_json(facts, UNFINISHED)))
     except (StoreError, UsageError) as error:
         directory.release()
-        raise pytest.UsageError(str(error)) from error
+        raise wrong_usage(str(error)) from error
     config.stash[DIRECTORY] = directory
     if directory.interrupted:
         run.notes.append("rebuilding the report: an earlier run was interrupted while writing it")
@@ -90,7 +94,9 @@ def _account_for_all(session: pytest.Session) -> None:
     why = session.shouldstop or session.shouldfail
     if why or session.exitstatus == pytest.ExitCode.INTERRUPTED:
         account.stopped = why if isinstance(why, str) else "interrupted"
-    elif not config.option.collectonly:
+    elif config.option.collectonly:
+        account.stopped = "--collect-only, which is not on the command line: see PYTEST_ADDOPTS and addopts"
+    else:
         config.stash[COLLECTOR].account_for_all(_what_kept_them(config))
 
 
@@ -126,6 +132,19 @@ def final_code(config: pytest.Config, code: int | pytest.ExitCode) -> int | pyte
     if account.code is None:
         return BROKEN  # the run never came to its account
     return account.code or account.exit_code(GREEN)
+
+
+def nothing_selected(config: pytest.Config) -> str:
+    """What to say of a run whose plan has cases, of which ``-k``, ``-m`` and the like left none; empty for others."""
+    account = config.stash[ACCOUNT]
+    if not account.planned or account.selected or account.others:
+        return ""
+    names = list(dict.fromkeys(name for case in account.planned for name in case))
+    words = [word for word in re.findall(r"[\w-]+", config.option.keyword) if word not in ("and", "or", "not")]
+    close = [closest(word, names) for word in words if not any(word.casefold() in name for name in names)]
+    meant = " and ".join(repr(name) for found in close for name in found)
+    hint = f"did you mean {meant}?" if meant else "see -k, -m, --deselect and the paths that were given"
+    return f"nothing was selected of {len(account.planned)} planned cases, so nothing was judged; {hint}"
 
 
 def release(config: pytest.Config) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Final
 
 import pytest
 
 from quantgate.efficiency.pareto import fronts
+from quantgate.words import folded
 from reports import efficiency, waivers
 from reports.fit import Look, draw, fit
 from reports.run import Run
@@ -93,7 +93,7 @@ class Page:
 
     def line(self, text: str, **markup: bool) -> None:
         """A sentence; in a terminal it is broken between words."""
-        lines = textwrap.wrap(text, self.look.width, subsequent_indent="  ") if self.is_terminal else [text]
+        lines = folded(text, self.look.width) if self.is_terminal else [text]
         for each in lines or [""]:
             self.reporter.line(each, **markup)
 

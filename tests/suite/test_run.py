@@ -71,10 +71,32 @@ def test_a_run_that_selects_nothing_leaves_no_old_report(gate, old_report):
     assert "may replace" not in (old_report / "report.md").read_text()
 
 
-def test_a_list_of_cases_is_no_report_and_not_green(gate, old_report):
+@pytest.mark.parametrize("option", ["--collect-only", "--co"])
+def test_a_list_that_was_asked_for_is_no_report_and_no_failure(gate, old_report, option):
     before = (old_report / "report.json").read_text()
-    assert gate.run("--collect-only").ret == 1
+    result = gate.run(option)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["listed * planned cases; nothing was judged"])
     assert (old_report / "report.json").read_text() == before
+
+
+@pytest.mark.parametrize("where", ["environment", "ini"])
+def test_a_list_that_the_command_does_not_ask_for_is_not_green(gate, old_report, monkeypatch, where):
+    before = (old_report / "report.json").read_text()
+    if where == "environment":
+        monkeypatch.setenv("PYTEST_ADDOPTS", "--collect-only")
+    result = gate.run(*(["-o", "addopts=--collect-only --import-mode=importlib"] if where == "ini" else []))
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["not judged: *--collect-only, which is not on the command line: see PYTEST_ADDOPTS*"])
+    assert (old_report / "report.json").read_text() == before
+
+
+def test_a_typo_in_k_is_answered(gate):
+    result = gate.run("--methods", "rtn8", "-k", "rnt8")
+    assert result.ret == 5
+    result.stdout.fnmatch_lines(
+        ["nothing was selected of * planned cases, so nothing was judged; did you mean 'rtn8'[?]"]
+    )
 
 
 def test_two_runs_do_not_share_a_directory(gate):
