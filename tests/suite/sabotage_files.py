@@ -105,6 +105,7 @@ def _(scene):
     "a reference without a norm",
     f"*1 weights are missing or of another shape ({NORM})*",
     ("quantgate.models.loading.check_loaded", NOTHING),
+    ("quantgate.quantize.checkpoint.check_loaded", NOTHING),
 )
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "poorer"))
