@@ -121,7 +121,7 @@ class Account:
             return [f"listed {len(self.selected)} of {len(self.planned)} planned cases; nothing was judged"]
         found = [
             f"judged {len(self.judged)} of {len(self.selected)} selected cases, {sum(self.judged.values())} allowed; "
-            f"{len(self.planned)} were planned{self._left_out()}"
+            f"{len(self.planned)} {'was' if len(self.planned) == 1 else 'were'} planned{self._left_out()}"
         ]
         if self.unjudged:
             found.append(f"not judged: {_names(self.unjudged)}{f' ({self.stopped})' if self.stopped else ''}")

@@ -67,6 +67,17 @@ def test_the_words_say_what_was_left_out(account):
     assert account.expected() == {"gptq4": ["mmlu", "gsm8k"]}
 
 
+def test_a_list_that_was_asked_for_is_green_only_while_nothing_is_judged():
+    account = Account(listing=True)
+    account.plan([("gptq4", "mmlu", "knowledge")])
+    account.select(ids("gptq4-mmlu"))
+    assert account.exit_code(0) == 0
+    assert account.lines() == ["listed 1 of 1 planned cases; nothing was judged"]
+    account.record(("gptq4", "mmlu"), allowed=False)
+    assert account.exit_code(0) == 1
+    assert account.lines() == ["judged 1 of 1 selected cases, 0 allowed; 1 was planned"]
+
+
 def test_it_survives_the_report(account):
     account.select(ids("gptq4-mmlu", "gptq4-gsm8k"))
     account.record(("gptq4", "mmlu"), allowed=True)
