@@ -1,5 +1,5 @@
 """What the files of a foreign checkpoint say against it before it is run: tensors that are missing, weights that cannot
-have come from rounding the reference's, a configuration that computes something else.
+have come from rounding the reference's.
 
 The answers would show most of this too, but only on a task that is sensitive to it: a layer without effect can pass a
 coarse margin.
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from quantgate.quantize.base import StoredWeight
 
 _VERSION: Final = 2  # counts up when other things are found in the same files
-# what a forward does not read; end tokens and lengths of answers belong to the request
-_UNREAD: Final = (
-    "quantization_config", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path",
-    "architectures", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "return_dict",
-    "problem_type", "initializer_range", "output_attentions", "output_hidden_states", "tie_word_embeddings", "auto_map",
-    "chunk_size_feed_forward", "is_decoder", "is_encoder_decoder", "transformers_weights",
-)  # fmt: skip
 _STEPS: Final = 4  # of the fit of scales: each halves what is left at least
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
 _LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
@@ -79,21 +72,6 @@ def check_complete(reference: Path, candidate: Path, who: str) -> None:
             expected="every weight of the architecture, quantized or not",
             hint="finish the download, or write the checkpoint again",
         )
-
-
-def config_problems(reference: Path, candidate: Path) -> list[str]:
-    """Settings that both configurations have and that change what is computed, if they differ."""
-    from transformers import AutoConfig
-
-    ours, theirs = (
-        AutoConfig.from_pretrained(path, trust_remote_code=False).to_dict() for path in (reference, candidate)
-    )
-    differing = [
-        f"{name} ({theirs[name]}, not {ours[name]})"
-        for name in sorted(ours.keys() & theirs.keys() - {*_UNREAD})
-        if ours[name] != theirs[name] and "dropout" not in name
-    ]
-    return [f"its configuration computes something else: {', '.join(differing[:3])}"] if differing else []
 
 
 def audited(reference: ModelFiles, candidate: Path, weights: str, store: Store, who: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.audit import audited, check_complete, config_problems
+from quantgate.audit import audited, check_complete
 from quantgate.errors import ModelError, UsageError
 from quantgate.models.digest import digest_model
 from quantgate.models.files import weight_files
@@ -83,7 +83,6 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     problems = [
         *_claimed(record),
         *_tokenizer_problems(model.path, path),
-        *config_problems(model.path, path),
         *audited(model, path, loaded, store, who),
     ]
     return Subject(method, path, record, loaded, True, unchanged, tuple(problems), weights.leftovers)

@@ -230,8 +230,8 @@ def _(scene):
 
 @row(
     "another epsilon",
-    "*its configuration computes something else: rms_norm_eps*",
-    ("quantgate.candidates.config_problems", NO_LIST),
+    "*the subject's config.json computes otherwise: rms_norm_eps*",
+    ("quantgate.evaluation.configuration_problems", NO_LIST),
     HONEST,
 )
 def _(scene):

@@ -7,8 +7,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from quantgate.audit import check_complete, config_problems, weight_problems
+from quantgate.audit import check_complete, weight_problems
 from quantgate.errors import ModelError
+from quantgate.models.sameness import configuration_problems
 from quantgate.progress import Silent
 from quantgate.quantize.methods import METHODS
 from quantgate.quantize.run import quantize_many
@@ -60,7 +61,7 @@ def found(reference, path):
 @pytest.mark.parametrize("method", HONEST)
 def test_honest_checkpoints_have_no_problem(method, reference, checkpoints):
     check_complete(reference, checkpoints / method, "mine")
-    assert config_problems(reference, checkpoints / method) == []
+    assert configuration_problems(reference, checkpoints / method) == []
     assert found(reference, checkpoints / method) == []
 
 
@@ -154,25 +155,3 @@ def test_a_head_that_is_no_longer_tied_is_needed(reference, damaged):
     edit(path, tie_word_embeddings=False)
     with pytest.raises(ModelError, match=r"1 weights are missing \(lm_head"):
         check_complete(reference, path, "mine")
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"rms_norm_eps": 0.01}, r"rms_norm_eps \(0.01, not 1e-06\)"),
-        ({"hidden_act": "relu"}, "hidden_act"),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "rope_parameters"),
-        ({"num_key_value_heads": 3}, "num_key_value_heads"),
-    ],
-)
-def test_settings_that_compute_something_else_are_named(changes, named, reference, damaged):
-    path = damaged(lambda state: None)
-    edit(path, **changes)
-    [problem] = config_problems(reference, path)
-    assert re.search(f"computes something else.*{named}", problem)
-
-
-def test_settings_that_nothing_reads_may_differ(reference, damaged):
-    path = damaged(lambda state: None)
-    edit(path, use_cache=False, eos_token_id=5, transformers_version="4.30.0", attention_dropout=0.5)
-    assert config_problems(reference, path) == []
