@@ -71,6 +71,12 @@ def begin(config: pytest.Config) -> Account:
     return account
 
 
+def begun(config: pytest.Config) -> bool:
+    """Whether this process started a run that keeps account."""
+    account = config.stash.get(ACCOUNT, None)
+    return account is not None and account.begun
+
+
 def finish(session: pytest.Session) -> None:
     """Account for every selected case, write the report, and set the exit code."""
     config = session.config

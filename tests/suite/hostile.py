@@ -132,3 +132,9 @@ WAYS = {
 
 def pytest_configure(config):
     config.pluginmanager.register(WAYS[os.environ["QUANTGATE_HOSTILE"]]())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main():
+    """The way "early": ends pytest before a session starts, as a plugin with a command of its own does."""
+    return 0 if os.environ["QUANTGATE_HOSTILE"] == "early" else None

@@ -12,6 +12,7 @@ from tests.suite.sabotage_scene import NO_LIST, NOTHING, row
 RED = ("--methods", "rtn2", "--tasks", "kld")  # regresses under the scene's margin
 # with the account out of order the exit code is whatever pytest and its plugins make of it
 NO_FAILURE_OF_OURS = ("reports.plugin._fail", NOTHING)
+NO_RUN = ("fixtures.plugin._asked_to_show", lambda original: lambda config: True)
 NO_LAST_WORD = ("reports.plugin.final_code", lambda original: lambda config, code: code)
 
 
@@ -54,6 +55,24 @@ def _(scene):
 @row("a plugin that ends the session early and green", "*not judged: *rtn2 on kld_ptb*enough*", NO_LAST_WORD, code=2)
 def _(scene):
     return hostile(scene, "stop", "--methods", "rtn8,rtn2", "--tasks", "kld")
+
+
+@row("a plugin that ends pytest before the run", "*without starting a run, so nothing was compared*", NO_RUN, code=4)
+def _(scene):
+    return hostile(scene, "early")
+
+
+@row("a list of fixtures in PYTEST_ADDOPTS", "*without starting a run, so nothing was compared*", NO_RUN, code=4)
+def _(scene):
+    scene.monkeypatch.setenv("PYTEST_ADDOPTS", "--fixtures")
+    return scene.run(*RED)
+
+
+@row("a list of markers in the ini file", "*without starting a run, so nothing was compared*", NO_RUN, code=4)
+def _(scene):
+    ini = scene.root / "other.ini"
+    ini.write_text("[pytest]\naddopts = --markers\n")
+    return scene.run(*RED, "-c", ini)
 
 
 @row("a regression that is run again", "*rtn2 must not replace the reference*")

@@ -96,7 +96,8 @@ def test_defect_5_pages_name_options_that_exist():
         *((ROOT / room).rglob("*.py") for room in ("fixtures", "reports", "quantgate", "benchmarks"))
     )
     known = set(re.findall(r"\"(--[a-z][a-z-]+)\"", "\n".join(path.read_text("utf-8") for path in sources)))
-    others = {"--strict", "--lf", "--junitxml", "--help", "--no-deps"}  # of pytest and pip
+    pytests = {"--strict", "--lf", "--junitxml", "--help", "--assert", "--setup-only", "--setup-plan", "--deselect"}
+    others = pytests | {"--no-deps"}  # pip's
     assert named - known - others == set()
 
 
