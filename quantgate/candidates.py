@@ -26,6 +26,8 @@ _BLOCK_WEIGHT: Final = re.compile(r".*\.\d+\..*\.weight")  # a numbered block: n
 _ALIKE: Final = ("hidden_size", "num_hidden_layers", "vocab_size")
 _PROBES: Final = ("The 3 ships sailed at 07:45.", "  naïve café — 东京\n\tdef f(x): return x**2", "<|im_start|>user")
 
+_WORDS: Final = 64  # tokens of the vocabulary in one probe
+
 
 @dataclass(frozen=True)
 class CandidateSettings:
@@ -123,11 +125,24 @@ def _tokenizer_problems(reference: Path, candidate: Path) -> list[str]:
     if not any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return []
     ours, theirs = (load_tokenizer(path, path.name) for path in (reference, candidate))
-    if any(ours.encode(probe) != theirs.encode(probe) for probe in _PROBES):
+    numbers = theirs.get_vocab()
+    if any(numbers.get(token) != number for token, number in ours.get_vocab().items()):
+        return ["the candidate's tokenizer numbers tokens otherwise than the reference's"]
+    if any(ours.encode(probe) != theirs.encode(probe) for probe in _probes(ours)):
         return ["the candidate's tokenizer splits text otherwise than the reference's"]
     if theirs.chat_template and ours.chat_template != theirs.chat_template:
         return ["the candidate's chat template is not the reference's"]
     return []
+
+
+def _probes(tokenizer: Any) -> list[str]:
+    """Texts that show how a tokenizer splits: a few odd ones, and every token of its vocabulary as a word.
+
+    A merge that is missing or comes too late shows in no text but those that need it.
+    """
+    words = [tokenizer.convert_tokens_to_string([token]) for token in sorted(tokenizer.get_vocab())]
+    lines = [" ".join(words[start : start + _WORDS]) for start in range(0, len(words), _WORDS)]
+    return [*_PROBES, *lines]
 
 
 def _inspect(reference: Path, candidate: Path, method: Method) -> tuple[QuantizationRecord, tuple[str, ...]]:

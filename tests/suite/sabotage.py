@@ -244,6 +244,20 @@ def _(scene):
 
 
 @row(
+    "a tokenizer with two rare tokens swapped",
+    "*numbers tokens otherwise than the reference's*",
+    ("quantgate.candidates._tokenizer_problems", NO_LIST),
+)
+def _(scene):
+    path = scene.checkpoint()
+    content = json.loads((path / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["Q"], vocabulary["J"] = vocabulary["J"], vocabulary["Q"]
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    return scene.judge_candidate(path)
+
+
+@row(
     "another chat template",
     "*chat template is not the reference's*",
     ("quantgate.candidates._tokenizer_problems", NO_LIST),

@@ -113,13 +113,13 @@ def test_a_bias_of_zeros_adds_nothing(model, subjects, tmp_path):
     """Older packers of GPTQ checkpoints write one for every layer."""
     zeros = adding(f"{PROJECTION}.bias", torch.zeros(16))
     edit(model, zeros)
-    load_reference(model, "mine", "bfloat16", "cpu")
+    assert load_reference(model, "mine", "bfloat16", "cpu").dtype == torch.bfloat16
     path = shutil.copytree(subjects["rtn8"], tmp_path / "copy")
     edit(path, zeros)
-    load_quantized(path, torch.bfloat16)
+    assert load_quantized(path, torch.bfloat16).dtype == torch.bfloat16
 
 
 def test_what_the_architecture_ignores_may_be_there(model):
     """Old Llama checkpoints keep the rotary frequencies of every block."""
     edit(model, adding("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)))
-    load_reference(model, "mine", "bfloat16", "cpu")
+    assert load_reference(model, "mine", "bfloat16", "cpu").dtype == torch.bfloat16

@@ -183,7 +183,8 @@ def test_a_margin_of_a_companion_must_be_missable_too() -> None:
 
 
 def test_check_rule_leaves_a_case_without_margin_to_its_verdict() -> None:
-    parse_policy("schema = 1", "p.toml").check_rule("mmlu", "knowledge", ACCURACY, "m", "x")
+    policy = parse_policy("schema = 1", "p.toml")
+    assert policy.check_rule("mmlu", "knowledge", ACCURACY, "m", "x") is None  # type: ignore[func-returns-value]
 
 
 def test_digest_is_of_the_meaning() -> None:
