@@ -56,7 +56,8 @@ class Findings:
 
     ``unjudged``: cases that were invalid before anything was compared. ``measured``: memory and speed, whose numbers
     were measured on one machine at one time: the verdict follows from them, they themselves cannot be drawn again.
-    ``unconfirmed``: parts of the report that nothing here can confirm.
+    ``unconfirmed``: parts of the report that nothing here can confirm. ``decided``: whether the decisions were drawn
+    again; those of the first format cannot be.
     """
 
     confirmed: int = 0
@@ -64,6 +65,12 @@ class Findings:
     measured: int = 0
     differences: list[str] = field(default_factory=list)
     unconfirmed: list[str] = field(default_factory=list)
+    decided: bool = True
+
+    @property
+    def stands(self) -> bool:
+        """Whether the report says what its evidence says, as a whole."""
+        return bool(self.confirmed) and self.decided and not self.differences
 
 
 def verify(report: Path, render: Render | None = None) -> Findings:
@@ -107,6 +114,7 @@ def _check_all(
     results = [_check(each, cases.pop(_key(each), None), findings, sealed) for each in content["results"]]
     findings.differences += _twice(content["results"]) + _lost(cases)
     if not sealed:
+        findings.decided = False
         findings.unconfirmed.append(
             "decisions, counts and report.md (the report's format is older than they can be checked)"
         )

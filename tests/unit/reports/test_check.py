@@ -229,7 +229,7 @@ def test_a_report_of_the_first_format_says_what_it_cannot_confirm(report, capsys
     (report / "evidence.jsonl").write_text("".join(lines))
     edit(report, lambda c: c["evidence"].update(sha256=hashlib.sha256("".join(lines).encode()).hexdigest()))
     code, said = verified(report, capsys)
-    assert (code, "2 verdicts confirmed, 0 contradicted" in said) == (0, True)
+    assert (code, "2 verdicts confirmed, 0 contradicted" in said) == (1, True)  # anybody may have written the decisions
     assert "not confirmed: decisions, counts and report.md" in said
 
 
