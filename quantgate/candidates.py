@@ -1,25 +1,33 @@
 """Candidates: quantized checkpoints that somebody else made, judged like our own subjects (``--candidate NAME=DIR``).
 
 What was quantized is found out, not believed: every weight matrix of the reference's blocks is looked up in the
-candidate's files. It is quantized if it is stored in another form or with other values, and unchanged otherwise.
+candidate's files. It is quantized if it is stored in another form or with other values, and unchanged otherwise. What
+the configuration declares to stay in 16 bit (and routers of experts, which no tool quantizes) is a fact of the record.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.audit import audited, check_complete
 from quantgate.errors import ModelError, UsageError
 from quantgate.models.digest import digest_model
 from quantgate.models.files import weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
+from quantgate.models.quantized import quantized_tensors
 from quantgate.models.source import ModelFiles, check_model_directory, read_json
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.store.store import Store
-from quantgate.subjects import Subject
+from quantgate.subjects import Subject, lies_on_grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantgate.quantize.declared import Declared
 
 ALGORITHM: Final = "candidate"
 _BLOCK_WEIGHT: Final = re.compile(r".*\.\d+\..*\.weight")  # a numbered block: neither embeddings nor the output head
@@ -76,28 +84,43 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     who = f"candidate {method.id!r}"
     check_model_directory(path, method.id)
     _check_alike(model.path, path, who)
+    from quantgate.quantize.declared import read_declared
+
+    declared = read_declared(path, who)
+    if declared.reader == "transformers" and declared.bits is None:
+        _refuse_codes(path, who)
     check_complete(model.path, path, who)
-    record, unchanged = _inspect(model.path, path, method)
+    found = _inspect(model.path, path, method, declared)
     weights = weight_files(path, who)
     if weights.leftovers:
         store.progress.note(f"{who}: {weights.note()}")
     loaded = digest_model(path, who).loaded
     problems = [
-        *_claimed(record),
+        *_claimed(found.record),
         *_tokenizer_problems(model.path, path),
-        *audited(model, path, loaded, store, who),
+        *(audited(model, path, loaded, store, who) if declared.reader == "own" else []),
     ]
-    return Subject(method, path, record, loaded, True, unchanged, tuple(problems), weights.leftovers)
+    return replace(found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers)
 
 
 def load_candidate(path: Path, name: str, dtype: str, device: str) -> Any:
     """The model in evaluation mode: our own reader for the layouts it knows, transformers for all others."""
     from quantgate.models.loading import torch_dtype
-    from quantgate.quantize.checkpoint import is_known_layout, load_quantized
+    from quantgate.quantize.checkpoint import load_quantized
+    from quantgate.quantize.declared import read_declared
 
-    if is_known_layout(read_json(path / "config.json", name)):
+    if read_declared(path, f"candidate {name!r}").reader == "own":
         return load_quantized(path, torch_dtype(dtype), device)
     return load_reference(path, name, dtype, device)
+
+
+def _refuse_codes(path: Path, who: str) -> None:
+    """Without a quantization_config codes would be taken for weights."""
+    for name, dtype in quantized_tensors(path):
+        raise ModelError(
+            who, f"{name} is stored in {dtype}, but config.json has no quantization_config",
+            expected="a declaration of how codes become weights", hint="export the checkpoint with its configuration",
+        )  # fmt: skip
 
 
 def _check_alike(reference: Path, candidate: Path, who: str) -> None:
@@ -145,38 +168,94 @@ def _probes(tokenizer: Any) -> list[str]:
     return [*_PROBES, *lines]
 
 
-def _inspect(reference: Path, candidate: Path, method: Method) -> tuple[QuantizationRecord, tuple[str, ...]]:
-    """What the files say: modules, unchanged ones, bits. All tensors of a module count, whatever they are called."""
-    import torch
+@dataclass
+class _Found:
+    """What the files say about the matrices of the reference's blocks; numbers of weights by module."""
 
-    from quantgate.quantize.checkpoint import bytes_on_disk, stored_tensors
+    quantized: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    unchanged: list[str] = field(default_factory=list)
+    on_grid: list[str] = field(default_factory=list)
+    nbytes: int = 0
+    packed: bool = False
 
-    theirs = dict(stored_tensors(candidate))
-    modules: dict[str, int] = {}
-    unchanged, stored, packed = [], 0, False
-    for name, weight in stored_tensors(reference):
-        if weight.ndim != 2 or not _BLOCK_WEIGHT.fullmatch(name):
-            continue
-        module = name.removesuffix(".weight")
-        own = {key: value for key, value in theirs.items() if key.startswith(f"{module}.") and key != f"{module}.bias"}
-        modules[module] = weight.numel()
-        stored += sum(value.nbytes for value in own.values())
-        same = own.get(name)
-        if same is None or not same.is_floating_point() or same.shape != weight.shape:
-            packed = True
-        elif torch.equal(same.to(torch.bfloat16), weight.to(torch.bfloat16)):
-            unchanged.append(module)
-    weights = sum(modules.values())
+
+def _inspect(reference: Path, candidate: Path, method: Method, declared: Declared) -> Subject:
+    """What the files say, as a subject without weights of its own yet."""
+    from quantgate.quantize.checkpoint import bytes_on_disk
+
+    found = _matrices(reference, candidate, declared, f"candidate {method.id!r}")
     config = read_json(candidate / "config.json", method.id).get("quantization_config") or {}
-    bits = 8 * stored / max(weights, 1)
+    weights, kept = sum(found.quantized.values()), sum(found.kept.values())
+    bits = 8 * found.nbytes / max(weights, 1)
     record = QuantizationRecord(
         method=method.as_record() | {"quantization_config": config},
         calibration=None,
-        bits_nominal=int(config.get("bits", round(bits))),
+        bits_nominal=declared.bits or round(bits),
         bits_effective=bits,
         bytes_on_disk=bytes_on_disk(candidate),
-        storage="packed" if packed else "fake",
+        storage="packed" if found.packed else "fake",
         seconds=0.0,
-        quantized_modules=tuple(modules),
+        quantized_modules=tuple(found.quantized),
+        execution=declared.execution,
+        activation_bits=declared.activation_bits,
+        cache_bits=declared.cache_bits,
     )
-    return record, tuple(unchanged)
+    share = kept / max(weights + kept, 1)
+    return Subject(
+        method, candidate, record, "", True, tuple(found.unchanged), on_grid=tuple(found.on_grid),
+        kept=tuple(found.kept), kept_share=share,
+    )  # fmt: skip
+
+
+def _matrices(reference: Path, candidate: Path, declared: Declared, who: str) -> _Found:
+    """Look up every matrix of the blocks. All tensors of a module count, whatever they are called.
+
+    Raises:
+        ModelError: a module is stored quantized although the configuration keeps it in 16 bit.
+    """
+    import torch
+
+    from quantgate.quantize.checkpoint import stored_tensors
+
+    theirs = dict(stored_tensors(candidate))
+    experts = _experts(read_json(reference / "config.json", who))
+    found = _Found()
+    for name, weight in stored_tensors(reference):
+        module = name.removesuffix(".weight")
+        in_block = weight.ndim == 2 and _BLOCK_WEIGHT.fullmatch(name)
+        if not in_block and not (name == "lm_head.weight" and declared.kept("lm_head")):
+            continue
+        own = {key: value for key, value in theirs.items() if key.startswith(f"{module}.") and key != f"{module}.bias"}
+        same = own.get(name)
+        packed = same is None or same.itemsize < 2 or not same.is_floating_point() or same.shape != weight.shape
+        if declared.kept(module):
+            if packed and own:
+                raise ModelError(
+                    who, f"{module} is stored quantized", expected="16 bit, as its quantization_config declares",
+                    hint="the runtime would not read these tensors: correct the configuration",
+                )  # fmt: skip
+            if in_block:
+                found.kept[module] = weight.numel()
+            continue
+        if same is not None and not packed and _is_router(name, weight, experts):
+            found.kept[module] = weight.numel()
+            continue
+        found.quantized[module] = weight.numel()
+        found.nbytes += sum(value.nbytes for value in own.values())
+        found.packed |= packed
+        if same is not None and not packed and torch.equal(same.to(torch.bfloat16), weight.to(torch.bfloat16)):
+            (found.on_grid if lies_on_grid(weight) else found.unchanged).append(module)
+    return found
+
+
+def _experts(config: Mapping[str, Any]) -> set[int]:
+    text = config.get("text_config")
+    places = (config, text if isinstance(text, Mapping) else {})
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return {int(place[name]) for place in places for name in names if isinstance(place.get(name), int)}
+
+
+def _is_router(name: str, weight: Tensor, experts: set[int]) -> bool:
+    """Whether the matrix has one row an expert and is called as routers are."""
+    return len(weight) in experts and name.split(".")[-2] in ("gate", "router", "wg")

@@ -269,6 +269,8 @@ class Evaluation:
             "quantize_seconds": record.seconds,
             "quantized_modules": len(record.quantized_modules),
             "unchanged_modules": list(subject.unchanged),
+            "on_grid_modules": list(subject.on_grid),
+            "kept_16_bit": {"modules": list(subject.kept), "share_of_weights": subject.kept_share},
             "from_cache": subject.from_cache,
             **({"weights_not_read": list(subject.leftovers)} if subject.leftovers else {}),
         }

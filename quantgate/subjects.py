@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from quantgate.models.digest import digest_model
 from quantgate.models.source import ModelFiles, read_json
 from quantgate.progress import Progress
-from quantgate.quantize.base import Method, QuantizationRecord
+from quantgate.quantize.base import Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration import Calibration
 from quantgate.store.keys import AuditKey, SubjectKey
 from quantgate.store.store import Store
@@ -21,7 +21,8 @@ from quantgate.store.store import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-AUDIT_VERSION: Final = 3
+AUDIT_VERSION: Final = 4
+_FLOAT_BITS: Final = 16
 _ROUNDING: Final = 2.0**-6  # relative: two roundings to bf16 and two medians of ratios that were rounded so
 
 
@@ -32,6 +33,8 @@ class Subject:
     ``unchanged``: names of modules that claim to be quantized although their weights equal the reference's.
     ``foreign``: how a checkpoint made elsewhere does not belong to the reference.
     ``leftovers``: weights in the directory that are not read.
+    ``on_grid``: modules that are quantized and equal the reference's, whose weights quantizing does not change.
+    ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
     """
 
     method: Method
@@ -42,11 +45,16 @@ class Subject:
     unchanged: tuple[str, ...] = field(default=())
     foreign: tuple[str, ...] = field(default=())
     leftovers: tuple[str, ...] = field(default=())
+    on_grid: tuple[str, ...] = field(default=())
+    kept: tuple[str, ...] = field(default=())
+    kept_share: float = 0.0
 
     @property
     def is_unquantized(self) -> bool:
         """Whether nothing differs from the reference: no weight, and keys and values are not quantized either."""
-        return len(self.unchanged) == len(self.record.quantized_modules) + (self.record.cache_bits < 16)
+        return len(self.unchanged) + len(self.on_grid) == len(self.record.quantized_modules) + (
+            self.record.cache_bits < 16
+        )
 
     def problems(self) -> list[str]:
         """What speaks against judging this subject as a product of its method."""
@@ -104,8 +112,8 @@ def make_subject(
     entry = store.fetch(key, build, what=what)
     record = read_record(entry.path)
     weights = digest_model(entry.path).loaded
-    unchanged = audit(model, entry.path, weights, record, store)
-    return Subject(method, entry.path, record, weights, entry.from_cache, unchanged)
+    unchanged, on_grid = audit(model, entry.path, weights, record, store)
+    return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid)
 
 
 def libraries_of(method: Method) -> tuple[str, ...]:
@@ -113,8 +121,14 @@ def libraries_of(method: Method) -> tuple[str, ...]:
     return ("torch", "bitsandbytes") if method.algorithm.startswith(("bnb", "recipe")) else ("torch",)
 
 
-def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store) -> tuple[str, ...]:
-    """Modules that ``record`` calls quantized although their weights equal the reference's (kept in the store)."""
+def audit(
+    model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Modules that ``record`` calls quantized although their weights equal the reference's (kept in the store).
+
+    Returns:
+        Those that still hold 16-bit weights, and those that are stored quantized and lost nothing by it.
+    """
     claims = json.dumps([record.quantized_modules, record.folds, record.cache_bits], sort_keys=True, default=list)
     key = AuditKey(
         reference=model.digest.weights,
@@ -124,18 +138,29 @@ def audit(model: ModelFiles, path: Path, weights: str, record: QuantizationRecor
     )
 
     def build(target: Path) -> None:
-        content = {"unchanged": unchanged_modules(model.path, path, record)}
+        unchanged, on_grid = equal_modules(model.path, path, record)
+        content = {"unchanged": unchanged, "on_grid": on_grid}
         (target / "audit.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     entry = store.fetch(key, build, what=f"the audit of {record.method['method']}")
-    return tuple(entry.json("audit.json")["unchanged"])
+    content = entry.json("audit.json")
+    return tuple(content["unchanged"]), tuple(content["on_grid"])
 
 
 def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord) -> list[str]:
+    """Names of quantized modules that are missing, or that hold the 16-bit weights; see `equal_modules`."""
+    return equal_modules(reference, subject, record)[0]
+
+
+def equal_modules(reference: Path, subject: Path, record: QuantizationRecord) -> tuple[list[str], list[str]]:
     """Names of quantized modules that are missing, or whose dequantized weights equal the 16-bit ones bit for bit.
 
     After a transformation (AWQ, SmoothQuant) weights that are the 16-bit ones times a scale per row and per column do
     not count as quantized either.
+
+    Returns:
+        Those that still hold 16-bit weights, and those that are stored in fewer bits and equal all the same: zeros,
+        constants, values that lay on the grid already.
     """
     import torch
 
@@ -147,13 +172,27 @@ def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord
     config = read_json(subject / "config.json", str(record.method["method"]))["quantization_config"]
     _, layers = read_layers(subject, config)
     same = equal_up_to_scales if record.folds else torch.equal
-    cache = ["key/value cache"] if record.cache_bits < 16 and "kv_cache" not in config else []
-    return cache + [
-        name
-        for name in record.quantized_modules
-        if name not in layers
-        or same(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16))
-    ]
+    unchanged = ["key/value cache"] if record.cache_bits < 16 and "kv_cache" not in config else []
+    on_grid: list[str] = []
+    for name in record.quantized_modules:
+        if name not in layers:
+            unchanged.append(name)
+        elif same(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16)):
+            (on_grid if _stored_bits(layers[name]) < _FLOAT_BITS else unchanged).append(name)
+    return unchanged, on_grid
+
+
+def _stored_bits(weight: StoredWeight) -> float:
+    """Bits a weight: a matrix that equals the original in fewer than 16 lay on the method's grid before."""
+    return 8 * sum(tensor.nbytes for tensor in weight.tensors().values()) / weight.n_weights
+
+
+def lies_on_grid(weight: Tensor) -> bool:
+    """Whether a 16-bit matrix has so few different values that 8 bits hold it: quantizing it need not change it."""
+    import torch
+
+    different = len(torch.unique(weight))
+    return different == 1 or different <= min(256, weight.numel() // 16)
 
 
 def equal_up_to_scales(one: Tensor, other: Tensor) -> bool:

@@ -193,6 +193,10 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
             return Int8Weight(tensors["weight"], tensors["SCB"])
         parts = {name.removeprefix("weight."): tensor for name, tensor in tensors.items() if name != "weight"}
         state = bnb.QuantState.from_dict(parts, device=tensors["weight"].device)
+        if config.get("bnb_4bit_quant_type") not in (None, state.quant_type):
+            raise ModelError(
+                who, f"stored as {state.quant_type}", expected=f"{config['bnb_4bit_quant_type']}, as declared"
+            )
         return Float4Weight(tensors["weight"], state)
     except (KeyError, ValueError) as error:
         raise ModelError(who, f"incomplete layer ({error})", expected="bitsandbytes' layout") from error

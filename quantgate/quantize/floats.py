@@ -209,6 +209,23 @@ def compressed_config(kind: FloatFormat) -> dict[str, Any]:
     }
 
 
+_SILENT: Final = ("observer", "observer_kwargs", "actorder", "block_structure", "zp_dtype", "scale_dtype")
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether a compressed-tensors configuration says what `compressed_config` does, so that we read it ourselves."""
+    kinds = [kind for kind, form in _FORMATS.items() if form == config.get("format")]
+    groups = list((config.get("config_groups") or {}).values())
+    if len(kinds) != 1 or len(groups) != 1:
+        return False
+    (kind,), (group,) = kinds, groups
+    wanted = {"type": "float", "symmetric": True, "dynamic": False, "group_size": None, **_WEIGHTS[kind]}
+    found = {"dynamic": False, "group_size": None, "symmetric": True, **(group.get("weights") or {})}
+    same = all(found.get(name) == value for name, value in wanted.items() if name not in _SILENT)
+    extra = [name for name in found if name not in wanted and found[name] and name not in _SILENT[:2]]
+    return same and not extra and group.get("format") in (None, config["format"])
+
+
 def from_compressed(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: str
 ) -> Float8Weight | Float4BlockWeight:

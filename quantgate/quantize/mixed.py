@@ -8,6 +8,7 @@ ours alone, so that no other runtime takes such a checkpoint for a weight-only o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -34,6 +35,17 @@ def is_mixed(config: Mapping[str, Any]) -> bool:
     return config.get("quant_method") == QUANT_METHOD and config.get("format") == FORMAT
 
 
+def dynamic_rule(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """What GPTQModel's ``dynamic`` changes for the layer ``name``; None: it stays in 16 bit.
+
+    Patterns are tried in order, from the start of the name: ``-:`` leaves a layer alone, ``+:`` or nothing changes it.
+    """
+    for pattern, changes in (config.get("dynamic") or {}).items():
+        if re.match(pattern.removeprefix("-:").removeprefix("+:"), name):
+            return None if pattern.startswith("-:") else dict(changes or {})
+    return {}
+
+
 def layer_config(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The configuration of one layer.
 
@@ -41,7 +53,10 @@ def layer_config(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         ModelError: the checkpoint's configuration does not list it.
     """
     if not is_mixed(config):
-        return config
+        changes = dynamic_rule(config, name) if config.get("dynamic") else {}
+        if changes is None:
+            raise ModelError(name, "stored quantized", expected="16 bit, as dynamic in quantization_config says")
+        return {**config, **changes} if changes else config
     try:
         found: Mapping[str, Any] = config["configs"][config["layers"][name]]
     except (KeyError, IndexError, TypeError) as error:

@@ -83,10 +83,15 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     missing = {"qweight", "qzeros", "scales", "g_idx"} - tensors.keys()
     if missing:
         raise ModelError(who, f"no {', '.join(sorted(missing))}", expected="a complete GPTQ-layout layer")
-    grid = UniformGrid(int(config["bits"]), bool(config["sym"]))
-    version = cast(CheckpointFormat, config.get("checkpoint_format", "gptq"))
+    # zero points are stored: AutoGPTQ's and GPTQModel's default for a missing `sym` changes no value
+    grid = UniformGrid(int(config["bits"]), bool(config.get("sym", True)))
+    version = cast(CheckpointFormat, config.get("checkpoint_format") or config.get("format") or "gptq")
     g_idx, scales = tensors["g_idx"], tensors["scales"]
     _check_groups(g_idx, scales, int(config["group_size"]), who)
+    if not config.get("desc_act") and bool((g_idx[1:] < g_idx[:-1]).any()):
+        raise ModelError(
+            who, "g_idx is not in order", expected="groups in order, as desc_act false says: kernels rely on it"
+        )  # fmt: skip
     codes = unpack_rows(tensors["qweight"], grid.bits, g_idx.shape[0])
     zeros = unpack_zeros(tensors["qzeros"], grid.bits, scales.shape[1], version)
     return UniformWeight(codes, scales, zeros, g_idx, grid)
