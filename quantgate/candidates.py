@@ -79,13 +79,13 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     Raises:
         ModelError: it is incomplete, or of another architecture than the reference.
     """
+    from quantgate.quantize.declared import read_declared
+
     assert isinstance(method.settings, CandidateSettings)
     path = Path(method.settings.directory)
     who = f"candidate {method.id!r}"
     check_model_directory(path, method.id)
     _check_alike(model.path, path, who)
-    from quantgate.quantize.declared import read_declared
-
     declared = read_declared(path, who)
     if declared.reader == "transformers" and declared.bits is None:
         _refuse_codes(path, who)
