@@ -20,7 +20,7 @@ from quantgate.models.files import config_files, tokenizer_files
 from quantgate.models.tensors import digest_tensors, stored
 from quantgate.store.store import sha256_file
 
-LOADER_VERSION: Final = 1
+LOADER_VERSION: Final = 2
 """Counts up when the same files are loaded as another model: it is part of the key of every answer."""
 
 HEAD: Final = "lm_head.weight"
