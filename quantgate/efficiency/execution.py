@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from quantgate.errors import ModelError
 from quantgate.models.accounting import adds_nothing, check_placed
-from quantgate.models.loading import load_reference, torch_dtype
+from quantgate.models.loading import attention_implementation, load_reference, torch_dtype
 from quantgate.models.source import read_json
 from quantgate.quantize import bnb, checkpoint
 from quantgate.quantize.base import StoredWeight
@@ -80,7 +80,8 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
         del config.quantization_config
     state, layers = checkpoint.read_layers(path, quantization)
     with init_empty_weights():  # parameters without memory; buffers (rotary frequencies) are real
-        model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation="sdpa")
+        attention = attention_implementation(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation=attention)
     check_placed(_homeless(model, layers, state), str(path))
     execution = _replace_layers(model, layers, state, quantization, kind, torch.device(device))
     # copies: one tensor that still lies in the mapped file would keep all of its touched pages in memory

@@ -54,13 +54,22 @@ def context_length(path: Path, name: str) -> int:
     return configured_context(text_config(path, name)) or _USUAL_CONTEXT
 
 
+def attention_implementation(config: Any) -> str:
+    """``sdpa`` where transformers' class for ``config`` supports it, else ``eager`` (BLOOM, MPT, GPT-J, GPT-OSS)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    known = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if known is None or getattr(known, "_supports_sdpa", False) else "eager"
+
+
 def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:
     """The model in ``path`` in evaluation mode on ``device``, every weight loaded from the files.
 
     Raises:
         ModelError: transformers does not know the architecture, or weights are missing, left over or do not fit.
     """
-    model = load_whole(path, f"model {name!r}", torch_dtype(dtype), attn_implementation="sdpa")
+    attention = attention_implementation(text_config(path, name))
+    model = load_whole(path, f"model {name!r}", torch_dtype(dtype), attn_implementation=attention)
     return model.to(device).eval().requires_grad_(False)
 
 

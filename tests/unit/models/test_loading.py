@@ -1,0 +1,21 @@
+import pytest
+import torch
+import transformers as hf
+
+from quantgate.models.loading import attention_implementation, load_reference
+from tests.property.test_company import FAMILIES
+from tests.unit.scoring.tiny import plain_logprobs
+
+WITHOUT_SDPA = ("bloom", "codegen", "gpt_neo", "gpt_oss", "gptj", "mpt", "xglm")
+
+
+@pytest.mark.parametrize("family", [*WITHOUT_SDPA, "llama"])
+def test_attention_is_one_that_the_architecture_has(family, tmp_path):
+    config = hf.AutoConfig.for_model(family, **FAMILIES[family])
+    assert attention_implementation(config) == ("eager" if family in WITHOUT_SDPA else "sdpa")
+    torch.manual_seed(3)
+    made = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    made.save_pretrained(tmp_path)
+    loaded = load_reference(tmp_path, family, "float32", "cpu")
+    tokens = [5, 7, 9, 11, 4, 6]
+    torch.testing.assert_close(plain_logprobs(loaded, tokens), plain_logprobs(made, tokens), rtol=1e-4, atol=1e-4)
