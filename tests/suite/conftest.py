@@ -110,6 +110,7 @@ def edit_baseline(tmp_path):
 @pytest.fixture
 def gate(pytester, tmp_path, tiny_model, data_dir, policy, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("COLUMNS", "160")  # the tables are read with all columns, whatever terminal runs the tests
     base = {
         "--model": tiny_model,
         "--data": data_dir,

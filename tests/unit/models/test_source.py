@@ -108,7 +108,7 @@ def test_missing_weights_are_not_made_up(model):
 
 def test_unknown_architecture(model):
     edit_config(model, model_type="no_such_model")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="its configuration cannot be read"):
         load_reference(model, "mine", "bfloat16", "cpu")
 
 
