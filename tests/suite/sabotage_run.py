@@ -173,6 +173,7 @@ def _(scene):
     "a margin that allows everything",
     "*even a score of 0 would pass*",
     ("quantgate.verdict.policy.Policy._can_fail", NOTHING),
+    code=4,
 )
 def _(scene):
     _policy(scene, "[metrics.acc]\nmargin = { absolute = 0.1 }", "[metrics.acc]\nmargin = { absolute = 1.0 }")
