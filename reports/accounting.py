@@ -111,7 +111,9 @@ class Account:
             return GREEN
         if self.unjudged or self.refused:
             return RED
-        return EMPTY if not self.judged and not self.others else GREEN
+        if not self.judged and (self.planned or not self.others):
+            return EMPTY  # tests of somebody's own beside the plan do not speak for it
+        return GREEN
 
     def lines(self) -> list[str]:
         """The account in words: what the run speaks of, and what it does not."""

@@ -38,7 +38,7 @@ def test_what_is_red_already_stays_so(account, code):
 def test_nothing_selected_is_not_green(account):
     assert account.exit_code(0) == 5
     account.select(["tests/test_own.py::test_it"])
-    assert account.exit_code(0) == 0  # somebody's own tests ran, and judged nothing
+    assert account.exit_code(0) == 5  # somebody's own tests ran, and judged nothing of the plan
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,9 @@ def test_it_survives_the_report(account):
     assert again.lines() == account.lines()
     assert again.expected() == account.expected()
     assert again.as_json() == account.as_json()
+
+
+def test_a_test_beside_the_plan_does_not_make_it_green():
+    account = Account(planned={("rtn8", "mmlu"): "knowledge"}, others=1)
+    assert account.exit_code(0) != 0
+    assert Account(others=1).exit_code(0) == 0  # somebody's own tests, and no plan
