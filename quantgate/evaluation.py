@@ -354,7 +354,13 @@ class Evaluation:
     def compute_reference(self, task: Task) -> Scored:
         """The reference's outcomes from the store or from a model run, whatever baselines say, and their noise."""
         if self._is_distance(task):
-            zeros = [ItemOutcome(item.id, item.group, 0.0) for item in self.asked(task).items]
+            asked = self.asked(task)
+            zeros = [
+                ItemOutcome(item.id, item.group, None, unscored=asked.unasked[item.id])
+                if item.id in asked.unasked
+                else ItemOutcome(item.id, item.group, 0.0)
+                for item in asked.items
+            ]
             return Scored(zeros, "definition", noise=self._noise(task, zeros))
         scored = self._outcomes(task, self.asked(task), self._answer(task, None))
         return replace(scored, noise=self._noise(task, scored.outcomes))

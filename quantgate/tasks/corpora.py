@@ -6,6 +6,7 @@ by spaces, the first 1,100 C4 documents of the first validation shard joined by 
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,19 @@ from quantgate.errors import DataError
 from quantgate.tasks.data import DataSource
 
 _C4_DOCUMENTS: Final = 1100
+_BLANK: Final = re.compile(r"\n\s*\n")
 
 
 def prose(data: DataSource) -> str:
-    """English documentation prose: CPython's ``pydoc_data.topics``, topics in alphabetical order."""
+    """English documentation prose: CPython's ``pydoc_data.topics``, topics in alphabetical order, each paragraph once.
+
+    Topics quote each other at length, and a segment that repeats an earlier one is not asked.
+    """
     del data  # the same for every source
     from pydoc_data.topics import topics
 
-    return "\n\n".join(topics[name] for name in sorted(topics))
+    paragraphs = (part.strip("\n") for name in sorted(topics) for part in _BLANK.split(topics[name]))
+    return "\n\n".join(dict.fromkeys(filter(None, paragraphs)))
 
 
 def code(data: DataSource) -> str:
@@ -96,7 +102,12 @@ def _of_rows(name: str, domain: str, rows: Rows) -> Corpus:
 CORPORA: Final[dict[str, Corpus]] = {
     corpus.name: corpus
     for corpus in (
-        Corpus("prose", "English documentation", "CPython's pydoc topics, joined by blank lines", prose),
+        Corpus(
+            "prose",
+            "English documentation",
+            "CPython's pydoc topics, each paragraph once, joined by blank lines",
+            prose,
+        ),
         Corpus("code", "Python source", f"{len(_MODULES)} modules of CPython, joined by blank lines", code),
         _of_rows(
             "wikitext2",

@@ -319,6 +319,17 @@ def test_repeats_are_noted_and_the_rest_is_judged(evaluation, data, write_jsonl)
     assert "items have no score" not in result.reason
 
 
+def test_a_repeated_segment_has_no_distance_on_either_side(evaluation, data, write_jsonl):
+    """The reference's distance from itself is 0 by definition, but not where nothing was asked."""
+    text = " ".join(f"w{number}" for number in range(1000, 1400))
+    sentences = [{"sentence": text}, {"sentence": text[:1500]}]
+    write_jsonl(data.root, "ptb-text-only/ptb_text_only", "penn_treebank", "test", sentences)
+    evaluation.tasks = (TASKS["kld_ptb"],)
+    result = evaluation.result(METHODS["rtn8"], TASKS["kld_ptb"])
+    assert result.n_items > 0
+    assert list(result.unscored) == [f"both: {REPEATED}"]
+
+
 @pytest.mark.parametrize("gold", [[1] * 40, [1] * 24 + [0, 2, 3, 0] * 4])
 def test_the_floor_knows_the_best_constant_answer(gold, evaluation, data, write_jsonl):
     """60% of the gold is B, so a model that always says B is no better than chance."""

@@ -5,6 +5,8 @@ import pytest
 from quantgate.errors import DataError
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.overlap import covered, run_hashes
+from quantgate.tasks.repeats import MOSTLY
 
 
 @pytest.fixture
@@ -37,6 +39,18 @@ def test_ptb_is_its_test_split_with_spaces_between_sentences(data):
 def test_c4_is_the_first_1100_documents_of_validation_with_spaces_between_them(data):
     text = CORPORA["c4"].read(data)
     assert text == " ".join(f"row {number}" for number in range(1100))
+
+
+@pytest.mark.parametrize("name", ["prose", "code"])
+def test_text_that_python_carries_repeats_nothing(name, tmp_path):
+    """A segment that repeats an earlier one is not asked: the shipped gate, which reads the start, would lose it."""
+    words = CORPORA[name].read(DirectorySource(tmp_path)).split()
+    segments = [words[start : start + 250] for start in range(0, 20_000, 250)]
+    seen: set[int] = set()
+    for segment in segments:
+        runs = run_hashes(segment)
+        assert covered([run in seen for run in runs], len(segment)) <= MOSTLY
+        seen.update(runs)
 
 
 @pytest.mark.parametrize("name", ["wikitext2", "ptb", "c4"])
