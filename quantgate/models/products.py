@@ -3,6 +3,9 @@
 Where oneDNN has no bf16 (or fp16) product, torch multiplies 16-bit matrices in a plain loop. Measured on an AMD EPYC
 with AVX2 only, two busy threads: 1,024 rows through a 1,536 x 576 layer take 395 ms so, and 57 ms this way.
 
+Where few rows are multiplied by the same weight again and again (the output head over a long text, every step of a
+generation), widening it costs as much as the product, so the widened one is kept while the block lasts.
+
 The values are the same up to the order of a sum: a product of two bf16 numbers is exact in float32, sums are float32
 either way, and the result is rounded to 16 bit once.
 """
@@ -19,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 _FEWEST_ROWS: Final = 4  # below, torch's own product of a vector reads the 16-bit weights once and is faster
 _CHUNK: Final = 4096  # output features whose weights are widened at a time: bounds the memory
+_FEW_ROWS: Final = 512  # up to which widening a weight is a large part of multiplying by it
+_KEPT_BYTES: Final = 1 << 30  # of widened weights
 
 
 def has_products(dtype: torch.dtype) -> bool:
@@ -30,25 +35,36 @@ def has_products(dtype: torch.dtype) -> bool:
     return True
 
 
-def wide_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # torch's own names
+def wide_linear(
+    input: Tensor,  # torch's own names
+    weight: Tensor,
+    bias: Tensor | None = None,
+    widened: Tensor | None = None,
+) -> Tensor:
     """``input @ weight.t() + bias`` with float32 products and sums, in the dtype of ``input``.
 
     Args:
         input: ``[..., in]``, bf16 or fp16, on a CPU.
         weight: ``[out, in]`` of the same dtype.
         bias: ``[out]`` or None.
+        widened: ``weight`` in float32 where it is at hand.
     """
     wide = input.reshape(-1, input.shape[-1]).to(torch.float32)
     result = torch.empty(wide.shape[0], weight.shape[0], dtype=input.dtype)
     for start in range(0, weight.shape[0], _CHUNK):
         part = slice(start, start + _CHUNK)
-        product = wide @ weight[part].to(torch.float32).t()
+        product = wide @ (weight[part].to(torch.float32) if widened is None else widened[part]).t()
         result[:, part] = product if bias is None else product.add_(bias[part])
     return result.view(*input.shape[:-1], -1)
 
 
 class _WideLinears(TorchFunctionMode):
     """Sends every linear layer with 16-bit inputs on the CPU to `wide_linear`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[int, tuple[Tensor, int, Tensor]] = {}  # id -> the weight, its version, and widened
+        self._room = _KEPT_BYTES
 
     def __torch_function__(
         self,
@@ -58,8 +74,25 @@ class _WideLinears(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is torch.nn.functional.linear and _is_ours(*args, **(kwargs or {})):
-            return wide_linear(*args, **(kwargs or {}))
+            return self._multiplied(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _multiplied(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        few = input.numel() <= _FEW_ROWS * input.shape[-1]
+        return wide_linear(input, weight, bias, self._widened(weight) if few else None)
+
+    def _widened(self, weight: Tensor) -> Tensor | None:
+        """``weight`` in float32, kept if there is room; only of parameters: others may live for one call."""
+        kept = self._kept.get(id(weight))
+        if kept is not None and kept[1] == weight._version:
+            return kept[2]
+        if kept is None:
+            if type(weight) is not torch.nn.Parameter or 4 * weight.numel() > self._room:
+                return None
+            self._room -= 4 * weight.numel()
+        wide = weight.detach().to(torch.float32)
+        self._kept[id(weight)] = weight, weight._version, wide
+        return wide
 
 
 def _is_ours(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:  # torch's own names

@@ -77,13 +77,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class Corpus:
-    """``rows``: where it is read from, None for text that CPython carries."""
+    """``rows``: where it is read from, None for text that CPython carries.
+
+    ``length``, ``segments``: tokens of a segment, and how many of them a run reads that gives no ``--limit``. The
+    carried texts are read in many short segments: a verdict rests on the number of segments, its cost on that of
+    tokens.
+    """
 
     name: str
     domain: str
     described: str
     read: Callable[[DataSource], str]
     rows: Rows | None = None
+    length: int = 2048
+    segments: int = 16
 
     @property
     def dataset(self) -> str:
@@ -107,8 +114,17 @@ CORPORA: Final[dict[str, Corpus]] = {
             "English documentation",
             "CPython's pydoc topics, each paragraph once, joined by blank lines",
             prose,
+            length=512,
+            segments=32,
         ),
-        Corpus("code", "Python source", f"{len(_MODULES)} modules of CPython, joined by blank lines", code),
+        Corpus(
+            "code",
+            "Python source",
+            f"{len(_MODULES)} modules of CPython, joined by blank lines",
+            code,
+            length=512,
+            segments=32,
+        ),
         _of_rows(
             "wikitext2",
             "English encyclopedia",

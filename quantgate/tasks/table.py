@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from quantgate.efficiency.tasks import EFFICIENCY_TASKS
 from quantgate.errors import DataError, UsageError
@@ -24,12 +24,19 @@ from quantgate.tasks.snli import Snli, SnliLikelihood
 from quantgate.tasks.summaries import Summaries
 from quantgate.tasks.truthfulqa import TruthfulQa
 
+
+def _segments(task: str, corpus: str, measure: Literal["ppl", "kld"], *, exact: bool = False) -> RollingTask:
+    """A task over a corpus in its usual segments."""
+    of = CORPORA[corpus]
+    return RollingTask(task, corpus, measure, length=of.length, max_segments=of.segments, exact=exact)
+
+
 _PAPER_TEXTS: Final = ("wikitext2", "ptb", "c4")
 _ROLLING: Final[list[Task]] = [
-    *(RollingTask(f"perplexity_{name}", name, "ppl") for name in CORPORA),
+    *(_segments(f"perplexity_{name}", name, "ppl") for name in CORPORA),
     *(RollingTask(f"perplexity_{name}_raw", name, "ppl", max_segments=None, raw=True) for name in _PAPER_TEXTS),
-    *(RollingTask(f"kld_{name}", name, "kld") for name in CORPORA),
-    *(RollingTask(f"kld_exact_{name}", name, "kld", exact=True) for name in CORPORA),
+    *(_segments(f"kld_{name}", name, "kld") for name in CORPORA),
+    *(_segments(f"kld_exact_{name}", name, "kld", exact=True) for name in CORPORA),
 ]
 
 _EXAMS: Final[list[Task]] = [

@@ -58,3 +58,33 @@ def test_nothing_changes_where_the_processor_can(monkeypatch):
 
 def test_float32_is_left_alone():
     assert products.has_products(torch.float32)
+
+
+def test_a_weight_that_few_rows_meet_again_is_widened_once_and_anew_when_it_changes(without, monkeypatch):
+    given = []
+    monkeypatch.setattr(products, "wide_linear", lambda *args: given.append(args[3]) or wide_linear(*args))
+    inputs, weight, _ = sample(torch.bfloat16)
+    layer = nn.Linear(*reversed(weight.shape), bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    with wide_products(torch.bfloat16):
+        for _ in range(2):
+            layer(inputs)
+        layer.weight.copy_(weight)
+        found = layer(inputs)
+        nn.functional.linear(inputs, weight)  # no parameter: it may be gone after this call
+        layer(inputs.repeat(50, 1, 1))  # many rows: widening costs little
+    assert given[0] is given[1] is not None
+    assert given[2] is not given[1]
+    assert given[3:] == [None, None]
+    assert torch.equal(found, wide_linear(inputs, weight))
+
+
+def test_no_more_is_kept_than_there_is_room_for(without, monkeypatch):
+    given = []
+    monkeypatch.setattr(products, "wide_linear", lambda *args: given.append(args[3]) or wide_linear(*args))
+    monkeypatch.setattr(products, "_KEPT_BYTES", 24 * 24 * 4)
+    first, second = (nn.Linear(24, 24, bias=False, dtype=torch.bfloat16).requires_grad_(False) for _ in range(2))
+    inputs = torch.ones(7, 24, dtype=torch.bfloat16)
+    with wide_products(torch.bfloat16):
+        second(first(first(inputs)))
+    assert given[0] is given[1] is not None
+    assert given[2] is None
