@@ -9,9 +9,9 @@ from typing import Final
 from quantgate.naming import same_name
 from quantgate.tasks.base import Metric
 
-WEIGHT_BYTES: Final = Metric("weight_bytes", False, "mean", "GiB")
-PEAK_MEMORY: Final = Metric("peak_memory", False, "exp_mean", "GiB")
-DECODE_SPEED: Final = Metric("decode_speed", True, "exp_mean", "tokens/s")
+WEIGHT_BYTES: Final = Metric("weight_bytes", False, "mean", "GiB", stake=0.0)
+PEAK_MEMORY: Final = Metric("peak_memory", False, "exp_mean", "GiB", stake=0.0)
+DECODE_SPEED: Final = Metric("decode_speed", True, "exp_mean", "tokens/s", stake=0.0)
 GROUP: Final = "efficiency"
 
 

@@ -74,7 +74,9 @@ class Metric:
     facts: BLEU; an item's score then only tells which items moved).
 
     ``best``, ``worst``: what an item can score at most and at least, None where there is no bound; 0/1 scores have
-    theirs by their kind.
+    theirs by their kind. ``stake``: how much worse an item that was not drawn may have got at most, on the scale of the
+    scores, where no bounds say it (docs/verdicts.md, "Rare damage"); 0 where items are one measurement repeated, None
+    where nobody said: then the largest score seen.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Metric:
     aggregate: Callable[[npt.NDArray[np.float64]], float] | None = None
     best: float | None = None
     worst: float | None = None
+    stake: float | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "corpus") != (self.aggregate is not None):
@@ -96,6 +99,13 @@ class Metric:
     def range(self) -> float | None:
         """How far apart two scores can be; None without bounds."""
         return None if self.best is None or self.worst is None else abs(self.best - self.worst)
+
+    @property
+    def score_unit(self) -> str:
+        """What an item's score is counted in, with a space behind it; empty where it has no unit."""
+        if self.kind == "exp_mean":
+            return "nats "
+        return f"{self.unit} " if self.unit else ""
 
     def of(self, outcomes: Sequence[ItemOutcome]) -> float:
         """The metric over scored items, of whatever kind; NaN when there are none."""
@@ -121,8 +131,10 @@ def facts_of(outcomes: Sequence[ItemOutcome]) -> npt.NDArray[np.float64]:
 ACCURACY = Metric("acc", True, "binary")
 ACC_NORM = Metric("acc_norm", True, "binary")
 EXACT_MATCH = Metric("exact_match", True, "binary")
-PERPLEXITY = Metric("ppl", False, "exp_mean")
-KLD_MEAN = Metric("kld_mean", False, "mean", "nats")
+GUESSING: Final = 10.0
+"""Nats: how much a text loses at most that matters. A guess among 32,000 tokens is 10.4 away from certainty."""
+PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING)
+KLD_MEAN = Metric("kld_mean", False, "mean", "nats", stake=GUESSING)
 
 
 @dataclass(frozen=True, slots=True)

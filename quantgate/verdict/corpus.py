@@ -7,9 +7,9 @@ else over items. Three corrections make it hold for few items:
   into bounds (basic, percentile) is right about which;
 - a bootstrap interval is too short by sqrt((n-1)/n) and by the ratio of the normal to Student's quantile; both are put
   back (Hesterberg 2015, The American Statistician 69:371, "expanded percentile");
-- where almost nothing differs, resampling sees no spread at all, although other items might differ. The half-width is
-  then at least what Tango's interval leaves open, range · q²/(n+q²), with the range of the jackknife's pseudo-values:
-  they are to a corpus metric what scores are to a mean (and equal the scores when the metric is a mean).
+- resampling sees nothing of what was not drawn. The jackknife's pseudo-values are to a corpus metric what scores are to
+  a mean (and equal the scores when the metric is a mean), so room for unseen items is made on them
+  (:mod:`quantgate.verdict.unseen`), where one may lose the largest pseudo-value.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from quantgate.verdict import intervals
 from quantgate.verdict.exact import bootstrap_difference
 from quantgate.verdict.intervals import Codes, Floats, Spread
+from quantgate.verdict.unseen import widened
 
 Aggregate: TypeAlias = Callable[[Floats], float]
 ROUNDS: Final = 2000
@@ -32,12 +33,17 @@ _SEED: Final = 1234  # fixed: the same outcomes give the same record
 
 @dataclass(frozen=True, slots=True)
 class CorpusInterval:
-    """Bounds of subject minus reference in the metric's unit, the spread behind them, and a line on how they came."""
+    """Bounds of subject minus reference in the metric's unit, the spread behind them, and a line on how they came.
+
+    ``half``: half the interval by what was seen alone. ``stake``: what an unseen item may lose, in the metric's unit.
+    """
 
     low: float
     high: float
     spread: Spread
     statement: str
+    half: float
+    stake: float
 
 
 def corpus_interval(
@@ -64,10 +70,15 @@ def corpus_interval(
     quantile = intervals.t_quantile(confidence, n - 1)
     wider = quantile / intervals.normal_quantile(confidence) * math.sqrt(n / max(n - 1, 1))
     pseudo = [_pseudo_values(rows, value, units, n) for rows in (before, after)]
-    least = _least_half_width(pseudo[0], pseudo[1], quantile)
-    half = max(wider * max(difference - low, high - difference), least)
+    half = wider * max(difference - low, high - difference)
+    both = np.concatenate(pseudo)
+    stake = float(np.abs(both).max()) if np.ptp(both) else 0.0  # a value that no item moves has nothing at stake
+    # the mean of pseudo-values is the metric less its bias; only their spread is asked for
+    moved = pseudo[1] - pseudo[0]
+    seen = (difference - half, difference + half)
+    low, high = widened(moved - moved.mean() + difference, seen, (stake, stake), 1 - confidence)
     spread = Spread(half / quantile, n - 1.0, 1.0, clustered)
-    return CorpusInterval(difference - half, difference + half, spread, _statement(codes, clustered, n, rounds))
+    return CorpusInterval(low, high, spread, _statement(codes, clustered, n, rounds), half, stake)
 
 
 def _pseudo_values(rows: Floats, value: Aggregate, units: Codes, n: int) -> Floats:
@@ -76,12 +87,6 @@ def _pseudo_values(rows: Floats, value: Aggregate, units: Codes, n: int) -> Floa
     np.add.at(sums, units, rows)
     whole = sums.sum(axis=0)
     return n * value(whole) - (n - 1) * np.array([value(whole - each) for each in sums])
-
-
-def _least_half_width(before: Floats, after: Floats, quantile: float) -> float:
-    if not intervals.nearly_constant(after - before):
-        return 0.0
-    return float(np.ptp(np.concatenate([before, after]))) * quantile**2 / (before.size + quantile**2)
 
 
 def _statement(codes: Codes, clustered: bool, n: int, rounds: int) -> str:

@@ -26,8 +26,6 @@ Codes: TypeAlias = npt.NDArray[np.intp]
 
 # With fewer groups their spread cannot be estimated: a t quantile at 6 degrees of freedom is already 2.4.
 ENOUGH_GROUPS: Final = 8.0
-# Below this many non-zero differences the t interval of a mostly constant sample is too short.
-FEW_DIFFERENCES: Final = 10
 # A design effect estimated from a handful of discordant pairs is noise. Until many have been seen, a modest correlation
 # within groups is taken for granted, with the weight of ten pairs.
 PRIOR_CORRELATION: Final = 0.02
@@ -180,19 +178,17 @@ def binary_interval(differences: Floats, found: Spread, quantile: float) -> tupl
     return float(low), float(high)
 
 
-def mean_interval(differences: Floats, found: Spread, quantile: float, scale: float) -> tuple[float, float]:
-    """Interval for the mean of real differences; NaN with fewer than two items.
+def mean_interval(differences: Floats, found: Spread, quantile: float) -> tuple[float, float]:
+    """Interval for the mean of real differences from what was seen; NaN with fewer than two items.
 
     Student's t, united with Hall's skewness-corrected t: a KL divergence has a long right tail, and t alone says
-    "inside the margin" too often. ``scale`` is the range of the scores. Where almost all differences are equal (greedy
-    answers that did not change) their variance says nothing about the items not drawn; then the half-width is at least
-    what Tango's interval leaves open for a change of that size: scale · q²/(n+q²).
+    "inside the margin" too often. What no sample of this size could show is added by :mod:`quantgate.verdict.unseen`.
     """
     n = differences.size
     centre = float(differences.mean()) if n else math.nan
-    below, above = skewed_arms(differences, quantile, n / found.design_effect)
-    least = scale * quantile**2 / (n + quantile**2) if nearly_constant(differences) else 0.0
-    lower, upper = (max(max(quantile, arm) * found.se, least) for arm in (below, above))
+    lower, upper = (
+        max(quantile, arm) * found.se for arm in skewed_arms(differences, quantile, n / found.design_effect)
+    )
     return centre - lower, centre + upper
 
 
@@ -215,14 +211,3 @@ def skewed_arms(differences: Floats, quantile: float, n_effective: float) -> tup
         return (float(np.cbrt(1 + 3 * slope * (z - skewness / (6 * root)))) - 1) / slope
 
     return inverse(quantile), -inverse(-quantile)
-
-
-def nearly_constant(differences: Floats) -> bool:
-    """Whether fewer than ten differences stand off from the most common one (the median)."""
-    if differences.size == 0:
-        return False
-    middle = float(np.median(differences))
-    # Rounding noise of equal differences must not pass for a spread.
-    noise = 1e-12 * max(1.0, float(np.max(np.abs(differences))))
-    off = int(np.sum(np.abs(differences - middle) > noise))
-    return off < min(FEW_DIFFERENCES, differences.size / 2)

@@ -21,7 +21,7 @@ from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
 from quantgate.verdict.paired import Comparison
 from quantgate.verdict.policy import Floor, Rule
-from quantgate.verdict.power import detectable, items_to_decide, p_values
+from quantgate.verdict.power import detectable, hidden_alone, items_to_decide, items_to_rule_out, p_values
 from quantgate.verdict.records import Result, Verdict
 from quantgate.verdict.wording import Wording
 
@@ -193,7 +193,11 @@ def _decide(comparison: Comparison, rule: Rule, margin: float, reference: float)
     if low > margin:
         return Judgement("regressed", words.regressed(margin) + words.counted, margin, p_pass, p_regressed, told)
     needed = items_to_decide(comparison, margin)
-    reason = words.open(margin, told, needed) + words.counted
+    if hidden_alone(comparison, margin):
+        needed = items_to_rule_out(comparison, margin)
+        reason = words.hidden(margin, comparison.stake, needed) + words.counted
+    else:
+        reason = words.open(margin, told, needed) + words.counted
     return Judgement("inconclusive", reason, margin, p_pass, p_regressed, told, needed)
 
 

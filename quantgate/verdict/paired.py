@@ -6,7 +6,8 @@ says why and holds NaN, never 0.
 Which interval:
 - ``binary`` scores: Tango's score interval; with groups that count, on counts divided by the design effect and with
   Student's t on the effective number of groups less one.
-- ``mean`` scores: paired t interval; with groups that count, on the CR2 cluster-robust variance.
+- ``mean`` scores: paired t interval; with groups that count, on the CR2 cluster-robust variance. Then room is made for
+  what no sample of this size could show (:mod:`quantgate.verdict.unseen`).
 - ``corpus`` metrics (BLEU, bias scores): paired bootstrap of the summed facts, over groups that count or over items.
 - ``exp_mean`` scores (perplexity): as ``mean`` on the paired loss differences, then
   ``reference · (exp(loss difference) - 1)``. The reference's value on these items is known, not estimated.
@@ -35,6 +36,7 @@ from quantgate.verdict import intervals
 from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import mcnemar_worse
 from quantgate.verdict.intervals import Codes, Floats, Spread
+from quantgate.verdict.unseen import stakes, widened
 
 Pair: TypeAlias = tuple[ItemOutcome, ItemOutcome]
 _SHOWN_IDS: Final = 3
@@ -51,6 +53,8 @@ class Comparison:
     reason -> pairs in which the subject has no score of its own and counts as the worst.
     ``p_worse``: one-sided p-value of "not worse at all" (exact McNemar for independent 0/1 scores, else t).
     ``shift`` and ``spread``: the mean difference and its spread on the scale of the scores (the loss for perplexity).
+    ``seen_harm``: how much worse it is at most by what was seen alone, and ``stake``: what an unseen item may lose
+    beside that (0: nothing), both on the scale of the scores.
     ``undefined``: why there is no difference to judge; empty when there is one. Numbers without meaning are NaN.
     """
 
@@ -72,6 +76,8 @@ class Comparison:
     spread: Spread = field(default_factory=lambda: Spread(math.nan, math.nan, 1.0, False))
     statement: str = ""
     undefined: str = ""
+    seen_harm: float = math.nan
+    stake: float = 0.0
     failed: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -296,9 +302,11 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
     if binary:
         low, high = intervals.binary_interval(differences, found, quantile)
     else:
-        # scores that never vary show no range of their own; then it is the metric's
-        scale = float(np.ptp(np.concatenate([before, after]))) or plain.metric.range or 0.0
-        low, high = intervals.mean_interval(differences, found, quantile, scale)
+        low, high = intervals.mean_interval(differences, found, quantile)
+    seen, room = _worst_side(plain.metric, low, high), (0.0, 0.0)
+    if not binary:  # for 0/1 scores Tango's interval is what the sample could show
+        room = stakes(plain.metric, before, after)
+        low, high = widened(differences, (low, high), room, 1 - plain.confidence, found.design_effect)
     if plain.metric.kind == "exp_mean":
         low, high = (_ratio_to_value(plain.reference, bound) for bound in (low, high))
     return replace(
@@ -307,6 +315,8 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
         ci_high=high,
         shift=float(differences.mean()),
         spread=found,
+        seen_harm=seen,
+        stake=room[0] if plain.metric.higher_is_better else room[1],
         p_worse=_p_worse(plain, float(differences.mean()), found),
         statement=_statement(plain, found, codes),
     )
@@ -323,8 +333,21 @@ def _with_corpus_interval(plain: Comparison, pairs: Sequence[Pair], codes: Codes
         return replace(plain, undefined=f"{plain.metric.name} has no finite value on some resamples of the items")
     if found.high == found.low:
         return replace(plain, undefined=f"{plain.metric.name} never varies over resamples: too few items count for it")
-    comparison = replace(plain, ci_low=found.low, ci_high=found.high, shift=plain.delta, spread=found.spread)
+    comparison = replace(
+        plain,
+        ci_low=found.low,
+        ci_high=found.high,
+        shift=plain.delta,
+        spread=found.spread,
+        seen_harm=_worst_side(plain.metric, plain.delta - found.half, plain.delta + found.half),
+        stake=found.stake,
+    )
     return replace(comparison, p_worse=_p_worse(plain, plain.delta, found.spread), statement=found.statement)
+
+
+def _worst_side(metric: Metric, low: float, high: float) -> float:
+    """The harm at the worse end of an interval."""
+    return -low if metric.higher_is_better else high
 
 
 def _ratio_to_value(reference: float, loss_difference: float) -> float:

@@ -13,11 +13,11 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from quantgate.errors import PolicyError
-from quantgate.tasks.base import Metric
+from quantgate.tasks.base import GUESSING, Metric
 from quantgate.verdict.companions import COMPANIONS
 
 Correction: TypeAlias = Literal["holm", "bh", "none"]
@@ -64,7 +64,8 @@ class Rule:
     ``min_items``: scored pairs needed before anything but ``inconclusive`` may be said. ``max_unscored``: largest
     share of items without a score. ``floor``: see Floor; None asks nothing. ``allow``: verdicts that do not fail the
     case, ``because`` of a stated reason. ``companions``: further numbers that must keep a margin too. ``sources``:
-    setting -> section of the policy file it came from.
+    setting -> section of the policy file it came from. ``stake``: what an item that was not drawn may lose, in place of
+    what the metric itself says (``Metric.stake``).
     """
 
     task: str
@@ -79,6 +80,11 @@ class Rule:
     because: str = ""
     companions: Mapping[str, Margin] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    stake: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.stake is not None:
+            object.__setattr__(self, "metric", replace(self.metric, stake=self.stake))
 
     def waiver(self, verdict: str) -> str:
         """Why the policy lets this verdict by; empty where it does not."""
@@ -169,7 +175,7 @@ _WORST: Final[Mapping[str, float]] = {
     "*bleu*": 100,
     "bias_*": 100,
     "csl": 5,
-    "kld_*": 10,  # nats; a guess among 32,000 tokens is 10.4 away from certainty
+    "kld_*": GUESSING,
     "mc2": 1,
     "rouge*": 1,
     "[hs]sr": 1,

@@ -60,6 +60,7 @@ class _Reader:
             "allow": self._allow,
             "because": self._text,
             "companions": self._companions,
+            "stake": lambda path, value: self._number(path, value, at_least=0),
         }
 
     def policy(self, table: Mapping[str, Any]) -> Policy:

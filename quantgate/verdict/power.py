@@ -15,6 +15,7 @@ from scipy import special
 
 from quantgate.verdict.intervals import constrained_variance, normal_quantile, tango_statistic, upper_tail
 from quantgate.verdict.paired import Comparison
+from quantgate.verdict.unseen import items_to_show
 
 POWER: Final = 0.8
 _TOO_MANY: Final = 1e7
@@ -67,7 +68,8 @@ def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
     seen = harm(comparison, margin)
     # The arm towards the margin is the one that decides, and the arms differ for skewed scores.
     arm = seen.high - seen.point if seen.margin >= seen.point else seen.point - seen.low
-    statistic = (seen.margin - seen.point) / arm * comparison.quantile
+    distance = seen.margin - seen.point
+    statistic = distance / arm * comparison.quantile if arm > 0 else math.copysign(math.inf, distance)
     return upper_tail(statistic, df), upper_tail(-statistic, df)
 
 
@@ -114,9 +116,28 @@ def items_to_decide(comparison: Comparison, margin: float, power: float = POWER)
     else:
         seen = harm(comparison, margin)
         distance = abs(seen.margin - seen.point)
-        wanted = math.sqrt(comparison.n_items) * (quantile + with_power) * seen.half_width / quantile
+        arm = comparison.seen_harm - seen.point if seen.margin >= seen.point else seen.point - seen.low
+        wanted = math.sqrt(comparison.n_items) * (quantile + with_power) * arm / quantile
     root = wanted / distance if distance > 0 else math.inf
-    return _whole(root * root)
+    return max(_whole(root * root), items_to_rule_out(comparison, margin))
+
+
+def items_to_rule_out(comparison: Comparison, margin: float) -> float:
+    """Items with which rare damage could no longer hide beside what was seen; 1 where none is allowed for.
+
+    Infinite where more than ten million would be needed.
+    """
+    seen = harm(comparison, margin)
+    if not comparison.stake > seen.margin or seen.margin < seen.point:
+        return 1.0
+    effect, level = comparison.spread.design_effect, 1 - comparison.confidence
+    arm = max(0.0, comparison.seen_harm - seen.point)
+    return items_to_show(seen.point, arm, comparison.n_items, comparison.stake, seen.margin, level, effect)
+
+
+def hidden_alone(comparison: Comparison, margin: float) -> bool:
+    """Whether it would pass by what was seen: only items that were not drawn leave it open."""
+    return comparison.stake > 0 and comparison.seen_harm <= harm(comparison, margin).margin
 
 
 def _errors(p_worse: float, p_better: float, margin: float) -> tuple[float, float]:

@@ -61,6 +61,18 @@ class Wording:
             f"{self.amount(detectable)}, {more}"
         )
 
+    def hidden(self, margin: float, stake: float, items: float) -> str:
+        """Why this is open although all that was seen is inside the margin, and what would help."""
+        high = self.harm_bounds[1]
+        n, confidence = self.comparison.n_items, self.comparison.confidence
+        share = -math.expm1(math.log(1 - confidence) / n)
+        more = f"about {items:,.0f} items would show it" if math.isfinite(items) else "no number of items would show it"
+        return (
+            f"{self._change}, but rare damage could hide: {n} items can all miss what befalls {100 * share:.2g}% of "
+            f"items, and at up to {stake:.3g} {self.comparison.metric.score_unit}an item it may be "
+            f"{self.amount(high)} worse (allowed: {self.amount(margin)}); {more}"
+        )
+
     @property
     def counted(self) -> str:
         """Which items count otherwise than by a score of their own on both sides; empty when none does."""

@@ -20,7 +20,7 @@ from quantgate.verdict.power import items_to_decide, p_values
 from quantgate.verdict.sequential import SequentialTest
 from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones
 
-SCORE, LOSS = Metric("score", True, "mean"), Metric("loss", False, "mean")
+SCORE, LOSS = Metric("score", True, "mean", stake=0.0), Metric("loss", False, "mean", stake=0.0)
 counts = st.integers(0, 60)
 margins = st.floats(0, 0.9)
 reals = st.floats(-5, 5).map(lambda x: round(x, 6))

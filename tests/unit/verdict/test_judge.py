@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, REPEATED, ItemOutcome, Metric
 from quantgate.verdict.judge import Judgement, build_result, judge, judge_companions, with_companions
@@ -18,7 +17,9 @@ WIGGLE = np.tile([0.01, -0.01], 8)
 
 
 def perplexity(shift: float, margin: float = 0.1, **more):
-    found = compare(outcomes(LOSSES), outcomes(list(np.array(LOSSES) + shift + WIGGLE)), PERPLEXITY, 0.95)
+    """By what 16 segments show; they are too few to rule out rare damage."""
+    seen_only = replace(PERPLEXITY, stake=0.0)
+    found = compare(outcomes(LOSSES), outcomes(list(np.array(LOSSES) + shift + WIGGLE)), seen_only, 0.95)
     return judge(found, rule(margin, PERPLEXITY, "relative"), **more)
 
 
@@ -277,8 +278,8 @@ def test_a_companions_p_value_reaches_the_decision() -> None:
 
 
 def test_companions_are_judged_by_their_own_margins() -> None:
-    masses = np.linspace(0.3, 0.9, 40)
-    before = [replace(each, companions={"prob_right": m}) for each, m in zip(outcomes([1] * 40), masses, strict=True)]
+    masses = np.linspace(0.3, 0.9, 120)
+    before = [replace(each, companions={"prob_right": m}) for each, m in zip(outcomes([1] * 120), masses, strict=True)]
     after = [replace(each, companions={"prob_right": each.companions["prob_right"] - 0.05}) for each in before]
     shaken = [
         replace(o, companions={"prob_right": o.companions["prob_right"] + (-1) ** i * 0.01})
@@ -313,11 +314,10 @@ def test_record_holds_comparison_and_judgement() -> None:
 
 
 def test_full_marks_on_both_sides_are_a_result_where_the_scores_have_bounds() -> None:
-    """Tango's half-width for no change at all, q² / (n + q²), on the metric's own range."""
+    """A bound that misses what befalls one item in 67 in 5% of samples, on the metric's own range."""
     rate = Metric("hsr", True, "mean", best=1.0, worst=0.0)
     found = compare(outcomes([1] * 200), outcomes([1] * 200), rate, 0.95)
-    quantile = stats.t.ppf(0.975, 199)
-    assert found.ci_low == pytest.approx(-(quantile**2) / (200 + quantile**2))
+    assert found.ci_low == pytest.approx(-(1 - 0.05 ** (1 / 200)), rel=0.005)
     assert judge(found, rule(0.02, rate)).verdict == "pass"
     assert judge(found, rule(0.01, rate)).verdict == "inconclusive"
     assert (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_mean_scores_get_the_paired_t_interval() -> None:
     before = rng.normal(size=30)
     half = rng.normal(size=15)
     after = before + np.concatenate([half, -half]) - 0.2  # symmetric differences: no skewness correction
-    found = compare(outcomes(before), outcomes(after), SCORE, 0.9)
+    found = compare(outcomes(before), outcomes(after), replace(SCORE, stake=0.0), 0.9)
     expected = stats.ttest_rel(after, before).confidence_interval(0.9)
     assert (found.ci_low, found.ci_high) == pytest.approx((expected.low, expected.high))
     assert found.p_worse == pytest.approx(stats.ttest_rel(after, before, alternative="less").pvalue)
@@ -131,7 +132,7 @@ def test_binary_p_value_is_mcnemars() -> None:
 def test_perplexity_interval_is_a_ratio_in_units_of_the_value() -> None:
     losses = np.array([2.2, 2.4, 2.5, 2.7])
     shift = np.array([0.1, 0.2, 0.2, 0.3])
-    found = compare(outcomes(losses), outcomes(losses + shift), PERPLEXITY, 0.95)
+    found = compare(outcomes(losses), outcomes(losses + shift), replace(PERPLEXITY, stake=0.0), 0.95)
     reference = math.exp(losses.mean())
     assert found.reference == pytest.approx(reference)
     assert found.value == pytest.approx(reference * math.exp(0.2))

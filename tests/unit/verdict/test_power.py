@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from quantgate.verdict.paired import compare
 from quantgate.verdict.power import detectable, harm, items_for_margin, items_to_decide, p_values, power_for_margin
 from tests.unit.verdict.samples import outcomes, zeros_and_ones
 
-SCORE = Metric("rouge1", True, "mean")
-LOSS = Metric("nll", False, "mean")
+SCORE = Metric("rouge1", True, "mean", stake=0.0)
+LOSS = Metric("nll", False, "mean", stake=0.0)
 SYMMETRIC = np.concatenate([np.linspace(0.1, 1, 10), -np.linspace(0.1, 1, 10)]) * 0.1
 
 
@@ -27,7 +28,7 @@ def test_harm_turns_with_the_direction() -> None:
 
 def test_harm_of_perplexity_is_on_the_loss() -> None:
     losses = np.linspace(2, 3, 20)
-    found = compare(outcomes(losses), outcomes(losses + SYMMETRIC + 0.1), PERPLEXITY, 0.95)
+    found = compare(outcomes(losses), outcomes(losses + SYMMETRIC + 0.1), replace(PERPLEXITY, stake=0.0), 0.95)
     seen = harm(found, 0.25 * found.reference)
     assert seen.margin == pytest.approx(math.log(1.25))
     assert seen.point == pytest.approx(0.1)
