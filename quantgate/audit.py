@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.errors import ModelError
 from quantgate.models.digest import HEAD
+from quantgate.models.loading import empty_model, read_config
 from quantgate.models.source import ModelFiles, read_json
 from quantgate.models.tensors import stored
 from quantgate.store.keys import AuditKey
@@ -45,14 +46,10 @@ def check_complete(reference: Path, candidate: Path, who: str) -> None:
     Raises:
         ModelError: names the weights that are missing.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config: Any = AutoConfig.from_pretrained(candidate, trust_remote_code=False)
+    config = read_config(candidate, who)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model = empty_model(config, who)
     ours, theirs = stored(reference, who), stored(candidate, who)
     packed = {name.rpartition(".")[0] for name in theirs if not name.endswith(".bias")}
     packed |= {name.rpartition(".")[0] for name in packed}  # ``up_proj.weight.absmax``

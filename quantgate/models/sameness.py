@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.models.loading import read_config
 
 _MAY_DIFFER: Final = re.compile(
     # how and by whom the files were written
@@ -38,7 +38,7 @@ def differing_fields(reference: Path, subject: Path) -> list[str]:
     Raises:
         ModelError: transformers cannot read one of the configurations.
     """
-    ours, theirs = (_fields(_read(path)) for path in (reference, subject))
+    ours, theirs = (_fields(read_config(path, str(path))) for path in (reference, subject))
     # A head of its own may hold other weights than the embedding (it may be quantized); a tied one may not return.
     if ours.get("tie_word_embeddings") is True and theirs.get("tie_word_embeddings") is False:
         theirs["tie_word_embeddings"] = True
@@ -54,15 +54,6 @@ def configuration_problems(reference: Path, subject: Path) -> list[str]:
     found = differing_fields(reference, subject)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return [f"the subject's config.json computes otherwise: {', '.join(found[:_SHOWN])}{more}"] if found else []
-
-
-def _read(path: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(str(path), f"its configuration cannot be read ({error})", expected="config.json") from error
 
 
 def _fields(config: Any, before: str = "") -> dict[str, Any]:

@@ -185,13 +185,14 @@ def _hub_answers() -> bool:
 
 def _asking_hub(name: str, fetch: Callable[[bool], Path], offline: bool) -> Path:
     """What ``fetch`` (told whether to stay offline) gives. Raises ModelError when neither hub nor cache has it."""
+    import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     asked = not (offline or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"))
     offline = not asked or not _hub_answers()
     try:
         return fetch(offline)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         close = closest(name, _neighbours(name))
         where = "the hub's local cache" if offline else "the hub or its local cache"
         where += ", and the hub cannot be reached" * (asked and offline)

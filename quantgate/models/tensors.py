@@ -11,12 +11,13 @@ import math
 import mmap
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from quantgate import reading
-from quantgate.errors import ModelError
+from quantgate.errors import ModelError, translated
 from quantgate.models.files import WeightFiles, weight_files
 
 _MAX_HEADER: Final = 100 * 1000**2  # the format's own bound
@@ -136,11 +137,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_tensor(tensor: StoredTensor) -> Any:
-    """The data as a torch tensor."""
-    from safetensors import safe_open
+    """The data as a torch tensor. Raises ModelError when it cannot be read."""
+    with reading_weights(tensor.path):
+        from safetensors import safe_open
 
-    with safe_open(tensor.path, framework="pt") as file:
-        return file.get_tensor(tensor.name)
+        with safe_open(tensor.path, framework="pt") as file:
+            return file.get_tensor(tensor.name)
+
+
+def reading_weights(path: Path) -> AbstractContextManager[None]:
+    """A block that reads tensors of the safetensors file ``path``: what the reader raises becomes a ModelError."""
+    return translated(str(path), "its tensors cannot be read", expected="a complete file", hint="finish the download")
 
 
 def digest_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:

@@ -182,24 +182,20 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     """Read what ``tensors()`` of one layer stored (keys as there).
 
     Raises:
-        ModelError: a tensor is missing, or the int8 codes are not row-major.
+        ModelError: the int8 codes are not row-major, or the type is not the declared one. What a tensor that is missing
+            raises, the caller translates.
     """
     import bitsandbytes.functional as bnb
 
-    try:
-        if config.get("load_in_8bit"):
-            if int(tensors["weight_format"]) != 0:
-                raise ModelError(who, f"weight_format {int(tensors['weight_format'])}", expected="0 (row-major)")
-            return Int8Weight(tensors["weight"], tensors["SCB"])
-        parts = {name.removeprefix("weight."): tensor for name, tensor in tensors.items() if name != "weight"}
-        state = bnb.QuantState.from_dict(parts, device=tensors["weight"].device)
-        if config.get("bnb_4bit_quant_type") not in (None, state.quant_type):
-            raise ModelError(
-                who, f"stored as {state.quant_type}", expected=f"{config['bnb_4bit_quant_type']}, as declared"
-            )
-        return Float4Weight(tensors["weight"], state)
-    except (KeyError, ValueError) as error:
-        raise ModelError(who, f"incomplete layer ({error})", expected="bitsandbytes' layout") from error
+    if config.get("load_in_8bit"):
+        if int(tensors["weight_format"]) != 0:
+            raise ModelError(who, f"weight_format {int(tensors['weight_format'])}", expected="0 (row-major)")
+        return Int8Weight(tensors["weight"], tensors["SCB"])
+    parts = {name.removeprefix("weight."): tensor for name, tensor in tensors.items() if name != "weight"}
+    state = bnb.QuantState.from_dict(parts, device=tensors["weight"].device)
+    if config.get("bnb_4bit_quant_type") not in (None, state.quant_type):
+        raise ModelError(who, f"stored as {state.quant_type}", expected=f"{config['bnb_4bit_quant_type']}, as declared")
+    return Float4Weight(tensors["weight"], state)
 
 
 def int8_linear(stored: Int8Weight, bias: Tensor | None, threshold: float) -> nn.Module:

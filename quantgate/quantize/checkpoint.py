@@ -21,12 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate import reading
-from quantgate.errors import ModelError
+from quantgate.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded, check_placed
 from quantgate.models.digest import HEAD, is_tied
 from quantgate.models.files import model_files, weight_files
+from quantgate.models.loading import moved, read_config
 from quantgate.models.source import read_json
-from quantgate.models.tensors import stored
+from quantgate.models.tensors import reading_weights, stored
 from quantgate.quantize import activations, bnb, floats, formats, layout, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
 from quantgate.quantize.mixed import is_mixed, layer_config
@@ -36,6 +37,16 @@ LAYOUT_VERSION: Final = 2
 
 RECORD_NAME: Final = "quantgate.json"
 _SHARD_BYTES: Final = 4 * 1000**3
+_REWRITE: Final = "compare quantization_config with the tensors, or write the checkpoint again"
+# What settings that others wrote may raise where they are read
+_MALFORMED: Final = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    re.error,
+)
 _COPIED: Final = (
     "generation_config.json",
     "tokenizer.json",
@@ -55,9 +66,13 @@ def stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of everything in the weights that the loader reads, one at a time; see `files.weight_files`."""
     stored(directory)  # whole files, and every name once
     for path in weight_files(directory).files:
-        with safe_open(path, framework="pt") as file:
+        with reading_weights(path):
+            file: Any = safe_open(path, framework="pt")
+        with file:
             for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
-                yield name, file.get_tensor(name)
+                with reading_weights(path):
+                    tensor = file.get_tensor(name)
+                yield name, tensor
 
 
 def write(
@@ -208,35 +223,37 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     Raises:
         ModelError: files or tensors are missing, left over or do not fit, or the layout is not one of ours.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
-
-    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    who = str(directory)
+    config = read_config(directory, who)
     quantization: Any = getattr(config, "quantization_config", None)
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     if method not in _LAYOUTS:
-        raise ModelError(str(directory), f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
+        raise ModelError(who, f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
     del config.quantization_config
     state, layers = read_layers(directory, quantization)
     grids = {name: state.pop(name) for name in list(state) if name.rpartition(".")[2] in activations.PARTS}
     plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    weights = {f"{name}.weight": layer.dequantize(dtype) for name, layer in layers.items()}
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with translated(who, "its packed weights cannot be unpacked", hint="write the checkpoint again"):
+        weights = {f"{name}.weight": layer.dequantize(dtype) for name, layer in layers.items()}
     tensors = plain | weights
-    try:
-        model, info = architecture.from_pretrained(
+    with translated(who, "cannot be loaded", expected="a model that transformers loads", hint="check the files"):
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        model, info = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
             None, config=config, state_dict=dict(tensors), dtype=dtype, **REPORTING
         )
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(str(directory), f"cannot be loaded ({error})", hint="check the files") from error
-    check_loaded(model, info, str(directory), tensors.__getitem__)
-    check_placed((name for name in grids if name.rpartition(".")[0] not in layers), str(directory))
+    check_loaded(model, info, who, tensors.__getitem__)
+    check_placed((name for name in grids if name.rpartition(".")[0] not in layers), who)
     for name, layer in layers.items():
         _install(model, name, layer, layer_config(quantization, name), grids)
     if (directory / "generation_config.json").is_file():  # for whoever lets the model generate by itself
-        model.generation_config = GenerationConfig.from_pretrained(directory)
+        with translated(who, "generation_config.json cannot be read", hint="check the file, or remove it"):
+            from transformers import GenerationConfig
+
+            model.generation_config = GenerationConfig.from_pretrained(directory)
     if "kv_cache" in quantization:
-        activations.install_cache(model, quantization["kv_cache"], str(directory))
-    return model.to(device).eval()
+        activations.install_cache(model, quantization["kv_cache"], who)
+    return moved(model, device, who).eval()
 
 
 def _install(
@@ -278,8 +295,16 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
             parts[name]["weight"] = state.pop(f"{name}.weight")
     layers: dict[str, StoredWeight] = {}
     for name in names:
-        mine = layer_config(config, name)
-        layers[name] = _layout(mine)[1](parts[name], mine, f"{directory}: {name}")
+        who = f"{directory}: {name}"
+        with translated(
+            who,
+            "incomplete layer or wrong settings",
+            expected="the tensors and settings of its layout",
+            hint=_REWRITE,
+            also=_MALFORMED,
+        ):
+            mine = layer_config(config, name)
+            layers[name] = _layout(mine)[1](parts[name], mine, who)
     return state, layers
 
 

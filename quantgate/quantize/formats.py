@@ -31,12 +31,9 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     """Read one layer; ``config`` is the checkpoint's ``quantization_config``.
 
     Raises:
-        ModelError: an unknown format, a setting or tensor that is missing, or one that does not fit.
+        ModelError: an unknown format. What a setting or a tensor that is missing raises, the caller translates.
     """
     name = config.get("format")
     if name not in FORMATS:
         raise ModelError(who, f"format {name!r}", expected=f"one of {', '.join(FORMATS)}")
-    try:
-        return FORMATS[name](tensors, config, who)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(who, f"unreadable configuration ({error})", expected=f"the settings of {name}") from error
+    return FORMATS[name](tensors, config, who)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quantgate.errors import MethodError
+from quantgate.errors import MethodError, translated
 from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.packing import pack_stream, unpack_stream
@@ -81,21 +81,22 @@ def hqq(weight: Tensor, settings: HqqSettings) -> HqqWeight:
     values = weight.to(torch.float32)
     if not bool(torch.isfinite(values.sum())):
         raise MethodError("hqq", "weights that are not finite", expected="finite weights")
-    try:
-        quantizer = importlib.import_module("hqq.core.quantize").Quantizer
-    except ImportError as error:
-        raise MethodError(
-            "hqq", f"the library is not there ({error})", hint="DISABLE_CUDA=1 pip install hqq==0.2.8.post1 termcolor"
-        ) from error
-    codes, meta = quantizer.quantize(
-        values.clone(),
-        nbits=settings.bits,
-        group_size=settings.group_size,
-        axis=1,
-        round_zero=settings.bits == 4,
-        bitpack=False,
-        device=str(weight.device),
-    )
+    with translated(
+        "hqq",
+        "the library cannot be used",
+        kind=MethodError,
+        expected="hqq 0.2.8",
+        hint="DISABLE_CUDA=1 pip install hqq==0.2.8.post1 termcolor",
+    ):
+        codes, meta = importlib.import_module("hqq.core.quantize").Quantizer.quantize(
+            values.clone(),
+            nbits=settings.bits,
+            group_size=settings.group_size,
+            axis=1,
+            round_zero=settings.bits == 4,
+            bitpack=False,
+            device=str(weight.device),
+        )
     scales, zeros = (meta[name].view(rows, -1).to(torch.float16) for name in ("scale", "zero"))
     return HqqWeight(codes.view(rows, columns).to(torch.uint8), scales, zeros, settings.bits)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from quantgate.errors import UsageError
+from quantgate.errors import UsageError, translated
 from quantgate.quantize.base import Algorithm, Method, StoredWeight
 from quantgate.quantize.fold import Transformation
 
@@ -50,10 +50,11 @@ def installed_plugins() -> list[MethodPlugin]:
     found = []
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         who = f"plugin {entry.name!r} ({entry.value})"
-        try:
+        # its code runs while it is imported, and may raise anything
+        with translated(
+            who, "cannot be imported", kind=UsageError, hint="repair or remove the package", also=(Exception,)
+        ):
             plugin = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(who, f"cannot be imported ({error})", hint="repair or remove the package") from error
         if not isinstance(plugin, MethodPlugin):
             raise UsageError(who, f"a {type(plugin).__name__}", expected="a quantgate.quantize.plugins.MethodPlugin")
         found.append(plugin)

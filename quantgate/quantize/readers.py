@@ -49,14 +49,10 @@ def linear_shapes(model_dir: Path, who: str) -> dict[str, tuple[int, int]]:
     Raises:
         MethodError: an architecture that cannot be quantized.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    from quantgate.models.loading import empty_model, read_config
     from quantgate.quantize.layers import decoder_blocks
 
-    config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model = empty_model(read_config(model_dir, who), who)
     linears = {name: linear for block in decoder_blocks(model, who) for name, linear in block.linears.items()}
     return {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
 

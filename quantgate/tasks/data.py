@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from quantgate import reading
-from quantgate.errors import DataError
+from quantgate.errors import DataError, translated
 from quantgate.reading import Unreadable
 
 Row: TypeAlias = dict[str, Any]
@@ -197,32 +198,33 @@ class HubSource:
 
     def configs(self, dataset: str) -> list[str]:
         """Configurations the hub lists, less the aggregates ``all`` and ``auxiliary_train``."""
-        from datasets import get_dataset_config_names
+        with _asking(dataset):
+            from datasets import get_dataset_config_names
 
-        names = _ask_hub(dataset, lambda: get_dataset_config_names(dataset, revision=REVISIONS.get(dataset)))
+            names = get_dataset_config_names(dataset, revision=REVISIONS.get(dataset))
         return sorted(set(names) - {"all", "auxiliary_train"})
 
     def splits(self, dataset: str, config: str) -> list[str]:
         """Splits the hub lists."""
-        from datasets import get_dataset_split_names
+        with _asking(dataset):
+            from datasets import get_dataset_split_names
 
-        return sorted(
-            _ask_hub(dataset, lambda: get_dataset_split_names(dataset, config, revision=REVISIONS.get(dataset)))
-        )
+            return sorted(get_dataset_split_names(dataset, config, revision=REVISIONS.get(dataset)))
 
     def rows(self, dataset: str, config: str, split: str, fields: Fields) -> list[Row]:
         """All rows of a split, loaded by ``datasets`` and checked like those of a file."""
-        from datasets import DownloadMode, load_dataset
-
         shard = SHARDS.get((dataset, config, split))
         # without a shard, the whole split; naming files replaces the configuration, whose folder they lie in
         where: dict[str, Any] = {"data_files": {split: shard}} if shard else {"name": config}
-        where |= {"revision": REVISIONS.get(dataset), "download_mode": DownloadMode.REUSE_DATASET_IF_EXISTS}
-        table = _ask_hub(dataset, lambda: load_dataset(dataset, split=split, **where))
+        with _asking(dataset):
+            from datasets import DownloadMode, load_dataset
+
+            where |= {"revision": REVISIONS.get(dataset), "download_mode": DownloadMode.REUSE_DATASET_IF_EXISTS}
+            table = load_dataset(dataset, split=split, **where)
+            rows = [dict(row) for row in table]
         self._keep(dataset, [file["filename"] for file in table.cache_files])
         if shard:
             self._shards.setdefault(dataset, set()).add(shard)
-        rows = [dict(row) for row in table]
         for number, row in enumerate(rows):
             check_fields(row, fields, f"{dataset} ({config}, {split}), row {number}")
         if not rows:
@@ -231,10 +233,10 @@ class HubSource:
 
     def text(self, dataset: str, name: str) -> str:
         """A file of the dataset's repository."""
-        from huggingface_hub import hf_hub_download
+        with _asking(dataset):
+            from huggingface_hub import hf_hub_download
 
-        revision = REVISIONS.get(dataset)
-        path = _ask_hub(dataset, lambda: hf_hub_download(dataset, name, repo_type="dataset", revision=revision))
+            path = hf_hub_download(dataset, name, repo_type="dataset", revision=REVISIONS.get(dataset))
         self._keep(dataset, [path])
         return _read(Path(path), f"{dataset}/{name}")
 
@@ -254,16 +256,15 @@ REVISIONS: Final[Mapping[str, str]] = {}
 """Commit per dataset, filled as commits are verified against the hub."""
 
 
-def _ask_hub(dataset: str, ask: Any) -> Any:
-    try:
-        return ask()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"hub dataset {dataset}",
-            f"cannot be read ({type(error).__name__}: {str(error)[:200]})",
-            expected="access to the hub or its local cache",
-            hint="use --data bundled or --data DIR",
-        ) from error
+def _asking(dataset: str) -> AbstractContextManager[None]:
+    """A block that asks the hub or ``datasets``: what they raise becomes a DataError."""
+    return translated(
+        f"hub dataset {dataset}",
+        "cannot be read",
+        kind=DataError,
+        expected="access to the hub or its local cache",
+        hint="use --data bundled or --data DIR",
+    )
 
 
 def open_data(name: str, bundled: Path, *, offline: bool) -> DataSource:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
+from quantgate.errors import UsageError, translated
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
 from quantgate.tasks.base import Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource, Fields
@@ -32,7 +34,8 @@ _ORDERS: Final = 4
 
 def tokenizer_for(target: str) -> str:
     """``flores200`` where its model file and sentencepiece are at hand, else sacrebleu's own for ``target``."""
-    from sacrebleu.utils import SACREBLEU_DIR
+    with _sacrebleu():
+        from sacrebleu.utils import SACREBLEU_DIR
 
     at_hand = Path(SACREBLEU_DIR, "models", "flores200sacrebleuspm").is_file()
     return "flores200" if at_hand and importlib.util.find_spec("sentencepiece") else _OWN_TOKENIZER[target]
@@ -40,9 +43,20 @@ def tokenizer_for(target: str) -> str:
 
 @cache
 def _bleu(tokenizer: str) -> Any:
-    from sacrebleu.metrics import BLEU
+    with _sacrebleu():
+        from sacrebleu.metrics import BLEU
 
-    return BLEU(tokenize=tokenizer, effective_order=True)  # effective order is for the score of a single sentence
+        return BLEU(tokenize=tokenizer, effective_order=True)  # effective order is for the score of a single sentence
+
+
+def _sacrebleu() -> AbstractContextManager[None]:
+    return translated(
+        "the tasks of flores",
+        "their metric cannot be loaded",
+        kind=UsageError,
+        expected="sacrebleu",
+        hint="choose other --tasks",
+    )
 
 
 def sentence_facts(hypothesis: str, reference: str, tokenizer: str) -> tuple[float, tuple[float, ...]]:

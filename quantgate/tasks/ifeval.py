@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Final
 
-from quantgate.errors import DataError, UsageError
+from quantgate.errors import DataError, UsageError, translated
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
 from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource, Fields, Row
@@ -34,15 +34,15 @@ def _checker() -> Any:
     asked_to_download = os.environ.get("LOCAL_RANK")
     os.environ["LOCAL_RANK"] = "1"  # on rank 0 its import downloads punkt_tab, and nobody asked for that
     try:
-        importlib.import_module("langdetect").DetectorFactory.seed = 0  # its answers are drawn at random otherwise
-        return importlib.import_module("lm_eval.tasks.ifeval.utils")
-    except ImportError as error:
-        raise UsageError(
+        with translated(
             "--tasks ifeval",
-            f"its checks cannot be loaded ({error})",
+            "its checks cannot be loaded: pip install 'quantgate[ifeval]'",
+            kind=UsageError,
             expected="lm-eval, langdetect and immutabledict",
-            hint="pip install 'quantgate[ifeval]'",
-        ) from error
+            hint="choose other --tasks",
+        ):
+            importlib.import_module("langdetect").DetectorFactory.seed = 0  # its answers are drawn at random otherwise
+            return importlib.import_module("lm_eval.tasks.ifeval.utils")
     finally:
         del os.environ["LOCAL_RANK"]
         if asked_to_download is not None:

@@ -14,7 +14,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.errors import ModelError, translated
 from quantgate.scoring.requests import Generate, Likelihood, Tokens
 
 TODAY: Final = date(2024, 7, 26)  # what Llama 3's own template takes for today where it is given no clock
@@ -142,7 +142,7 @@ class Prompts:
 
     @cached_property
     def _special(self) -> tuple[Tokens, Tokens]:
-        bare, whole = (tuple(self._tokenizer(_PROBE, add_special_tokens=on).input_ids) for on in (False, True))
+        bare, whole = (self._read(_PROBE, special=on) for on in (False, True))
         for start in range(len(whole) - len(bare) + 1):
             if bare and whole[start : start + len(bare)] == bare:
                 return whole[:start], whole[start + len(bare) :]
@@ -168,8 +168,14 @@ class Prompts:
 
     def _ids(self, text: str, *, special: bool) -> Tokens:
         # not verbose: what is longer than the context is dealt with, and needs no warning
-        tokens = tuple(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        tokens = self._read(text, special=False)
         return self.first + tokens if special else tokens
+
+    def _read(self, text: str, *, special: bool) -> Tokens:
+        with translated(
+            f"model {self._name!r}", "its tokenizer cannot read a text", hint="save the tokenizer's files again"
+        ):
+            return tuple(self._tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
     # --- chat -------------------------------------------------------------------------------------------------------
 
@@ -207,24 +213,20 @@ class Prompts:
         return self._rendered(_folded(messages) if has_system and self.folds_system else messages, generation)
 
     def _rendered(self, messages: Turns, generation: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
+        roles = ", ".join(message["role"] for message in messages)
+        with translated(
+            f"model {self._name!r}",
+            f"its chat template cannot render a dialogue of {roles}",
+            expected="turns of user and assistant as text",
+            hint="choose other --tasks and another --calibration, or mend chat_template.jinja",
+        ):
             text: str = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=generation,
                 strftime_now=TODAY.strftime,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise ModelError(
-                f"model {self._name!r}",
-                f"its chat template cannot render a dialogue of {roles} ({error})",
-                expected="turns of user and assistant as text",
-                hint="choose other --tasks and another --calibration, or mend chat_template.jinja",
-            ) from error
-        return text
+            return text
 
 
 def _folded(messages: Turns) -> list[Mapping[str, str]]:

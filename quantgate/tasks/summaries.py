@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Final
 
+from quantgate.errors import UsageError, translated
 from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response, Tokens
 from quantgate.tasks.base import Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.data import DataSource
@@ -24,7 +25,14 @@ _ASK: Final = "Please summarize the following document.\n"
 
 @cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
+    with translated(
+        "the tasks cnn_dailymail and xsum",
+        "their metric cannot be loaded",
+        kind=UsageError,
+        expected="rouge-score",
+        hint="choose other --tasks",
+    ):
+        from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(list(ROUGES), use_stemmer=False)
 
