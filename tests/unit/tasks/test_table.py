@@ -33,7 +33,7 @@ def test_ids_are_plain_words():
 
 def test_defaults_follow_the_data(bundled, tmp_path):
     assert ids(select_tasks(None, bundled)) == [
-        "perplexity_prose", "perplexity_code", "kld_prose", "kld_code", "mmlu_cloze", "truthfulqa", "gsm8k",
+        "perplexity_prose", "perplexity_code", "kld_prose", "kld_code", "mmlu_cloze", "truthfulqa", "gsm8k_cot",
     ]  # fmt: skip
     split(tmp_path, "ptb-text-only/ptb_text_only", "penn_treebank", "test")
     other = DirectorySource(tmp_path, "mine")
