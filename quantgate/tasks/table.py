@@ -124,7 +124,7 @@ DEFAULT: Final = (
     "bbq_ambiguous",
     "bbq_disambiguated",
 )
-# Nothing could be shown: the bundled model is at chance with letters and in Chinese, with BBQ's 88 answers per condition
+# Nothing could be shown: the bundled model is at chance with letters and in Chinese, with BBQ's 88 answers a condition
 # a broken model is as unbiased as a good one, and without examples its word problems come out otherwise in every run
 # (two runs of the same weights differ in 42 of 64 answers): it solves them as the examples do, in a line.
 _BUNDLED_LEAVES_OUT: Final = ("mmlu", "ceval", "cmmlu", "bbq", "bbq_ambiguous", "bbq_disambiguated", "gsm8k")
