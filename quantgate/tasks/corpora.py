@@ -115,7 +115,7 @@ CORPORA: Final[dict[str, Corpus]] = {
             "CPython's pydoc topics, each paragraph once, joined by blank lines",
             prose,
             length=512,
-            segments=32,
+            segments=64,
         ),
         Corpus(
             "code",
@@ -123,7 +123,7 @@ CORPORA: Final[dict[str, Corpus]] = {
             f"{len(_MODULES)} modules of CPython, joined by blank lines",
             code,
             length=512,
-            segments=32,
+            segments=64,
         ),
         _of_rows(
             "wikitext2",
