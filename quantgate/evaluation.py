@@ -428,7 +428,7 @@ class Evaluation:
         exact = isinstance(task, RollingTask) and task.exact
         compared = rolling and (subject is not None or batch_tokens is not None)
         against = self._answer(task, None).path if compared else None
-        name = subject.method.id if subject else "reference"
+        name = f"{subject.method.id if subject else 'reference'}{', asked again,' if batch_tokens else ''}"
         alone = NOISE_ALONE if batch_tokens else 0
         cuts = frozenset(cut for mine in asked.slices[:alone] for cut in (mine.start, mine.stop))
         again = {"batch_tokens": batch_tokens, "alone": alone} if batch_tokens else {}

@@ -34,6 +34,9 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     A report of the first format does not stand: what it decides was never sealed, so anybody may have written it.
     """
     findings = verify(args.report, drawn_again)
+    if findings.unfinished:
+        say(f"unfinished: {findings.unfinished}")
+        return 1
     for difference in findings.differences:
         say(difference)
     for part in findings.unconfirmed:

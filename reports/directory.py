@@ -1,7 +1,8 @@
 """The directory of a run's report: from the first act on it says that a run is under way, and it is no mixture.
 
-The first act of a run replaces report.json by one that says ``unfinished`` and removes what an earlier run left. The
-last one writes report.json after everything else, so that whatever happens in between leaves ``unfinished`` behind. A
+The first act of a run replaces report.json by one that says ``unfinished`` and sets aside what an earlier run left:
+until the command was found to be one that can run, after which it is removed. A refused command puts it back. The last
+act writes report.json after everything else, so that whatever happens in between leaves ``unfinished`` behind. A
 lock is held meanwhile: a second run that would write to the same directory is refused before it does anything.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,7 @@ from quantgate.verdict.verify import REPORT
 
 FILES: Final = (EVIDENCE, "report.md", "roofline.svg", REPORT)  # in the order of writing: report.json seals the rest
 _LOCK: Final = ".lock"
+_ASIDE: Final = ".{}.before"
 
 
 def now() -> str:
@@ -42,7 +45,7 @@ class ReportDirectory:
         self._lock: FileLock | None = None
 
     def begin(self, unfinished: str) -> None:
-        """Take the directory: ``unfinished`` becomes its report.json, and nothing else of earlier runs stays.
+        """Take the directory: ``unfinished`` becomes its report.json, and what earlier runs left is set aside.
 
         Raises:
             UsageError: another run holds the directory.
@@ -51,10 +54,41 @@ class ReportDirectory:
         self._take()
         leftovers = [part for name in FILES for part in self.path.glob(f".{name}.*.part")]
         self.interrupted = bool(leftovers)
+        self._clear([*leftovers, *(aside for _, aside in self._asides())])
+        with self._clearing():
+            for name, aside in self._asides():
+                if (self.path / name).exists():
+                    (self.path / name).rename(aside)
         write_atomically(self.path / REPORT, unfinished)
+
+    def settle(self) -> None:
+        """The command can run: what was set aside goes. Raises StoreError when it cannot be removed."""
+        self._clear([aside for _, aside in self._asides()])
+
+    def withdraw(self) -> None:
+        """The command was refused and nothing ran: what was set aside comes back.
+
+        Raises:
+            StoreError: it cannot be put back.
+        """
+        with self._clearing():
+            (self.path / REPORT).unlink(missing_ok=True)
+            for name, aside in self._asides():
+                if aside.exists():
+                    aside.rename(self.path / name)
+
+    def _asides(self) -> list[tuple[str, Path]]:
+        return [(name, self.path / _ASIDE.format(name)) for name in FILES]
+
+    def _clear(self, paths: Iterable[Path]) -> None:
+        with self._clearing():
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _clearing(self) -> Iterator[None]:
         try:
-            for old in [*leftovers, *(self.path / name for name in FILES if name != REPORT)]:
-                old.unlink(missing_ok=True)
+            yield
         except OSError as error:
             raise StoreError(f"report directory {self.path}", f"cannot be cleared ({error.strerror})") from error
 

@@ -7,6 +7,7 @@ around everything that pytest and its plugins do, because any of them may set an
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +70,24 @@ def begin(config: pytest.Config) -> Account:
     if directory.interrupted:
         run.notes.append("rebuilding the report: an earlier run was interrupted while writing it")
     return account
+
+
+def settle(config: pytest.Config) -> None:
+    """The command can run: the report of the run before it goes."""
+    _told(config, ReportDirectory.settle)
+
+
+def withdraw(config: pytest.Config) -> None:
+    """The command was refused before anything ran: the report of the run before it stays."""
+    _told(config, ReportDirectory.withdraw)
+
+
+def _told(config: pytest.Config, act: Callable[[ReportDirectory], None]) -> None:
+    try:
+        if DIRECTORY in config.stash:
+            act(config.stash[DIRECTORY])
+    except StoreError as error:
+        raise wrong_usage(str(error)) from error
 
 
 def begun(config: pytest.Config) -> bool:

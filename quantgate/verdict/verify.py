@@ -65,12 +65,13 @@ class Findings:
     measured: int = 0
     differences: list[str] = field(default_factory=list)
     unconfirmed: list[str] = field(default_factory=list)
+    unfinished: str = ""
     decided: bool = True
 
     @property
     def stands(self) -> bool:
         """Whether the report says what its evidence says, as a whole."""
-        return bool(self.confirmed) and self.decided and not self.differences
+        return bool(self.confirmed) and self.decided and not self.differences and not self.unfinished
 
 
 def verify(report: Path, render: Render | None = None) -> Findings:
@@ -86,7 +87,7 @@ def verify(report: Path, render: Render | None = None) -> Findings:
     findings = Findings()
     if content.get("status") == UNFINISHED:
         started = content.get("run", {}).get("started", "at an unknown time")
-        findings.differences.append(f"the run that started {started} did not finish: there is no verdict to confirm")
+        findings.unfinished = f"the run that started {started} did not finish: there is no verdict to confirm"
         return findings
     try:
         evidence = reading.read_bytes(path.with_name(EVIDENCE), reading.MOST_ROWS)
@@ -97,8 +98,22 @@ def verify(report: Path, render: Render | None = None) -> Findings:
     try:
         _check_all(path.parent, content, evidence, render, findings)
     except (KeyError, TypeError, ValueError, AttributeError, PolicyError) as error:
-        raise StoreError(f"report {path}", f"unreadable ({type(error).__name__}: {error})") from error
+        raise StoreError(
+            f"report {path}",
+            f"cannot be checked ({_wanting(error)})",
+            expected="report.json and the evidence beside it as a run wrote them",
+            hint="run the suite again",
+        ) from error
     return findings
+
+
+def _wanting(error: Exception) -> str:
+    """What of a report is not as a run writes it, in words."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, TypeError | AttributeError):
+        return "a field holds something of another kind than a run writes there"
+    return str(error)
 
 
 def _check_all(

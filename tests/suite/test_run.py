@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from quantgate.cli import main
 from reports.directory import ReportDirectory
 
 TASKS = ("--tasks", "kld,perplexity")
@@ -57,11 +58,37 @@ def old_report(gate):
     return path
 
 
-def test_a_refused_command_leaves_no_old_report(gate, old_report):
-    assert gate.run("--policy", "nowhere.toml").ret == 4
-    assert sorted(path.name for path in old_report.iterdir() if path.name[0] != ".") == ["report.json"]
-    assert gate.report["status"] == "unfinished"
-    assert gate.report["decisions"] == gate.report["results"] == []
+@pytest.mark.parametrize("typo", [("--policy", "nowhere.toml"), ("--methods", "gtpq4")])
+def test_a_refused_command_costs_no_report(gate, old_report, typo):
+    """Nothing ran: the report says of which run it is, and when that was."""
+    before = {path.name: path.read_text() for path in old_report.iterdir()}
+    assert gate.run(*typo).ret == 4
+    assert {path.name: path.read_text() for path in old_report.iterdir() if path.name[0] != "."} == before
+
+
+def test_verify_calls_a_run_that_did_not_finish_unfinished(tmp_path, capsys):
+    content = {"status": "unfinished", "run": {"started": "2026-01-02T03:04:05+00:00"}}
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    assert main(["verify", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("unfinished: the run that started 2026-01-02T03:04:05+00:00 did not finish")
+    assert "contradicted" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"schema": 3, "evidence": []}, "a field holds something of another kind than a run writes there"),
+        ({"schema": 3}, "it has no 'evidence'"),
+    ],
+)
+def test_verify_says_in_words_what_is_wrong_with_a_report(tmp_path, capsys, content, words):
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    (tmp_path / "evidence.jsonl").write_text("")
+    assert main(["verify", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Error" not in said
 
 
 def test_a_run_that_selects_nothing_leaves_no_old_report(gate, old_report):

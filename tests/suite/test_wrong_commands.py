@@ -128,6 +128,14 @@ def test_a_wrong_command(gate, name):
     assert words in refused(gate, *arguments)
 
 
+@pytest.mark.parametrize("option", ["--model", "--data"])
+def test_reports_among_what_is_judged(gate, tiny_model, data_dir, option):
+    place = {"--model": tiny_model, "--data": data_dir}[option]
+    words = refused(gate, "--report-dir", place / "out", "--tasks", "truthfulqa")
+    assert f"lies in the directory of {option}; expected a directory outside of what is judged" in words
+    assert not (place / "out").exists()
+
+
 def test_nothing_is_loaded_or_left(gate, tmp_path, monkeypatch):
     monkeypatch.setattr("quantgate.models.loading.load_reference", None)
     refused(gate, "--device", "banana")

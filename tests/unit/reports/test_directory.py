@@ -24,9 +24,27 @@ def test_the_first_act_leaves_nothing_of_an_earlier_run(directory):
     for name in (*FILES, ".report.md.123.part"):
         (directory.path / name).write_text("old")
     directory.begin(unfinished(directory))
+    assert {path.name for path in directory.path.iterdir() if path.suffix != ".before"} == {"report.json", ".lock"}
+    directory.settle()
     assert {path.name for path in directory.path.iterdir()} == {"report.json", ".lock"}
     assert json.loads((directory.path / "report.json").read_text())["status"] == "unfinished"
     assert directory.interrupted
+
+
+def test_a_refused_command_puts_the_earlier_report_back(directory):
+    directory.path.mkdir()
+    for name in FILES:
+        (directory.path / name).write_text(f"old {name}")
+    before = {path.name: path.read_text() for path in directory.path.iterdir()}
+    directory.begin(unfinished(directory))
+    directory.withdraw()
+    assert {path.name: path.read_text() for path in directory.path.iterdir() if path.name != ".lock"} == before
+
+
+def test_a_command_that_can_run_leaves_nothing_to_put_back(directory):
+    directory.begin(unfinished(directory))
+    directory.settle()
+    assert sorted(path.name for path in directory.path.iterdir()) == [".lock", "report.json"]
 
 
 def test_report_json_is_written_last(directory, monkeypatch):
