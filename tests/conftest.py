@@ -1,5 +1,6 @@
 """Shared stand-ins: a byte-level tokenizer and a tiny random Llama, made in milliseconds."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,11 @@ def pytest_configure(config):
     """In our own tests a warning is an error; a user's run must not turn red because a library warns about a model."""
     for line in ("error", "ignore::DeprecationWarning", "ignore::FutureWarning"):
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays: the collector need not look through torch's million objects again and again."""
+    gc.freeze()
 
 
 CHAT = (

@@ -2,10 +2,20 @@
 
 import json
 import random
+import shutil
+import zoneinfo  # noqa: F401
 from pathlib import Path
 
+# A run in this process forgets what it was the first to import, and every run would import it again: a second each.
+import hypothesis.core  # noqa: F401
+import lxml.etree  # noqa: F401
 import pytest
+import sacrebleu  # noqa: F401
 
+import fixtures.plan  # noqa: F401
+import quantgate.quantize.run
+import quantgate.scoring.engine  # noqa: F401
+import reports.session  # noqa: F401
 from quantgate.store import baselines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +83,19 @@ def policy(tmp_path):
     return path
 
 
+def keep_the_reference(store):
+    """Take out of ``store`` all that is not an answer of the reference, which alone is asked again for the noise."""
+    keys = {
+        path.parent: json.loads(json.loads(path.read_text())["key"]) for path in store.glob("responses/*/entry.json")
+    }
+    reference = {key["weights"] for key in keys.values() if "alone" in key["engine"]}
+    assert len(reference) == 1
+    for folder in [path for path, key in keys.items() if key["weights"] not in reference]:
+        shutil.rmtree(folder)
+    for folder in [path for path in store.iterdir() if path.name != "responses"]:
+        shutil.rmtree(folder)
+
+
 class Gate:
     """One command line of the suite; ``run`` adds arguments and returns pytester's result."""
 
@@ -86,6 +109,19 @@ class Gate:
 
     def run(self, *more):
         return self.pytester.runpytest_inprocess(*self.arguments(*more))
+
+    def stock(self, seed):
+        """Start from a copy of ``seed``, a store with the reference's answers to all that the data asks; filled first
+        if it is not there. It saves every run the reference, and nothing of the subject.
+        """
+        if not seed.exists():
+            part = seed.with_name("part")
+            aside = ("--store", part / "store", "--baselines", part / "baselines", "--report-dir", part / "report")
+            result = self.run("--tasks", "kld,perplexity,truthfulqa", "--update-baselines", *aside)
+            assert len(list((part / "baselines").rglob("*.json"))) == 3, result.stdout.str()
+            keep_the_reference(part / "store")
+            (part / "store").rename(seed)
+        shutil.copytree(seed, self.base["--store"])
 
     def subprocess(self, *more):
         return self.pytester.runpytest_subprocess(*self.arguments(*more))

@@ -13,8 +13,14 @@ from tests.suite.sabotage_scene import ROWS, Scene
 KLD_MARGIN = "[metrics.kld_mean]\nmargin = { absolute = 0.00002 }"
 
 
+@pytest.fixture(scope="session")
+def seed(tmp_path_factory):
+    """Where the store is kept that all scenes start from."""
+    return tmp_path_factory.mktemp("scene") / "store"
+
+
 @pytest.fixture
-def scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseline, write_jsonl):
+def scene(gate, seed, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseline, write_jsonl):
     """The gate with eighty questions instead of six, so that equal answers are a pass and not a small sample."""
     # so tight that 8 bit just passes
     policy.write_text(policy.read_text().replace("[metrics.kld_mean]\nmargin = { absolute = 0.05 }", KLD_MARGIN))
@@ -24,6 +30,7 @@ def scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseli
         targets = {"choices": choices[:: 1 if number % 2 else -1], "labels": [1, 0]}
         rows.append({"question": f"Is {number} a number?", "mc1_targets": targets, "mc2_targets": targets})
     write_jsonl(data_dir, "truthfulqa/truthful_qa", "multiple_choice", "validation", rows)
+    gate.stock(seed)
     return Scene(gate, tmp_path, policy, data_dir, tiny_model, monkeypatch, edit_baseline, write_jsonl)
 
 
