@@ -38,7 +38,8 @@ from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import Evidence, conclude
-from quantgate.verdict.judge import build_result
+from quantgate.verdict.family import confirmed_whatever_comes
+from quantgate.verdict.judge import Judgement, build_result
 from quantgate.verdict.noise import noise_floor
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Policy, Rule
@@ -61,7 +62,8 @@ LOOK_GROWTH: Final = 1.5
 @dataclass(frozen=True)
 class Options:
     """What the user chose. ``shared``: other workers use this machine and this store at the same time.
-    ``sequential``: stop asking a subject as soon as its verdict is certain.
+    ``sequential``: stop asking a subject as soon as its verdict is certain. ``family``: how many cases are judged
+    together; a regression is certain only when it is so among that many.
     """
 
     model: str = "bundled"
@@ -71,6 +73,7 @@ class Options:
     offline: bool = False
     shared: bool = False
     sequential: bool = False
+    family: int = 1
     selection: Selection = field(default_factory=Selection)
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
 
@@ -404,9 +407,16 @@ class Evaluation:
             last = count
             if found.judgement.verdict == "invalid" and found.comparison.n_unscored:
                 continue  # too large a share of few items has no score; of all items it may not be
-            if found.judgement.verdict != "inconclusive":
+            if self._certain(found.judgement, evidence.rule):
                 break
         return scored
+
+    def _certain(self, judgement: Judgement, rule: Rule) -> bool:
+        """Whether no further item is needed: a regression goes on until the other cases of the run cannot undo it."""
+        if judgement.verdict != "regressed":
+            return judgement.verdict != "inconclusive"
+        family, correction = self.options.family, self.policy.correction
+        return confirmed_whatever_comes(judgement.p_regressed, rule.confidence, family, correction)
 
     def _outcomes(self, task: Task, asked: Asked, answered: answers.Answered) -> Scored:
         outcomes = [

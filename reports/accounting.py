@@ -1,7 +1,8 @@
 """What a run was to judge and what it did judge, so that its word hangs on records and on nothing that pytest says.
 
 *planned*: every method on every task that the options ask for. *selected*: what ``-k``, ``-m``, ``--lf`` and the like
-left of it. *judged*: cases with a record. *allowed*: those whose verdict leaves the run green. A run is green only when
+left of it. *judged*: cases with a record. *allowed*: those whose verdict leaves the run green, all cases considered
+(``Run.settle``). A run is green only when
 every selected case was judged and allowed, whatever skips, expected failures or switched-off asserts make of its tests.
 """
 

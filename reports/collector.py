@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from reports.accounting import Account, Key
+from reports.late import is_late
 from reports.payload import Payload, invalid_result
-from reports.run import Run
+from reports.run import Run, key_of
 
 
 class Collector:
@@ -14,6 +15,8 @@ class Collector:
 
     def __init__(self, run: Run, account: Account) -> None:
         self.run, self.account = run, account
+        self.told: dict[Key, pytest.TestReport] = {}
+        """The report that brought the record of a case."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Without workers: the selected cases."""
@@ -28,8 +31,12 @@ class Collector:
         """Reports of all workers arrive here."""
         content = getattr(report, "quantgate", None)
         key = self.account.case_of(report.nodeid)
+        if is_late(report):
+            return
         if content is not None:
-            self.add(Payload.from_json(content))
+            payload = Payload.from_json(content)
+            self.add(payload)
+            self.told[key_of(payload.result)] = report
         elif key is None or report.when == "teardown":
             return  # a failed teardown is red by itself and takes no verdict back
         elif report.failed:
@@ -40,7 +47,7 @@ class Collector:
     def add(self, payload: Payload) -> None:
         """File a record, in the run and in its account."""
         self.run.add(payload)
-        self.account.record((payload.result.method, payload.result.task), allowed=payload.allowed)
+        self.account.record(key_of(payload.result), allowed=payload.allowed)
 
     def lost(self, key: Key, reason: str) -> None:
         """File a case of which no verdict came as invalid."""

@@ -7,14 +7,14 @@ from typing import Any
 
 from quantgate.efficiency.pareto import fronts
 from reports import companions, efficiency, turned, waivers
-from reports.run import Run
+from reports.run import Run, key_of
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
 
 def render(run: Run, environment: Mapping[str, Any]) -> str:
     """The report as GitHub-flavoured markdown."""
     counts = ", ".join(f"{count} {verdict}" for verdict, count in run.counts().items() if count)
-    model = run.model
+    model, alone = run.model, run.alone()
     digest = str(model.get("digest", {}).get("whole", ""))
     parts = [
         "# quantgate report",
@@ -23,10 +23,11 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         f"Verdicts: {counts or 'none'}.",
         "\n".join(f"- {_plain(line)}" for line in _decisions(run)),
         "## Comparison with the 16-bit reference",
-        _table(HEADER, [result_row(result) for result in ordered(run.results)]),
+        _table(HEADER, [result_row(result, alone=key_of(result) in alone) for result in ordered(run.results)]),
         "## Why",
         "\n".join(
             f"- {_plain(result.method)} on {_plain(result.task)}: **{result.verdict}**. {_plain(result.reason)}"
+            + (f" **{_plain(alone[key_of(result)])}**" if key_of(result) in alone else "")
             + (f" **Waived by the policy:** {_plain(result.waived)}" if result.waived else "")
             for result in ordered(run.results)
         ),

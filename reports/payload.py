@@ -11,23 +11,21 @@ import pytest
 
 from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.tasks.base import Task
-from quantgate.verdict.policy import Correction
 from quantgate.verdict.records import Result
 
 
 @dataclass(frozen=True)
 class Payload:
     """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far;
-    ``correction``: how the policy corrects for many cases; ``policy``: its name and digest; ``evidence``: all the
-    verdict rests on, empty when there is none; ``efficiency``: measured rows, of efficiency cases; ``allowed``:
-    whether the verdict leaves the run green.
+    ``policy``: its name, digest and text, and what it says about many cases (``correction``, ``exit``); empty where no
+    rule was reached; ``evidence``: all the verdict rests on, empty when there is none; ``efficiency``: measured rows,
+    of efficiency cases; ``allowed``: whether the verdict leaves the run green, as far as that is known so far.
     """
 
     result: Result
     subject: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    correction: Correction = "holm"
     efficiency: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +39,6 @@ class Payload:
             "subject": dict(self.subject),
             "model": dict(self.model),
             "notes": list(self.notes),
-            "correction": self.correction,
             "efficiency": dict(self.efficiency),
             "policy": dict(self.policy),
             "evidence": dict(self.evidence),
@@ -53,8 +50,7 @@ class Payload:
     def from_json(cls, content: Mapping[str, Any]) -> Payload:
         """Inverse of :meth:`as_json`."""
         further = {
-            name: content[name]
-            for name in ("subject", "model", "correction", "policy", "evidence", "efficiency", "texts", "allowed")
+            name: content[name] for name in ("subject", "model", "policy", "evidence", "efficiency", "texts", "allowed")
         }
         return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 

@@ -12,13 +12,14 @@ import pytest
 from quantgate.errors import QuantgateError
 from reports import waivers
 from reports.failures import fold_failures
+from reports.late import ALONE, OPEN
 from reports.payload import PAYLOAD, Payload
 from reports.session import ACCOUNT, RUN, final_code, finish, nothing_selected, release, report_directory, start
 from reports.terminal import Page, summarize
 
 _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",
-    "reason", "waived", "items_worse", "items_better", "flips", "data_digest",
+    "reason", "waived", "family", "items_worse", "items_better", "flips", "data_digest",
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def pytest_runtest_makereport(
     payload = item.stash.get(PAYLOAD, None)
     if call.when == "call" and payload is not None:
         report.quantgate = payload.as_json()  # type: ignore[attr-defined]
-        content = payload.result.as_json()
+        content = {**payload.result.as_json(), "family": _family_words(payload)}
         # JUnit reads the properties from the report of the teardown, which copies the item's
         others = [pair for pair in item.user_properties if pair[0] not in _PROPERTIES]  # of an attempt before a rerun
         item.user_properties[:] = others + [(name, str(content[name])) for name in _PROPERTIES]
@@ -57,6 +58,13 @@ def pytest_runtest_makereport(
     if call.excinfo is not None and (told := _without_source(call.excinfo.value, payload)):
         report.longrepr = told
     return report
+
+
+def _family_words(payload: Payload) -> str:
+    """What is known of a red case before the last case is judged."""
+    if payload.result.verdict != "regressed" or payload.result.waived:
+        return ""
+    return OPEN if payload.allowed else "it counts by itself"
 
 
 def _fail(report: pytest.TestReport, sentence: str) -> None:
@@ -77,6 +85,8 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
     result = getattr(report, "quantgate", {}).get("result", {})
     if report.passed and result.get("waived"):
         return "waived", "W", ("WAIVED", {"yellow": True})
+    if report.passed and result.get("verdict") == "regressed":
+        return ALONE, "R", (ALONE.upper(), {"yellow": True})
     if report.passed and result.get("verdict") == "inconclusive":
         return "inconclusive", "I", ("INCONCLUSIVE", {"yellow": True})
     return None

@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from quantgate.verdict.derived import counts, derived
-from quantgate.verdict.family import MethodDecision, decide
-from quantgate.verdict.policy import Correction
-from quantgate.verdict.records import Result, leaves_green
+from quantgate.verdict.family import MethodDecision, alone, alone_words, decide, family_size, green
+from quantgate.verdict.policy import Correction, FamilyExit
+from quantgate.verdict.records import Result
 from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
-from reports.accounting import Account
+from reports.accounting import Account, Key
 from reports.payload import Payload
 
 SCHEMA: Final = 2
 FINISHED: Final = "finished"
 STOPPED: Final = "stopped"
 EMPTY_RUN: Final = "empty"
+
+
+def key_of(result: Result) -> Key:
+    """The case of a record."""
+    return result.method, result.task
 
 
 class Run:
@@ -31,9 +36,8 @@ class Run:
         self.subjects: dict[str, Mapping[str, Any]] = {}
         self.model: Mapping[str, Any] = {}
         self.notes: list[str] = []
-        self.correction: Correction = "holm"
         self.efficiency: dict[str, Mapping[str, Any]] = {}
-        self.policy: Mapping[str, str] = {}
+        self.policy: Mapping[str, Any] = {"correction": "holm", "exit": "confirmed"}
         self.evidence = EvidenceFile()
         self.texts: dict[str, dict[str, str]] = {}
         """Task -> item -> what a report may quote of it."""
@@ -43,8 +47,9 @@ class Run:
         cls, content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[tuple[str, str], Mapping[str, Any]]
     ) -> Run:
         """A run as report.json's ``content`` and its evidence tell it; ``results``: its records, drawn again."""
-        strict = content["plan"]["strict"]
-        judged = {(each.method, each.task): leaves_green(each, strict=strict) for each in results}
+        strict, policy = content["plan"]["strict"], content["policy"]
+        let_by = green(results, policy["correction"], policy["exit"], strict=strict)
+        judged = dict(zip(map(key_of, results), let_by, strict=True))
         run = cls(Account.from_json(content["plan"], judged))
         run.id, run.started, run.finished = (content["run"][name] for name in ("id", "started", "finished"))
         run.code = content["run"]["exit"]
@@ -52,7 +57,7 @@ class Run:
         run.subjects = {each["method"]: each for each in content["subjects"]}
         run.efficiency = {each["method"]: each for each in content["efficiency"]}
         run.texts = {task: dict(each) for task, each in content["texts"].items()}
-        run.policy, run.correction = content["policy"], content["policy"]["correction"]
+        run.policy = policy
         for result in results:
             if (result.method, result.task) in cases:
                 run.evidence.add(result, cases[result.method, result.task])
@@ -80,7 +85,6 @@ class Run:
         if payload.texts:
             self.texts.setdefault(result.task, {}).update(payload.texts)
         self.model = payload.model or self.model
-        self.correction = payload.correction
         self.policy = payload.policy or self.policy
         if payload.evidence:
             self.evidence.add(payload.result, payload.evidence)
@@ -94,6 +98,36 @@ class Run:
     def bits(self) -> dict[str, float]:
         """Nominal bits of a weight by method."""
         return {name: each["bits_nominal"] for name, each in self.subjects.items() if "bits_nominal" in each}
+
+    @property
+    def correction(self) -> Correction:
+        """How the policy corrects for many cases."""
+        found: Correction = self.policy["correction"]
+        return found
+
+    @property
+    def exit_by(self) -> FamilyExit:
+        """Which regressions turn the exit code red."""
+        found: FamilyExit = self.policy["exit"]
+        return found
+
+    def settle(self) -> list[Key]:
+        """Let all cases together say which regressions the exit code counts. Returns the cases that turned red by it:
+        those that their number alone did not confirm, and the other cases' regressions did.
+        """
+        turned = []
+        let_by = green(self.results, self.correction, self.exit_by, strict=self.account.strict)
+        for key, allowed in zip(map(key_of, self.results), let_by, strict=True):
+            if self.account.judged.get(key) and not allowed:
+                self.account.judged[key] = False
+                turned.append(key)
+        return turned
+
+    def alone(self) -> dict[Key, str]:
+        """What is said beside each regression that the family does not confirm."""
+        words = alone_words(family_size(self.results))
+        found = zip(self.results, alone(self.results, self.correction), strict=True)
+        return {key_of(result): words for result, single in found if single}
 
     def decisions(self) -> list[MethodDecision]:
         """One sentence per method over all its cases."""
@@ -115,7 +149,7 @@ class Run:
             "plan": self.account.as_json(),
             "model": dict(self.model),
             "environment": dict(environment),
-            "policy": {**self.policy, "correction": self.correction},
+            "policy": dict(self.policy),
             "subjects": [dict(subject) for subject in self.subjects.values()],
             "results": [result.as_json() for result in self.results],
             "efficiency": [dict(record) for record in self.efficiency.values()],

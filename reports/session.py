@@ -20,6 +20,7 @@ from reports.accounting import BROKEN, GREEN, Account
 from reports.collector import Collector
 from reports.directory import ReportDirectory, now
 from reports.environment import environment
+from reports.late import LateFailures
 from reports.markdown import render
 from reports.picture import roofline_svg
 from reports.run import Run, dumps, sealed
@@ -40,6 +41,8 @@ def start(config: pytest.Config) -> None:
     config.stash[RUN], config.stash[ACCOUNT] = run, account
     config.stash[COLLECTOR] = Collector(run, account)
     config.pluginmanager.register(config.stash[COLLECTOR], "quantgate-collector")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(LateFailures(run, config.stash[COLLECTOR]), "quantgate-late-failures")
 
 
 def begin(config: pytest.Config) -> Account:
@@ -103,6 +106,7 @@ def finish(session: pytest.Session) -> None:
     if hasattr(config, "workerinput") or not account.begun:
         return
     _account_for_all(session)
+    config.stash[RUN].settle()
     code = account.exit_code(int(session.exitstatus))
     if DIRECTORY in config.stash:
         code = _write(config, code)

@@ -30,8 +30,8 @@ WORDS: Final = frozenset(NAMES) | {"verdict", "storage", "from"}
 SUBJECT_HEADER: Final = ("method", "bits", "bits/weight", "MiB on disk", "storage", "calibration", "seconds", "from")
 
 
-def result_row(result: Result) -> tuple[str, ...]:
-    """One row of the comparison table."""
+def result_row(result: Result, *, alone: bool = False) -> tuple[str, ...]:
+    """One row of the comparison table; ``alone``: its regression is not confirmed by the family."""
     digits = _digits(result)
     interval = f"[{signed(result.ci_low, digits)}, {signed(result.ci_high, digits)}]"
     return (
@@ -44,7 +44,7 @@ def result_row(result: Result) -> tuple[str, ...]:
         signed(result.delta, digits),
         interval,
         number(result.margin, digits),
-        f"{result.verdict}, waived" if result.waived else result.verdict,
+        result.verdict + (", alone" if alone else "") + (", waived" if result.waived else ""),
     )
 
 

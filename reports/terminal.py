@@ -11,7 +11,7 @@ from quantgate.efficiency.pareto import fronts
 from quantgate.words import folded
 from reports import efficiency, waivers
 from reports.fit import Look, draw, fit
-from reports.run import Run
+from reports.run import Run, key_of
 from reports.table import (
     GIVE_UP,
     HEADER,
@@ -35,9 +35,10 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
     if not run.results:
         page.account(run)
         return
-    results = ordered(run.results)
-    styles = ["yellow" if result.waived else _STYLES[result.verdict] for result in results]
-    page.table(HEADER, [result_row(result) for result in results], _places(HEADER, GIVE_UP), styles)
+    results, alone = ordered(run.results), run.alone()
+    styles = ["yellow" if result.waived or key_of(result) in alone else _STYLES[result.verdict] for result in results]
+    rows = [result_row(result, alone=key_of(result) in alone) for result in results]
+    page.table(HEADER, rows, _places(HEADER, GIVE_UP), styles)
     if run.subjects:
         rows = [subject_row(subject) for subject in run.subjects.values()]
         page.table(SUBJECT_HEADER, rows, _places(SUBJECT_HEADER, SUBJECT_GIVE_UP))
@@ -50,7 +51,7 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
             page.line(line)
     for result in results:
         if result.verdict != "pass":
-            page.line(waivers.sentence(result))
+            page.line(waivers.sentence(result, alone.get(key_of(result), "")))
     for note in run.notes:
         page.line(f"note: {note}")
     page.account(run)

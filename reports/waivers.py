@@ -1,4 +1,4 @@
-"""Verdicts that the policy lets by: said beside the case wherever it is shown, and never shown as a plain pass."""
+"""Verdicts that are let by: said beside the case wherever it is shown, and never shown as a plain pass."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from quantgate.verdict.records import Result
 from reports.table import ordered
 
 
-def sentence(result: Result) -> str:
-    """Verdict and reason of a case, with the waiver and its own reason behind them."""
-    told = f"; waived by the policy: {result.waived}" if result.waived else ""
+def sentence(result: Result, alone: str = "") -> str:
+    """Verdict and reason of a case; behind them the waiver and its own reason, and what the family says of it.
+
+    ``alone``: what is said of a regression that the family does not confirm.
+    """
+    told = f"; {alone}" if alone else ""
+    told += f"; waived by the policy: {result.waived}" if result.waived else ""
     return f"{result.method} on {result.task}: {result.verdict}: {result.reason}{told}"
 
 

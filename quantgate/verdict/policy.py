@@ -21,6 +21,8 @@ from quantgate.tasks.base import GUESSING, Metric
 from quantgate.verdict.companions import COMPANIONS
 
 Correction: TypeAlias = Literal["holm", "bh", "none"]
+FamilyExit: TypeAlias = Literal["confirmed", "case"]
+"""Which regressions turn the exit code red: those that the correction over all cases confirms, or every one."""
 SCOPES: Final = ("dimensions", "metrics", "tasks", "methods", "models")
 DIMENSIONS: Final = ("knowledge", "alignment", "fidelity", "efficiency", "generalization")
 
@@ -93,20 +95,26 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A read policy file. ``name`` stands in messages; ``correction`` is for the run's cases together;
-    ``text`` is what was read.
+    """A read policy file. ``name`` stands in messages; ``correction`` is for the run's cases together, ``exit_by`` says
+    which regressions turn the exit code red; ``text`` is what was read.
     """
 
     name: str
     root: Section
     correction: Correction = "holm"
+    exit_by: FamilyExit = "confirmed"
     text: str = field(default="", compare=False)
 
     @property
     def digest(self) -> str:
         """sha256 of what the file says; comments and the order of tables do not change it."""
-        content = {"root": _plain(self.root), "correction": self.correction}
+        content = {"root": _plain(self.root), "correction": self.correction, "exit": self.exit_by}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def as_record(self) -> dict[str, str]:
+        """What the report says about the policy."""
+        family = {"correction": self.correction, "exit": self.exit_by}
+        return {"name": self.name, "digest": self.digest, "text": self.text, **family}
 
     def rule(self, task: str, dimension: str, metric: Metric, model: str, method: str) -> Rule:
         """The rule for one case. Raises PolicyError when no margin is given for it, or one that could not fail."""

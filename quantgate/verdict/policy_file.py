@@ -19,7 +19,8 @@ from quantgate.verdict.policy import DIMENSIONS, SCOPES, Floor, Margin, Policy, 
 
 SCHEMA: Final = 1
 DEFAULT_POLICY: Final = Path(__file__).resolve().parents[2] / "evals" / "policy.toml"
-_CORRECTIONS: Final = ("holm", "bh", "none")
+_FAMILY: Final[Mapping[str, tuple[str, ...]]] = {"correction": ("holm", "bh", "none"), "exit": ("confirmed", "case")}
+"""The choices of the section ``family``, the default first."""
 # "invalid" cannot be allowed: nothing was compared, so there is nothing to wave through.
 _ALLOWABLE: Final = ("regressed", "inconclusive")
 _LETTERS: Final = 3  # that a reason has at least: a dot is none
@@ -72,11 +73,15 @@ class _Reader:
         self._known("defaults", defaults, self.readers)
         scopes = {scope: table[scope] for scope in SCOPES if scope in table}
         family = self._table("family", table.get("family", {}))
-        self._known("family", family, ("correction",))
-        correction = family.get("correction", "holm")
-        if correction not in _CORRECTIONS:
-            raise self._error("family.correction", repr(correction), " or ".join(map(repr, _CORRECTIONS)))
-        return Policy(self.name, Section(self._settings("defaults", defaults), self._scopes("", scopes)), correction)
+        self._known("family", family, _FAMILY)
+        root = Section(self._settings("defaults", defaults), self._scopes("", scopes))
+        return Policy(self.name, root, self._choice(family, "correction"), self._choice(family, "exit"))
+
+    def _choice(self, family: Mapping[str, Any], key: str) -> Any:
+        chosen = family.get(key, _FAMILY[key][0])
+        if chosen not in _FAMILY[key]:
+            raise self._error(f"family.{key}", repr(chosen), " or ".join(map(repr, _FAMILY[key])))
+        return chosen
 
     def _section(self, path: str, table: Any, scope: str) -> Section:
         inner = _INNER.get(scope, ())

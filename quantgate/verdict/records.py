@@ -68,6 +68,10 @@ class Result:
         return asdict(self)
 
 
-def leaves_green(result: Result, *, strict: bool) -> bool:
-    """Whether a record leaves a run green: it passed, it is open and that is let by, or the policy waives it."""
-    return result.verdict == "pass" or (result.verdict == "inconclusive" and not strict) or bool(result.waived)
+def leaves_green(result: Result, *, strict: bool, alone: bool = False) -> bool:
+    """Whether a record leaves a run green: it passed, it is open and that is let by, or the policy waives it.
+
+    ``alone``: its regression is not confirmed by the family (``family.green``), which leaves it open.
+    """
+    open_ = result.verdict == "inconclusive" or (result.verdict == "regressed" and alone)
+    return result.verdict == "pass" or (open_ and not strict) or bool(result.waived)

@@ -31,9 +31,10 @@ from quantgate.verdict.evidence import (
     outcomes_from_json,
     rule_to_json,
 )
+from quantgate.verdict.family import green
 from quantgate.verdict.judge import build_result
 from quantgate.verdict.policy_file import parse_policy
-from quantgate.verdict.records import Result, leaves_green
+from quantgate.verdict.records import Result
 from quantgate.verdict.seal import EVIDENCE, SIDES, finite, seal_of
 
 REPORT: Final = "report.json"
@@ -330,7 +331,8 @@ def _rules(
     stated = content["policy"]
     policy = parse_policy(stated["text"], stated["name"])
     found = []
-    if policy.digest != stated["digest"] or policy.correction != stated["correction"]:
+    family = policy.correction, policy.exit_by
+    if policy.digest != stated["digest"] or family != (stated["correction"], stated["exit"]):
         found.append("the policy's text is not that of its digest")
     for (method, task), case in cases.items():
         evidence: Evidence = evidence_from_json(case)
@@ -361,16 +363,16 @@ def _derived(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]
 
 def _account(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
     """Whether plan, selection, results and exit code fit together."""
-    plan, code = content["plan"], content["run"]["exit"]
-    judged = {(result.method, result.task): result for result in results}
+    plan, code, policy = content["plan"], content["run"]["exit"], content["policy"]
+    judged = {(result.method, result.task) for result in results}
     selected = {(method, task) for method, tasks in plan["selected"].items() for task in tasks}
-    let_by = [leaves_green(result, strict=plan["strict"]) for result in judged.values()]
+    let_by = green(results, policy["correction"], policy["exit"], strict=plan["strict"])
     planned = sum(map(len, plan["planned"].values()))
     counts = {"planned": planned, "selected": len(selected), "judged": len(judged), "allowed": sum(let_by)}
     found = []
     if plan["counts"] != counts:
         found.append(f"the account of the plan is recorded as {plan['counts']} and comes out as {counts}")
-    found += [f"{method} on {task}: judged, but never selected" for method, task in judged.keys() - selected]
-    if code == 0 and not (all(let_by) and judged.keys() >= selected):
+    found += [f"{method} on {task}: judged, but never selected" for method, task in judged - selected]
+    if code == 0 and not (all(let_by) and judged >= selected):
         found.append("exit code 0 is recorded, although not every selected case was judged and allowed")
     return found

@@ -58,7 +58,7 @@ def payload(method, share):
         result,
         subject,
         {"id": "tiny", "dtype": "bfloat16", "device": "cpu", "digest": {"whole": "ab" * 32}},
-        policy={"name": policy.name, "digest": policy.digest, "text": policy.text},
+        policy=policy.as_record(),
         evidence=json.loads(json.dumps(evidence_to_json(evidence))),
         allowed=leaves_green(result, strict=False),
     )

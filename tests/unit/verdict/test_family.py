@@ -4,9 +4,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from quantgate.verdict.family import benjamini_hochberg, decide, holm, pool
+from quantgate.verdict.family import benjamini_hochberg, confirmed, confirmed_at_once, decide, green, holm, pool
 from quantgate.verdict.records import Result
 
 
@@ -45,7 +46,7 @@ def test_method_passes_when_every_case_passes() -> None:
     assert decision.verdict == "pass"
     assert decision.sentence == (
         "gptq4 may replace the reference: it passes all 2 cases (knowledge: mmlu, gsm8k); over its cases it uses 25% "
-        "of what is allowed (at most 60%)"
+        "of what is allowed (at most 60% with 95% confidence)"
     )
 
 
@@ -53,9 +54,75 @@ def test_one_open_case_keeps_it_open_and_one_invalid_case_says_nothing() -> None
     (open_,) = decide([case("mmlu"), case("gsm8k", "inconclusive")])
     assert open_.verdict == "inconclusive"
     assert open_.sentence.startswith("gptq4 is not decided: 1 of 2 cases (gsm8k) undecided")
-    (invalid,) = decide([case("mmlu", "regressed", p=1e-9), case("gsm8k", "invalid")])
+    (invalid,) = decide([case("mmlu"), case("gsm8k", "invalid")])
     assert invalid.verdict == "invalid"
     assert invalid.sentence.startswith("nothing can be said about gptq4: 1 of 2 cases (gsm8k) invalid")
+
+
+def test_an_invalid_case_hides_no_regression() -> None:
+    (sure,) = decide([case("mmlu", "regressed", p=1e-9), case("gsm8k", "invalid")])
+    assert sure.verdict == "regressed"
+    assert sure.sentence.startswith(
+        "gptq4 must not replace the reference: 1 of 2 cases (mmlu) regressed (Holm's correction); "
+        "1 of 2 cases (gsm8k) invalid: of them nothing can be said"
+    )
+    red = case("mmlu", "regressed", p=0.02)
+    (open_,) = decide([red, case("gsm8k", "invalid"), *(case(f"t{i}", p=0.5) for i in range(8))])
+    assert open_.verdict == "invalid"
+    assert open_.sentence.startswith(
+        "nothing can be said about gptq4: 1 of 10 cases (gsm8k) invalid; 1 of 10 cases (mmlu) regressed alone, not "
+        "confirmed in this family of 9 cases"
+    )
+
+
+def test_cases_are_counted_not_the_names_of_their_tasks() -> None:
+    (decision,) = decide([case("mmlu"), case("mmlu", "inconclusive")])
+    assert decision.verdict == "inconclusive"
+    assert decision.sentence.startswith("gptq4 is not decided: 1 of 2 cases (mmlu) undecided")
+    (red,) = decide([case("mmlu"), case("mmlu", "regressed", p=1e-9)])
+    assert (red.verdict, red.passed, red.regressed) == ("regressed", ("mmlu",), ("mmlu",))
+    (part,) = decide([case("mmlu")], planned={"gptq4": ["mmlu", "mmlu"]})
+    assert (part.verdict, part.left_out) == ("inconclusive", ("mmlu",))
+
+
+def test_a_regression_alone_is_named_and_keeps_the_method_open() -> None:
+    (decision,) = decide([case("mmlu", "regressed", p=0.02), *(case(f"t{i}", p=0.5) for i in range(7))])
+    assert (decision.verdict, decision.alone, decision.undecided) == ("inconclusive", ("mmlu",), ())
+    assert decision.sentence.startswith(
+        "gptq4 is not decided: 1 of 8 cases (mmlu) regressed alone, not confirmed in this family of 8 cases; over its"
+    )
+
+
+def test_the_pooled_loss_says_of_what_and_how_surely_it_speaks() -> None:
+    bytes_ = replace(case("weight_bytes"), dimension="efficiency")
+    (decision,) = decide(
+        [replace(case("mmlu"), confidence=0.99), case("gsm8k", "inconclusive", ci_low=math.nan), bytes_]
+    )
+    assert decision.sentence.endswith(
+        "; over 1 of its 3 cases it uses 25% of what is allowed (at most 75% with 99% confidence; not among them: "
+        "gsm8k (no interval), weight_bytes (no quality))"
+    )
+    assert decision.pooled.without == ("gsm8k (no interval)", "weight_bytes (no quality)")
+
+
+@pytest.mark.parametrize("correction", ["holm", "bh"])
+def test_what_its_number_of_cases_confirms_no_other_case_can_undo(correction: Any) -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(200):
+        p = generator.random(12) ** 4
+        results = [case(f"t{i}", "regressed" if value <= 0.025 else "pass", p=value) for i, value in enumerate(p)]
+        for result, sure in zip(results, confirmed(results, correction), strict=True):
+            assert sure or not confirmed_at_once(result, len(results), correction)
+
+
+def test_green_follows_the_family_only_where_the_policy_says_so() -> None:
+    results = [case("mmlu", "regressed", p=0.02), *(case(f"t{i}", p=0.5) for i in range(7))]
+    assert green(results, "holm", "confirmed", strict=False) == [True] * 8
+    assert green(results, "holm", "confirmed", strict=True) == [False] + [True] * 7  # open, as inconclusive is
+    assert green(results, "holm", "case", strict=False) == [False] + [True] * 7
+    assert green(results, "none", "confirmed", strict=False) == [False] + [True] * 7
+    broken = [case("mmlu", "regressed", p=1e-5), *results[1:], case("other", "invalid")]
+    assert green(broken, "holm", "confirmed", strict=False) == [False] + [True] * 7 + [False]
 
 
 def test_a_regression_by_chance_among_many_cases_does_not_decide() -> None:
@@ -107,7 +174,7 @@ def test_invalid_cases_and_cases_without_margin_are_not_pooled() -> None:
 def test_speed_and_bytes_do_not_make_up_for_quality() -> None:
     quality = case("mmlu")
     faster = replace(case("decode_speed"), dimension="efficiency", delta=50.0, ci_low=40.0, ci_high=60.0)
-    assert pool([quality, faster]) == pool([quality])
+    assert replace(pool([quality, faster]), without=()) == pool([quality])
 
 
 def test_a_part_of_the_plan_never_passes_and_says_what_was_left_out() -> None:
