@@ -28,6 +28,7 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         "\n".join(
             f"- {_plain(result.method)} on {_plain(result.task)}: **{result.verdict}**. {_plain(result.reason)}"
             + (f" **{_plain(alone[key_of(result)])}**" if key_of(result) in alone else "")
+            + (f" Interval: {_plain(result.statement)}." if result.statement else "")
             + (f" **Waived by the policy:** {_plain(result.waived)}" if result.waived else "")
             for result in ordered(run.results)
         ),

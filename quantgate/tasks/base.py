@@ -76,7 +76,7 @@ class Metric:
     ``best``, ``worst``: what an item can score at most and at least, None where there is no bound; 0/1 scores have
     theirs by their kind. ``stake``: how much worse an item that was not drawn may have got at most, on the scale of the
     scores, where no bounds say it (docs/verdicts.md, "Rare damage"); 0 where items are one measurement repeated, None
-    where nobody said: then the largest score seen.
+    where nobody said: then the largest score seen. ``serial``: items are neighbours in a running text.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Metric:
     best: float | None = None
     worst: float | None = None
     stake: float | None = None
+    serial: bool = False
 
     def __post_init__(self) -> None:
         if (self.kind == "corpus") != (self.aggregate is not None):
@@ -133,8 +134,8 @@ ACC_NORM = Metric("acc_norm", True, "binary")
 EXACT_MATCH = Metric("exact_match", True, "binary")
 GUESSING: Final = 10.0
 """Nats: how much a text loses at most that matters. A guess among 32,000 tokens is 10.4 away from certainty."""
-PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING)
-KLD_MEAN = Metric("kld_mean", False, "mean", "nats", stake=GUESSING)
+PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING, serial=True)
+KLD_MEAN = Metric("kld_mean", False, "mean", "nats", stake=GUESSING, serial=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _TAIL: Final = "99th percentile of the KL divergence (an estimate too): sees rar
 
 COMPANIONS: Final[Mapping[str, Companion]] = {
     "prob_right": Companion(Metric("prob_right", True, "mean", best=1.0, worst=0.0), _RIGHT, continuous=True),
-    "nll": Companion(Metric("nll", False, "mean", "nats", stake=GUESSING), _LOSS, continuous=True),
+    "nll": Companion(Metric("nll", False, "mean", "nats", stake=GUESSING, serial=True), _LOSS, continuous=True),
     "rouge2": Companion(Metric("rouge2", True, "mean", best=1.0, worst=0.0), f"{_SUMMARY}pairs of words"),
     "rougeL": Companion(
         Metric("rougeL", True, "mean", best=1.0, worst=0.0), f"{_SUMMARY}the longest common subsequence of words"
@@ -52,19 +52,19 @@ COMPANIONS: Final[Mapping[str, Companion]] = {
         Metric("csl", True, "mean", "levels", best=5.0, worst=0.0), "levels in a row that meet all their constraints"
     ),
     "kld_mean": Companion(
-        Metric("kld_mean", False, "mean", "nats", stake=GUESSING),
+        Metric("kld_mean", False, "mean", "nats", stake=GUESSING, serial=True),
         "mean KL divergence from the reference's token probabilities, an estimate within 1% unless the task is exact: "
         "sees damage that no question asks about",
         0.0,
     ),
     "kld_bound": Companion(
-        Metric("kld_bound", False, "mean", "nats", stake=GUESSING),
+        Metric("kld_bound", False, "mean", "nats", stake=GUESSING, serial=True),
         "what the mean KL divergence certainly reaches: all tokens but the reference's likeliest as one",
         0.0,
     ),
-    "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats", stake=GUESSING), _TAIL, 0.0),
+    "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats", stake=GUESSING, serial=True), _TAIL, 0.0),
     "same_top_p": Companion(
-        Metric("same_top_p", True, "mean", best=1.0, worst=0.0),
+        Metric("same_top_p", True, "mean", best=1.0, worst=0.0, serial=True),
         "share of tokens with the reference's first choice: what greedy decoding would notice",
         1.0,
     ),

@@ -67,7 +67,8 @@ def corpus_interval(
     n = int(units.max()) + 1
     rng = np.random.default_rng(_SEED)
     difference, low, high = bootstrap_difference(before, after, value, units, rng, confidence, rounds)
-    quantile = intervals.t_quantile(confidence, n - 1)
+    df = intervals.group_df(np.bincount(codes).astype(np.float64)) if clustered else n - 1.0
+    quantile = intervals.t_quantile(confidence, df)
     wider = quantile / intervals.normal_quantile(confidence) * math.sqrt(n / max(n - 1, 1))
     pseudo = [_pseudo_values(rows, value, units, n) for rows in (before, after)]
     half = wider * max(difference - low, high - difference)
@@ -77,7 +78,7 @@ def corpus_interval(
     moved = pseudo[1] - pseudo[0]
     seen = (difference - half, difference + half)
     low, high = widened(moved - moved.mean() + difference, seen, (stake, stake), 1 - confidence)
-    spread = Spread(half / quantile, n - 1.0, 1.0, clustered)
+    spread = Spread(half / quantile, df, 1.0, clustered)
     return CorpusInterval(low, high, spread, _statement(codes, clustered, n, rounds), half, stake)
 
 
@@ -91,7 +92,6 @@ def _pseudo_values(rows: Floats, value: Aggregate, units: Codes, n: int) -> Floa
 
 def _statement(codes: Codes, clustered: bool, n: int, rounds: int) -> str:
     drawn = f"paired bootstrap, {rounds:,} resamples of {n} {'groups' if clustered else 'items'}"
-    if clustered or np.bincount(codes).max() == 1:
-        return drawn
-    effective = intervals.effective_groups(codes)
-    return f"{drawn}: {effective:.1f} effective groups are too few to resample; it speaks of these only"
+    if clustered:
+        return f"{drawn}, about groups like these"
+    return drawn if np.bincount(codes).max() == 1 else f"{drawn}, about the items of this one group"

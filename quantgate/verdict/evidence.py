@@ -202,7 +202,7 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     """Plain-JSON form of a rule; the formula of a corpus metric is named by its task."""
     content = asdict(replace(rule, metric=ACCURACY))
     metric = rule.metric
-    names = ("name", "higher_is_better", "kind", "unit", "best", "worst", "stake")
+    names = ("name", "higher_is_better", "kind", "unit", "best", "worst", "stake", "serial")
     return content | {"metric": {name: getattr(metric, name) for name in names}}
 
 

@@ -8,7 +8,10 @@ Methods:
   at few discordant pairs, and is not of zero width when no pair is discordant.
 - Rao and Scott (1992), Biometrics 48:577: clustered counts are divided by their design effect.
 - Hall (1992), JRSS B 54:221: removal of skewness from Student's t by a monotone transformation.
-- Bell and McCaffrey (2002), Survey Methodology 28:169 (CR2): cluster-robust variance without bias under independence.
+- Bell and McCaffrey (2002), Survey Methodology 28:169 (CR2): cluster-robust variance without bias under independence,
+  and its degrees of freedom.
+- Lazarus, Lewis, Stock and Watson (2018), JBES 36:541 (EWC): variance of the mean of a series from its lowest cosine
+  frequencies, with as many degrees of freedom as frequencies.
 """
 
 from __future__ import annotations
@@ -24,8 +27,6 @@ from scipy import special
 Floats: TypeAlias = npt.NDArray[np.float64]
 Codes: TypeAlias = npt.NDArray[np.intp]
 
-# With fewer groups their spread cannot be estimated: a t quantile at 6 degrees of freedom is already 2.4.
-ENOUGH_GROUPS: Final = 8.0
 # A design effect estimated from a handful of discordant pairs is noise. Until many have been seen, a modest correlation
 # within groups is taken for granted, with the weight of ten pairs.
 PRIOR_CORRELATION: Final = 0.02
@@ -105,7 +106,7 @@ class Spread:
 
     ``se``: standard error of the mean. ``df``: degrees of freedom of its t quantile (infinite for independent 0/1
     pairs). ``design_effect``: variance of the mean over what it would be with independent items, at least 1.
-    ``clustered``: whether the groups entered.
+    ``clustered``: whether the groups entered (the order of a text enters by ``df`` and ``design_effect`` alone).
     """
 
     se: float
@@ -123,8 +124,26 @@ def effective_groups(codes: Codes) -> float:
 
 
 def groups_count(codes: Codes) -> bool:
-    """Whether groups enter the interval: some group holds two items, and there are enough groups to see a spread."""
-    return bool(codes.size) and int(np.bincount(codes).max()) > 1 and effective_groups(codes) >= ENOUGH_GROUPS
+    """Whether groups enter the interval: there are two at least, and one of them holds two items."""
+    return bool(codes.size) and int(np.bincount(codes).max()) > 1 and int(codes.max()) > 0
+
+
+def group_df(sizes: Floats) -> float:
+    """Degrees of freedom of the cluster-robust variance of a mean (Bell and McCaffrey 2002); at least 1.
+
+    Satterthwaite's, for groups of these ``sizes`` within which items correlate by 0.02, but never more than the
+    effective number of groups less one. Equal groups have one less than there are; one as large as all others leaves 2.
+    """
+    shares = sizes / sizes.sum()
+    noise = PRIOR_CORRELATION + (1 - PRIOR_CORRELATION) / sizes  # variance of a group's mean
+    weights, pull = shares**2 / (1 - shares), shares * noise
+    total = float(shares @ pull)
+    own = noise - 2 * pull + total  # variance of a group's deviation from the mean of all
+    w0, w1, w2 = (float(weights @ pull**power) for power in (0, 1, 2))
+    # Σ_gh weight_g weight_h cov_gh², where cov_gh = total - pull_g - pull_h off the diagonal
+    crossed = total**2 * w0**2 + 2 * w2 * w0 - 4 * total * w1 * w0 + 2 * w1**2
+    crossed += float(weights**2 @ (own**2 - (total - 2 * pull) ** 2))
+    return max(1.0, min(float(weights @ own) ** 2 / crossed, 1 / float(shares @ shares) - 1))
 
 
 def spread(differences: Floats, codes: Codes) -> Spread:
@@ -144,7 +163,24 @@ def spread(differences: Floats, codes: Codes) -> Spread:
     # Dividing by 1 - n_g/n makes the sum unbiased when items are independent after all (CR2).
     robust = float(np.sum(residuals**2 / (1 - sizes / n))) / n**2
     effect = max(1.0, robust / independent) if independent > 0 else 1.0
-    return Spread(math.sqrt(independent * effect), effective_groups(codes) - 1, effect, True)
+    return Spread(math.sqrt(independent * effect), group_df(sizes), effect, True)
+
+
+def serial_spread(differences: Floats) -> Spread:
+    """As ``spread`` for items in the order of a running text, where neighbours resemble each other.
+
+    The variance of the mean is read from the series' 0.4 · n^(2/3) lowest cosine frequencies (at least three), where
+    correlation of any shape shows; the independent one is the least it can be. So many are the degrees of freedom.
+    """
+    n = differences.size
+    if n < 2:
+        return Spread(math.nan, math.nan, 1.0, False)
+    independent = float(np.var(differences, ddof=1)) / n
+    count = min(n - 1, max(3, round(0.4 * n ** (2 / 3))))
+    waves = np.cos(np.pi * np.arange(1, count + 1)[:, None] * (np.arange(n) + 0.5) / n) * math.sqrt(2 / n)
+    low = float(np.mean((waves @ differences) ** 2)) / n
+    effect = max(1.0, low / independent) if independent > 0 else 1.0
+    return Spread(math.sqrt(independent * effect), float(count), effect, False)
 
 
 def cautious_effect(effect: Floats, discordant: Floats, group_size: float) -> Floats:

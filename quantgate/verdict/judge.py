@@ -313,4 +313,5 @@ def build_result(
         data_source=data_source,
         shortened=dict(shortened or {}),
         waived=rule.waiver(judgement.verdict),
+        statement=comparison.statement,
     )

@@ -16,13 +16,15 @@ Which items: an item that only the subject could not answer is one it lost, and 
 has (``failed``). Left out, the very items that broke it would spare it. Where there is no worst score (a loss) it stays
 without one, and no verdict comes of it (``judge``). What the reference could not answer is no pair.
 
-Groups count when at least one holds two items and their effective number is at least eight. With fewer groups the
-interval is per item: it then speaks about these groups only, and ``statement`` says so.
+Groups count when there are two at least and one of them holds two items; the interval then speaks of groups like these,
+which with few of them is little. Items of one group alone speak of it only. Segments of a text are neighbours: their
+interval is taken along the text. ``statement`` says which.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +42,7 @@ from quantgate.verdict.unseen import stakes, widened
 
 Pair: TypeAlias = tuple[ItemOutcome, ItemOutcome]
 _SHOWN_IDS: Final = 3
+ABOUT: Final = ", about "  # in a statement: behind it stands what the interval speaks of
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +169,9 @@ def _pair(
     pairs: list[Pair] = []
     unscored: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    # Sorted, so that floating-point sums do not depend on the order in which outcomes arrive.
-    for item_id in sorted(before):
+    # Sorted, so that floating-point sums do not depend on the order in which outcomes arrive; neighbours of a text by
+    # their numbers.
+    for item_id in sorted(before, key=_place if metric.serial else str):
         old, new = before[item_id], after[item_id]
         counts = at_worst(old, new, metric)
         if counts is not new:
@@ -178,6 +182,11 @@ def _pair(
         else:
             pairs.append((old, counts))
     return pairs, dict(sorted(unscored.items())), dict(sorted(failed.items()))
+
+
+def _place(item_id: str) -> list[str | int]:
+    """Sort key that counts: segment 2 comes before segment 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item_id)]
 
 
 def _unscored_reason(before: ItemOutcome, after: ItemOutcome) -> str:
@@ -297,7 +306,7 @@ def _undefined(before: Floats, after: Floats, plain: Comparison) -> str:
 def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Codes) -> Comparison:
     """Add interval, p-value and statement; ``plain`` is known to be defined."""
     differences, binary = after - before, plain.metric.kind == "binary"
-    found = (intervals.binary_spread if binary else intervals.spread)(differences, codes)
+    found = _spread(plain.metric, differences, codes)
     quantile = intervals.t_quantile(plain.confidence, found.df)
     if binary:
         low, high = intervals.binary_interval(differences, found, quantile)
@@ -318,7 +327,7 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
         seen_harm=seen,
         stake=room[0] if plain.metric.higher_is_better else room[1],
         p_worse=_p_worse(plain, float(differences.mean()), found),
-        statement=_statement(plain, found, codes),
+        statement=_statement(plain, found, codes, room[0] if plain.metric.higher_is_better else room[1]),
     )
 
 
@@ -345,6 +354,15 @@ def _with_corpus_interval(plain: Comparison, pairs: Sequence[Pair], codes: Codes
     return replace(comparison, p_worse=_p_worse(plain, plain.delta, found.spread), statement=found.statement)
 
 
+def _spread(metric: Metric, differences: Floats, codes: Codes) -> Spread:
+    """Over groups where they count, else along the text where items are neighbours, else over items."""
+    if metric.kind == "binary":
+        return intervals.binary_spread(differences, codes)
+    if metric.serial and not intervals.groups_count(codes):
+        return intervals.serial_spread(differences)
+    return intervals.spread(differences, codes)
+
+
 def _worst_side(metric: Metric, low: float, high: float) -> float:
     """The harm at the worse end of an interval."""
     return -low if metric.higher_is_better else high
@@ -364,13 +382,15 @@ def _p_worse(plain: Comparison, shift: float, found: Spread) -> float:
     return intervals.upper_tail(harm / found.se, found.df)
 
 
-def _statement(plain: Comparison, found: Spread, codes: Codes) -> str:
-    """How the interval was made, in one line."""
+def _statement(plain: Comparison, found: Spread, codes: Codes, stake: float) -> str:
+    """How the interval was made and what it speaks about, in one line."""
     name = "Tango's score interval" if plain.metric.kind == "binary" else "paired t interval"
+    room = f"; an item not seen may lose {stake:.3g}" if stake > 0 else ""
+    sure = f"design effect {found.design_effect:.2f}, {found.df:.1f} degrees of freedom"
     if found.clustered:
-        effect = f"design effect {found.design_effect:.2f}, {found.df:.1f} degrees of freedom"
-        return f"{name}, clustered by {plain.n_groups} groups ({effect})"
+        return f"{name}, clustered by {plain.n_groups} groups ({sure}){ABOUT}groups like these{room}"
+    if plain.metric.serial and plain.metric.kind != "binary":
+        return f"{name} along the text ({sure}){ABOUT}text like this{room}"
     if np.bincount(codes).max() > 1:
-        effective = intervals.effective_groups(codes)
-        return f"{name} per item: {effective:.1f} effective groups are too few to cluster by; it speaks of these only"
-    return f"{name}, independent items"
+        return f"{name} per item{ABOUT}the items of this one group{room}"
+    return f"{name}, independent items{room}"

@@ -23,7 +23,8 @@ class Result:
     number of items it took out, ``failed`` to the number that only the subject could not answer, which count at the
     worst score; ``shortened`` maps what was left out of a prompt, so that it fits the model's context, to the number of
     items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined". ``waived``: why the policy lets
-    this verdict by (its ``because``); empty where no waiver holds.
+    this verdict by (its ``because``); empty where no waiver holds. ``statement``: how the interval was made and what it
+    speaks about.
     """
 
     task: str
@@ -57,6 +58,7 @@ class Result:
     shortened: Mapping[str, int] = field(default_factory=dict)
     waived: str = ""
     failed: Mapping[str, int] = field(default_factory=dict)
+    statement: str = ""
 
     @property
     def without_score(self) -> dict[str, int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
-from quantgate.verdict.paired import Comparison
+from quantgate.verdict.paired import ABOUT, Comparison
+
+FEW_DF: Final = 7.0  # degrees of freedom below which groups widen an interval by a fifth
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,16 @@ class Wording:
         """Which items count otherwise than by a score of their own on both sides; empty when none does."""
         failed, repeated = self.comparison.n_failed, self.comparison.n_repeated
         lost = f"; without a score of the subject, counted as lost: {failed}" if failed else ""
-        return lost + (f"; repeats of other items, not counted: {repeated}" if repeated else "")
+        return self._about + lost + (f"; repeats of other items, not counted: {repeated}" if repeated else "")
+
+    @property
+    def _about(self) -> str:
+        """What the sentence holds for, where that is not simply items like these."""
+        _, found, about = self.comparison.statement.partition(ABOUT)
+        few = ""
+        if self.comparison.spread.clustered and self.comparison.spread.df < FEW_DF:
+            few = f", of which {self.comparison.n_groups} are few: more groups would tell more, not more items in them"
+        return f"; it speaks of {about.partition(';')[0]}{few}" if found else ""
 
     @property
     def _sure(self) -> str:

@@ -257,7 +257,7 @@ def test_items_that_would_decide_are_statsmodels(margin: float, power: float) ->
     scores = compare(outcomes(base), outcomes(base + differences), SCORE, 0.95)
     expected = normal_sample_size_one_tail(margin, power, 0.025, deviation)
     assert items_to_decide(scores, margin, power) == pytest.approx(expected, rel=0.02, abs=2)
-    seen_only = replace(PERPLEXITY, stake=0.0)
+    seen_only = replace(PERPLEXITY, stake=0.0, serial=False)
     losses = compare(outcomes(base), outcomes(base + differences), seen_only, 0.95)
     expected = normal_sample_size_one_tail(math.log1p(margin), power, 0.025, deviation)
     assert items_to_decide(losses, margin * losses.reference, power) == pytest.approx(expected, rel=0.02, abs=2)

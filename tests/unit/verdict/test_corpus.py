@@ -107,7 +107,9 @@ def test_groups_are_resampled_whole_and_widen_the_interval() -> None:
     assert "resamples of 20 groups" in grouped.statement
     assert "resamples of 120 items" in alone.statement
     few = [f"group/{n % 3}" for n in range(len(rows))]
-    assert "too few to resample" in compare(with_facts(rows, few), with_facts(worse, few), RATIO, 0.95).statement
+    few_groups = compare(with_facts(rows, few), with_facts(worse, few), RATIO, 0.95)
+    assert few_groups.statement.endswith("resamples of 3 groups, about groups like these")
+    assert few_groups.spread.df == pytest.approx(2)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ WIGGLE = np.tile([0.01, -0.01], 8)
 
 def perplexity(shift: float, margin: float = 0.1, **more):
     """By what 16 segments show; they are too few to rule out rare damage."""
-    seen_only = replace(PERPLEXITY, stake=0.0)
+    seen_only = replace(PERPLEXITY, stake=0.0, serial=False)
     found = compare(outcomes(LOSSES), outcomes(list(np.array(LOSSES) + shift + WIGGLE)), seen_only, 0.95)
     return judge(found, rule(margin, PERPLEXITY, "relative"), **more)
 

@@ -28,7 +28,9 @@ def test_harm_turns_with_the_direction() -> None:
 
 def test_harm_of_perplexity_is_on_the_loss() -> None:
     losses = np.linspace(2, 3, 20)
-    found = compare(outcomes(losses), outcomes(losses + SYMMETRIC + 0.1), replace(PERPLEXITY, stake=0.0), 0.95)
+    found = compare(
+        outcomes(losses), outcomes(losses + SYMMETRIC + 0.1), replace(PERPLEXITY, stake=0.0, serial=False), 0.95
+    )
     seen = harm(found, 0.25 * found.reference)
     assert seen.margin == pytest.approx(math.log(1.25))
     assert seen.point == pytest.approx(0.1)
