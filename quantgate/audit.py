@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from quantgate.quantize.base import StoredWeight
 
-_VERSION: Final = 2  # counts up when other things are found in the same files
+_VERSION: Final = 3  # counts up when other things are found in the same files
 _STEPS: Final = 4  # of the fit of scales: each halves what is left at least
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
 _LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
@@ -162,7 +162,7 @@ def rounding_error(layer: StoredWeight, config: Mapping[str, Any]) -> float:
 
     That is a twelfth of a squared step of a uniform grid; where a layout does not say its steps, those of
     ``2^bits - 1`` steps over +-`_RANGE` standard deviations are taken: bits as its ``config`` declares them, or as
-    they are stored.
+    its codes are stored.
     """
     import torch
 
@@ -173,8 +173,9 @@ def rounding_error(layer: StoredWeight, config: Mapping[str, Any]) -> float:
         steps = layer.scales.float().square().mean(1)[index].mean()
         share = float(steps / layer.dequantize(torch.float32).square().mean().clamp(min=1e-30))
     else:
-        bits = 8 * sum(tensor.nbytes for tensor in layer.tensors().values()) / layer.n_weights
-        bits = min(bits, float(config.get("bits") or bits))  # outliers that are kept apart make no finer grid
+        # the codes are the largest tensor: scales, tables of levels and outliers kept apart make no finer grid
+        bits = 8 * max(tensor.nbytes for tensor in layer.tensors().values()) / layer.n_weights
+        bits = min(bits, float(config.get("bits") or bits))
         share = (2 * _RANGE / (2.0 ** min(bits, 16.0) - 1)) ** 2 if bits >= 1 else 1.0
     return max(_LEAST, share / 12)
 

@@ -154,6 +154,9 @@ _GPTQ_HARMLESS: Final = (
     "module_name_preceding_first_block", "batch_size", "pad_token_id", "max_input_length", "cache_block_outputs",
     "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config", "backend", "mse", "act_group_aware",
     "parallel_packing", "modules_to_not_convert",
+    # AutoRound's export in this layout: how it looked for the weights
+    "amp", "autoround_version", "enable_minmax_tuning", "enable_quanted_input", "gradient_accumulate_steps", "iters",
+    "low_gpu_mem_usage", "lr", "minmax_lr", "nsamples", "seqlen", "provider",
 )  # fmt: skip
 _FORMATS: Final = ("gptq", "gptq_v2")
 _GROUPS: Final = "a group size above 0, or -1 for one group a column"
@@ -166,6 +169,7 @@ def _gptq(config: Mapping[str, Any], who: str) -> Declared:
     )
     only = {
         "checkpoint_format": _FORMATS, "format": _FORMATS, "pack_dtype": ("int32",), "is_marlin_format": (False,),
+        "method": ("gptq",), "data_type": ("int",),
     }  # fmt: skip
     account(config, who, honoured=honoured, harmless=_GPTQ_HARMLESS, only=only)
     bits = _integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")

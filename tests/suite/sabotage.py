@@ -296,7 +296,7 @@ def _(scene):
         "quantgate.quantize.uniform.UniformWeight.dequantize",
         lambda original: lambda self, dtype: self.codes.t().to(dtype),
     ),
-    HONEST,
+    *UNROUNDED,
 )
 def _(scene):
     path = scene.checkpoint()
@@ -308,7 +308,10 @@ def _(scene):
     "infinite scales",
     "*scales that are not finite*",
     ("quantgate.quantize.uniform._check_groups", NOTHING),
+    ("quantgate.models.accounting.check_finite", NOTHING),
     *FINITE,
+    SENSIBLE,
+    *UNROUNDED,
 )
 def _(scene):
     path = scene.checkpoint()

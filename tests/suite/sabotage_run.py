@@ -224,6 +224,7 @@ def _(scene):
     "a dimension without cases",
     "*deselected*",
     ("fixtures.plugin.pytest_collection_modifyitems", NOTHING),
+    *ACCOUNTED,
     code=5,
 )
 def _(scene):

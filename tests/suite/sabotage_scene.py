@@ -52,7 +52,7 @@ def forgiving(judged):
             return judged(plan, case)
         except QuantgateError as error:
             payload = failed_payload(case.method.id, case.task, str(error))
-            return replace(payload, result=replace(payload.result, verdict="pass"))
+            return replace(payload, result=replace(payload.result, verdict="pass"), allowed=True)
 
     return run
 

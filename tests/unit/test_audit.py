@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.audit import check_complete, weight_problems
@@ -105,6 +106,52 @@ def turned(state):
 )
 def test_what_no_rounding_gives_is_named(damage, message, reference, damaged):
     assert re.search(message, "; ".join(found(reference, damaged(damage))))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_tables_of_levels_make_no_finer_grid(kind, reference, checkpoints, tmp_path):
+    """bitsandbytes stores 16 and 256 levels beside every matrix: of a small one they are half of the bytes."""
+    import bitsandbytes.functional as bnb
+
+    path = shutil.copytree(checkpoints / "nf4", tmp_path / "copy")
+    ours, state = load_file(reference / "model.safetensors"), load_file(path / "model.safetensors")
+    for name in [name for name in state if f"{name}.absmax" in state]:
+        packed, quant = bnb.quantize_4bit(ours[name], blocksize=64, quant_type=kind, compress_statistics=True)
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(f"{name}.")}
+        state |= {name: packed, **{f"{name}.{key}": part for key, part in quant.as_dict(packed=True).items()}}
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path / "model.safetensors")
+    config = json.loads((path / "config.json").read_text())["quantization_config"]
+    config |= {"bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": True}
+    assert weight_problems(reference, path, config) == []
+
+
+def test_a_bias_is_no_sign_of_a_stored_matrix(reference, damaged):
+    def only_the_bias(state):
+        drop(f"{UP}.")(state)
+        state[f"{UP}.bias"] = torch.ones(4)
+
+    with pytest.raises(ModelError, match=rf"1 weights are missing \({UP}.weight"):
+        check_complete(reference, damaged(only_the_bias), "mine")
+
+
+def test_a_matrix_of_another_shape_is_named(reference, damaged):
+    def shorter(state):
+        width = state[f"{UP}.qweight"].shape[1] // 2
+        for part in ("qweight", "scales"):
+            state[f"{UP}.{part}"] = state[f"{UP}.{part}"][:, :width]
+        state[f"{UP}.qzeros"] = state[f"{UP}.qzeros"][:, : state[f"{UP}.qzeros"].shape[1] // 2]
+
+    assert f"{UP}.weight (of another shape)" in found(reference, damaged(shorter))[0]
+
+
+def test_a_model_that_was_turned_as_a_whole_is_not_compared(reference, damaged):
+    """Where the embedding differs as well, matrices of one basis say nothing about those of another."""
+
+    def rotate(state):
+        swap(state)
+        state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].flip(1)
+
+    assert found(reference, damaged(rotate)) == []
 
 
 def test_a_dead_layer_of_nf4(reference, damaged):

@@ -1,6 +1,7 @@
 """What others wrote is read within bounds, and complained about in one way."""
 
 import json
+import os
 
 import pytest
 
@@ -68,3 +69,12 @@ def test_what_no_report_can_hold(text):
 def test_what_a_report_can_hold(text):
     assert reading.plain(text)
     assert reading.visible(text) == text
+
+
+def test_a_file_that_grows_while_it_is_read_stays_bounded(tmp_path, monkeypatch):
+    """Files of the kernel say that they hold nothing, and others are written to meanwhile."""
+    path = tmp_path / "grows"
+    path.write_bytes(b"x" * 100)
+    monkeypatch.setattr(os, "fstat", lambda number: os.stat_result((0,) * 10))
+    with pytest.raises(reading.Unreadable, match="more than the 10 bytes"):
+        reading.read_bytes(path, 10)

@@ -5,10 +5,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig
 
 from quantgate import api
 from quantgate.efficiency.execution import load_packed
 from quantgate.errors import ModelError
+from quantgate.models.accounting import adds_nothing, check_loaded
 from quantgate.models.loading import load_reference
 from quantgate.progress import Silent
 from quantgate.quantize.checkpoint import load_quantized
@@ -123,3 +125,40 @@ def test_what_the_architecture_ignores_may_be_there(model):
     """Old Llama checkpoints keep the rotary frequencies of every block."""
     edit(model, adding("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)))
     assert load_reference(model, "mine", "bfloat16", "cpu").dtype == torch.bfloat16
+
+
+class Bare(torch.nn.Module):
+    """A model with a head and an embedding of its own."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.head, self.embedding = torch.nn.Linear(4, 4), torch.nn.Embedding(4, 4)
+        self.config = LlamaConfig(tie_word_embeddings=tied)
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+
+NOTHING_ODD = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+
+
+def test_what_the_loader_reports_as_an_error_is_refused():
+    check_loaded(Bare(tied=False), NOTHING_ODD, "mine", torch.zeros)
+    with pytest.raises(ModelError, match=r"1 weights could not be loaded \(size mismatch\)"):
+        check_loaded(Bare(tied=False), NOTHING_ODD | {"error_msgs": ["size mismatch"]}, "mine", torch.zeros)
+
+
+def test_a_tied_head_that_came_out_as_another_matrix_is_refused():
+    model = Bare(tied=True)
+    with pytest.raises(ModelError, match="tie_word_embeddings is set, but the output head"):
+        check_loaded(model, NOTHING_ODD, "mine", torch.zeros)
+    model.head.weight = model.embedding.weight
+    check_loaded(model, NOTHING_ODD, "mine", torch.zeros)
+
+
+def test_zeros_without_a_place_are_refused_unless_they_are_a_bias():
+    assert adds_nothing("x.bias", lambda name: torch.zeros(3))
+    assert not adds_nothing("x.scale", lambda name: torch.zeros(3))

@@ -9,7 +9,7 @@ import torch
 
 import quantgate
 from quantgate.errors import ModelError
-from quantgate.models.ending import end_of_turn, end_tokens, ignored_generation_settings
+from quantgate.models.ending import end_of_turn, end_tokens, ignored_generation_settings, named_or_known
 from quantgate.models.loading import load_reference
 from quantgate.quantize.checkpoint import load_quantized
 from quantgate.scoring.adapter import CausalModel
@@ -72,6 +72,18 @@ def test_what_the_template_puts_behind_an_answer_ends_one(mark):
     tokenizer.add_tokens([name], special_tokens=True)
     tokenizer.chat_template = turns(mark)
     assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(name)
+    assert end_of_turn(tokenizer) in named_or_known([], tokenizer, "mine")
+
+
+def test_the_tokenizers_own_end_token_counts_without_a_template():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    assert named_or_known([None, 7], tokenizer, "mine") == (7, END)
+
+
+def test_settings_of_nothing_are_not_named(model):
+    edit(model / "generation_config.json", no_repeat_ngram_size=None, suppress_tokens=[], min_length=0)
+    assert ignored_generation_settings(model) == {}
 
 
 @pytest.mark.parametrize(

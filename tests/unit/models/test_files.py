@@ -127,12 +127,48 @@ def test_an_index_that_turns_to_other_shards_is_another_model(model):
     assert digest_model(model).loaded == before.loaded
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/tmp/outside.safetensors", "sub/../../x.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../outside.safetensors", "/tmp/outside.safetensors", "sub/../../x.safetensors", "sub/../w.safetensors"]
+)
 def test_names_that_lead_out_are_refused(name, model, tmp_path):
     (model / SINGLE).rename(tmp_path / "outside.safetensors")
     write_index(model, {NORM: name})
     with pytest.raises(ModelError, match="leads out of the model's directory"):
         check_model_directory(model, "mine")
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({NORM: "a.bin"}, r"names 'a.bin'; expected safetensors files: pickles are never loaded"),
+        ({NORM: "a.safetensors", "x": "b.safetensors"}, r"1 of 2 weight files are missing \(b.safetensors\)"),
+        ({NORM: ["a.safetensors"]}, "holds no weight_map"),
+        ({}, "holds no weight_map"),
+    ],
+)
+def test_an_index_that_cannot_be_followed_is_refused(weight_map, message, model):
+    shutil.copyfile(model / SINGLE, model / "a.bin")
+    (model / SINGLE).rename(model / "a.safetensors")
+    write_index(model, weight_map)
+    with pytest.raises(ModelError, match=message):
+        weight_files(model)
+
+
+def test_a_file_that_config_json_names_and_that_is_missing(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"transformers_weights": "mine.safetensors"}))
+    with pytest.raises(ModelError, match=r"mine.safetensors is missing; expected the file that config.json names"):
+        weight_files(model)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
+def test_every_form_of_a_chat_template_is_part_of_the_tokenizer(name, model):
+    for old in model.glob("chat_template*"):
+        old.unlink()
+    before = digest_model(model).tokenizer
+    assert not any(path.name.startswith("chat_template") for path in tokenizer_files(model))
+    (model / name).write_text("{{ messages }}")
+    assert digest_model(model).tokenizer != before
 
 
 def test_links_out_of_the_directory_are_refused(model, tmp_path):

@@ -68,6 +68,12 @@ def test_what_lies_beside(name, original, tmp_path):
         resolve(original, tmp_path)
 
 
+def test_a_declaration_that_is_no_object_is_refused(original, tmp_path):
+    (original / "quantize_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"quantize_config.json: holds a list; expected a JSON object"):
+        resolve(original, tmp_path)
+
+
 def test_our_own_record(original, tmp_path):
     (original / "quantgate.json").write_text("{}")
     with pytest.raises(ModelError, match=r"quantgate\.json"):
@@ -79,6 +85,7 @@ def test_our_own_record(original, tmp_path):
     [
         lambda state: {FIRST: state[FIRST].to(torch.float8_e4m3fn)},
         lambda state: {FIRST: (state[FIRST] * 100).to(torch.int8)},
+        lambda state: {FIRST: torch.ones(512, 1, dtype=torch.uint8)},  # as bitsandbytes packs four bits
         lambda state: {FIRST.replace("weight", "weight_scale"): torch.ones(32, 1)},
         lambda state: {FIRST.replace("weight", "qweight"): torch.ones(4, 32, dtype=torch.int32)},
         lambda state: {FIRST.replace("weight", "SCB"): torch.ones(32)},

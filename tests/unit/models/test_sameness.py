@@ -45,6 +45,16 @@ def test_notes_and_other_spellings_are_no_difference(pair, changes):
     assert differing_fields(*pair(**changes)) == []
 
 
+def test_a_head_of_its_own_may_not_become_tied(pair, tmp_path):
+    ours, theirs = pair(tie_word_embeddings=False)
+    assert differing_fields(theirs, ours) == ["tie_word_embeddings True instead of False"]
+    assert differing_fields(theirs, theirs) == []
+
+
+def test_an_entry_set_to_nothing_is_no_difference(pair):
+    assert differing_fields(*pair(head_dim=None, rope_scaling=None, sliding_window=None)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "found"),
     [

@@ -102,6 +102,54 @@ def test_two_declarations_that_contradict_each_other(tmp_path):
         declared(tmp_path, GPTQ, quantize_config={**GPTQ, "bits": 8})
 
 
+def test_declarations_under_modelopts_own_heading_are_compared(tmp_path):
+    with pytest.raises(ModelError, match=r"bits is 4 in config.json and 8 in hf_quant_config.json"):
+        declared(tmp_path, GPTQ, hf_quant_config={"quantization": {"bits": 8}})
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        # as GPTQModel 7.7 and AutoRound 0.16.1 write them
+        {"method": "gptq", "format": "gptq", "pack_dtype": "int32", "meta": {"quantizer": ["gptqmodel:7.7.0"]}},
+        {
+            "amp": False, "autoround_version": "0.16.1", "data_type": "int", "enable_quanted_input": False,
+            "provider": "auto-round", "damp_percent": 0.01, "true_sequential": False,
+        },
+    ],
+)  # fmt: skip
+def test_what_other_tools_note_in_this_layout_is_harmless(further, tmp_path):
+    assert declared(tmp_path, {**GPTQ, **further}).bits == 4
+    for name, value in (("method", "awq"), ("data_type", "mx_fp")):
+        with pytest.raises(ModelError, match=f"{name} is '{value}'"):
+            declared(tmp_path, {**GPTQ, **further, name: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({**KV8, "configs": [{**GPTQ, "activations": {"bits": 8, "rotation": 1}}]}, "rotation"),
+        ({"quant_method": "quantgate", "format": "unheard"}, "format 'unheard'"),
+        ({**GPTQ, "group_size": True}, "group_size"),
+    ],
+)
+def test_what_is_inside_our_own_layout_is_accounted_for_too(config, word, tmp_path):
+    with pytest.raises(ModelError, match=word):
+        declared(tmp_path, config)
+
+
+def test_what_is_simulated_says_so(tmp_path):
+    assert declared(tmp_path, KV8).execution == "simulated"
+    assert declared(tmp_path, {**KV8, "kv_cache": {}, "configs": [GPTQ]}).execution == "dequantized"
+    inputs = {**KV8, "kv_cache": {}, "configs": [{**GPTQ, "activations": {"bits": 8}}]}
+    assert declared(tmp_path, inputs).execution == "simulated"
+
+
+def test_a_head_stays_unless_it_is_declared_quantized(tmp_path):
+    assert declared(tmp_path, GPTQ).kept("lm_head")
+    assert not declared(tmp_path, {**GPTQ, "lm_head": True}).kept("lm_head")
+
+
 @pytest.mark.parametrize(
     "config",
     [

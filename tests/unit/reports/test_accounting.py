@@ -56,6 +56,22 @@ def test_a_node_id_names_its_case(account, name, key):
     assert account.case_of(nodeid) == key
 
 
+def test_a_case_whose_name_ends_in_another_is_taken_for_itself(account):
+    account.plan([("old-gptq4", "mmlu", "knowledge")])
+    [nodeid] = ids("0-old-gptq4-mmlu-x")
+    assert account.case_of(nodeid) == ("old-gptq4", "mmlu")
+
+
+def test_an_excuse_is_no_verdict(account):
+    account.select(ids("gptq4-mmlu", "gptq4-gsm8k"))
+    account.record(("gptq4", "mmlu"), allowed=True)
+    account.excuses["gptq4", "gsm8k"] = "skipped: known to fail"
+    assert account.unjudged == [("gptq4", "gsm8k")]
+    assert account.exit_code(0) == 1
+    account.record(("gptq4", "gsm8k"), allowed=True)
+    assert account.exit_code(0) == 0
+
+
 def test_the_words_say_what_was_left_out(account):
     account.select(ids("gptq4-mmlu"))
     account.stopped = "stopping after 1 failures"

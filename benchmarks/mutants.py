@@ -1,0 +1,311 @@
+"""Guards of the library broken in the source text, one at a time, for ``mutation_check.py``: which tests go red?
+
+A mutant is a file, a text that stands in it once, what it becomes, and the narrowest tests that should notice. The rows
+of ``tests/suite/sabotage*`` break guards in whole runs; these are the guards behind them, clause by clause.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("quantgate", "fixtures", "reports", "evals", "tests", "docs", "benchmarks", "baselines")
+FILES = ("conftest.py", "pytest.ini", "pyproject.toml", "README.md", "requirements.txt")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``before`` in ``file`` becomes ``after``; ``tests``: what pytest is called with."""
+
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        first = self.before.strip().split("\n")[0]
+        return (
+            f"{self.file}: {first if len(first) <= 70 else first[:67] + '...'} -> {self.after.strip()[:30] or 'gone'}"
+        )
+
+    def text(self, root: Path = ROOT) -> str:
+        """The file with the guard broken. Raises ValueError unless ``before`` stands in it once."""
+        whole = (root / self.file).read_text(encoding="utf-8")
+        if whole.count(self.before) != 1:
+            raise ValueError(f"{self.file} holds {self.before!r} {whole.count(self.before)} times, not once")
+        return whole.replace(self.before, self.after)
+
+
+MUTANTS: list[Mutant] = []
+
+
+def of(file: str, tests: str, *changes: tuple[str, str]) -> None:
+    """Put down mutants of one file that the same tests should notice."""
+    MUTANTS.extend(Mutant(file, before, after, tuple(tests.split())) for before, after in changes)
+
+
+NEVER = "if False:"
+SLOW = (
+    "torch",
+    "scipy.stats",
+    "bitsandbytes",
+    "hypothesis",
+    "safetensors.torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.tokenization_auto",
+)
+
+of(
+    "quantgate/audit.py",
+    "tests/unit/test_audit.py",
+    ("    if missing:\n", f"    {NEVER}\n"),
+    ("name in ours or name == HEAD", "name in ours"),
+    ("        and name not in theirs\n", "        and False\n"),
+    ('if not name.endswith(".bias")}', "}"),
+    ("if not bool(torch.isfinite(found).all()):", NEVER),
+    ("elif bool(weight.any()) and not bool(found.any()):", "elif False:"),
+    ("elif found.shape != weight.shape:", "elif False:"),
+    ("if error > min(_UNLIKE, _SLACK * nearest):", NEVER),
+    ("(usual := statistics.median(times)) > _USUAL", "(usual := statistics.median(times)) > 1e9"),
+    ("if other is not None and not torch.equal(other, weight.to(other.dtype)):", NEVER),
+    ("clamp(min=1e-30) + lost)", "clamp(min=1e-30))"),
+    ("return plain if plain <= allowed else min(plain, _up_to_scales(weight, found))", "return plain"),
+)
+of(
+    "quantgate/models/files.py",
+    "tests/unit/models/test_files.py",
+    ("not chosen and not (directory / SINGLE).is_file() and", "not chosen and"),
+    ("    plain = not (name", "    plain = True or not (name"),
+    ("if not plain or not any(real.is_relative_to(each) for each in roots):", "if not plain:"),
+    ('if not name.endswith(".safetensors"):', NEVER),
+    ("    missing = [name for name in names if not (directory / name).is_file()]", "    missing = []"),
+    ("if _is_weight(name) and name not in read)", "if False)"),
+    ('chosen = config.get("transformers_weights") if isinstance(config, dict) else None', "chosen = None"),
+    ("    if not (directory / chosen).is_file():", f"    {NEVER}"),
+    ('"chat_template*.json", "*.jinja",', '"chat_template*.json",'),
+    ("if name in named or any(", "if any("),
+    ("or not all(isinstance(each, str) for each in named.values())", ""),
+    ("if depth > 1 and not path.is_symlink():", "if False:"),
+)
+of(
+    "quantgate/models/accounting.py",
+    "tests/unit/models/test_accounting.py",
+    ('sorted(info["missing_keys"]) + sorted(other)', "sorted(other)"),
+    ('sorted(info["missing_keys"]) + sorted(other)', 'sorted(info["missing_keys"])'),
+    ("    if names:\n", f"    {NEVER}\n"),
+    ('if errors := list(info["error_msgs"]):', "if errors := []:"),
+    ("    _check_head(model, who)\n", ""),
+    ("    check_finite(model, who)\n", ""),
+    (" and weight.itemsize > 1 and not", " and weight.itemsize > 2 and not"),
+    (" and not bool(tensor(name).any())", ""),
+    ('name.endswith(".bias") and not bool', "not bool"),
+)
+of(
+    "quantgate/models/ending.py",
+    "tests/unit/models/test_ending.py",
+    (', _read(path / "generation_config.json")]', "]"),
+    ("text if isinstance(text, Mapping) else {}, ", ""),
+    ("tokenizer.eos_token_id, end_of_turn(tokenizer)):", "tokenizer.eos_token_id):"),
+    ("(*named, tokenizer.eos_token_id,", "(*named,"),
+    ("isinstance(token, bool) or ", ""),
+    (" and token >= 0:", ":"),
+    (" and int(tokens[0]) in _special(tokenizer) else", " else"),
+    ("*(token for token, told in added.items() if told.special)", ""),
+    ("if found.get(name, _NEUTRAL[name]) not in _idle(name)}", "if False}"),
+    ("return (_NEUTRAL[name], None, [])", "return (_NEUTRAL[name],)"),
+)
+of(
+    "quantgate/models/sameness.py",
+    "tests/unit/models/test_sameness.py tests/unit/test_audit.py",
+    ("if ours.get(name) != theirs.get(name)\n", "if name in ours and ours.get(name) != theirs.get(name)\n"),
+    ("sorted(ours.keys() | theirs.keys())", "sorted(theirs.keys())"),
+    ('        found |= _fields(getattr(config, name), f"{before}{name}.")\n', "        pass\n"),
+    ("(name in known or name in source)", "name in known"),
+    (" and (name in known or name in source):", ":"),
+    ('theirs.get("tie_word_embeddings") is False:', "True:"),
+    ('if ours.get("tie_word_embeddings") is True and', "if"),
+    ("return {} if value is None else", "return"),
+)
+of(
+    "quantgate/models/quantized.py",
+    "tests/unit/models/test_quantized.py",
+    ('_KEYS: Final = (MAIN, "compression_config", "quantization")', "_KEYS: Final = (MAIN,)"),
+    ('_INNER: Final = ("text_config", "llm_config")', "_INNER: Final = ()"),
+    ("        if (path / name).is_file():", f"        {NEVER}"),
+    ("    if (path / _RECORD).is_file():", f"    {NEVER}"),
+    ("        if packed or last in _PARTS:", "        if packed:"),
+    ("        if packed or last in _PARTS:", "        if last in _PARTS:"),
+    ("(last in _CODES or tensor.dtype not in _FLAGS)", "tensor.dtype not in _FLAGS"),
+    ("(last in _CODES or tensor.dtype not in _FLAGS)", "True"),
+    ("    if not isinstance(content, dict):", f"    {NEVER}"),
+)
+of(
+    "quantgate/quantize/declared.py",
+    "tests/unit/quantize/test_declared.py",
+    ("        if places:\n", f"        {NEVER}\n"),
+    ("    _agree(found, places, who)\n", ""),
+    ('if place.startswith("hf_quant") else inner', "if False else inner"),
+    ("    if method not in _LAYOUTS:", f"    {NEVER}"),
+    ("        if name in known or empty or", "        if True or name in known or empty or"),
+    ('"checkpoint_format": _FORMATS, ', '"checkpoint_format": (*_FORMATS, "marlin"), '),
+    ('bits = _integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")', 'bits = config["bits"]'),
+    ('    _integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)\n', ""),
+    (
+        '        account(changes or {}, f"{who}.dynamic[{pattern!r}]", honoured=honoured[1:5],',
+        "        (lambda *a, **k: 0)({}, honoured=(),",
+    ),
+    ('            return not config.get("lm_head")', "            return True"),
+    ("        if dynamic_rule(config, name) is None or any(", "        if any("),
+    ("        return bool(inner) and not any(", "        return False and not any("),
+    ("    if eight == four:", f"    {NEVER}"),
+    ('if four and config.get("bnb_4bit_quant_type", "fp4") not in ("nf4", "fp4"):', NEVER),
+    ('return Declared("own", kept, 8, activation_bits=8, execution="int8")', 'return Declared("own", kept, 8)'),
+    ("        return not should_convert_module(name, patterns)", "        return False"),
+    ("inputs += [found[part] for part in parts[1:] if part in found]", "inputs += []"),
+    ("    account(value, who, honoured=_ARGUMENTS, harmless=_OBSERVERS)\n", ""),
+    ("    if classes or not names:", f"    {NEVER}"),
+    ("return _matches(name, ignored) or not _matches(name, targets)", "return _matches(name, ignored)"),
+    ('        account(inputs, f"{place}.activations",', "        (lambda *a, **k: 0)("),
+    ("simulated = bool(cache) or any(bits < 16 for bits in activations)", "simulated = False"),
+    ("    if name not in FORMATS:", f"    {NEVER}"),
+    ("    if name in _SETTINGS:", f"    {NEVER}"),
+    ("if not isinstance(value, int) or isinstance(value, bool) or not", "if not isinstance(value, int) or not"),
+)
+of(
+    "reports/accounting.py",
+    "tests/unit/reports/test_accounting.py",
+    ("if self.unjudged or self.refused:", "if self.refused:"),
+    ("if self.unjudged or self.refused:", "if self.unjudged:"),
+    ("(self.planned or not self.others)", "not self.others"),
+    ("if not self.judged and (self.planned or not self.others):", NEVER),
+    (
+        "        if self.listing and not self.judged:\n            return GREEN",
+        "        if self.listing:\n            return GREEN",
+    ),
+    ("        if code != GREEN:", f"        {NEVER}"),
+    ("        self.judged[key] = allowed", "        self.judged.setdefault(key, allowed)"),
+    ("self._ids[max(found, key=len)]", "self._ids[min(found, key=len)]"),
+    (
+        "{'was' if len(self.planned) == 1 else 'were'} planned{self._left_out()}",
+        "{'was' if len(self.planned) == 1 else 'were'} planned",
+    ),
+    ("if key in self.selected - set(self.judged)]", "if key in self.selected - set(self.judged) - set(self.excuses)]"),
+)
+of(
+    "quantgate/tasks/repeats.py",
+    "tests/unit/test_asked.py",
+    ("self._key_of_shot(item, shot) != own", "True"),
+    ("if is_text(shot) and self", "if self"),
+    ("self._first.setdefault(key, item.id)", "item.id"),
+    ("covered(hit, len(words)) > MOSTLY:", "covered(hit, len(words)) > 1:"),
+    ("tuple(sorted(map(normal, options)))", "tuple(map(normal, options))"),
+    ('normal(_LETTERED.sub("", line))', "normal(line)"),
+    ("    if len(copies) > MOSTLY * count:", f"    {NEVER}"),
+    ("    if len(copies) > MOSTLY * count:", "    if copies:"),
+    ("        or sign in _SIGNS\n", ""),
+    ('replace(item, shots=(), group="")', "item"),
+)
+of(
+    "quantgate/preflight.py",
+    "tests/suite/test_wrong_commands.py",
+    *((f"    {name},\n", "") for name in (
+        "check_texts", "check_numbers", "check_directories", "check_device", "check_calibration", "check_sizes",
+        "check_architecture", "check_calibration_data",
+    )),
+    ("    check_model,\n", ""),
+)  # fmt: skip
+of(
+    "quantgate/preflight.py",
+    "tests/unit/test_api.py",
+    ("    for check in (check_device, check_numbers, check_calibration, check_model):", "    for check in ():"),
+    ("    check_architecture(wanted, [method], data)\n", ""),
+    ("        check_calibration_data(wanted, [method], data)\n", "        pass\n"),
+)
+of(
+    "quantgate/reading.py",
+    "tests/unit/test_reading.py",
+    ("            if not path.is_file():", f"            {NEVER}"),
+    ("            if size > most:", f"            {NEVER}"),
+    ("    if len(content) > most:", f"    {NEVER}"),
+    ("    except UnicodeDecodeError as error:", "    except KeyError as error:"),
+    ("    if len(text) > most:", f"    {NEVER}"),
+    ("    except RecursionError as error:", "    except KeyError as error:"),
+    ("    if not isinstance(content, dict):", f"    {NEVER}"),
+    ('in ("Cc", "Cs", "Zl", "Zp")', 'in ("Cs", "Zl", "Zp")'),
+    ('in ("Cc", "Cs", "Zl", "Zp")', 'in ("Cc", "Zl", "Zp")'),
+    ('in ("Cc", "Cs", "Zl", "Zp")', 'in ("Cc", "Cs")'),
+)
+of(
+    "quantgate/verdict/seal.py",
+    "tests/unit/reports/test_check.py tests/unit/verdict/test_seal.py",
+    ("if name != UNSEALED}", "if name not in (UNSEALED, 'decisions')}"),
+    ('return self.text + _line({"report": seal})', "return self.text"),
+    ("        self._cases.pop((result.method, result.task), None)\n", "        pass\n"),
+    ("return value if math.isfinite(value) else None", "return value"),
+    ("case[side] = digest", 'case[side] = ""'),
+    ("                if digest not in written:", "                if True:"),
+)
+
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+def survivors(words: str = "") -> tuple[int, list[Mutant]]:
+    """Runs every mutant whose name holds ``words``, in a copy of the project: their number, and those that no test saw.
+
+    Libraries are imported once; each mutant is a forked process, which alone imports the project.
+    """
+    chosen = [mutant for mutant in MUTANTS if words in mutant.name]
+    sys.dont_write_bytecode = True
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in COPIED:
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "out"))
+        for name in FILES:
+            shutil.copyfile(ROOT / name, root / name)
+        green = dict.fromkeys(mutant.tests for mutant in chosen)
+        for tests in green:
+            assert run(root, tests) == 0, f"{' '.join(tests)} must be green before anything is broken"
+        return len(chosen), [mutant for mutant in chosen if not _seen(root, mutant)]
+
+
+def _seen(root: Path, mutant: Mutant) -> bool:
+    path, begun = root / mutant.file, time.monotonic()
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(mutant.text(root), encoding="utf-8")
+    try:
+        code = run(root, mutant.tests)
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    word = {1: "caught", 0: "SURVIVED"}.get(code, f"broke the tests (exit {code})")
+    print(f"| {mutant.name} | {word} | {time.monotonic() - begun:.0f} s |", flush=True)
+    return code == 1
+
+
+def run(root: Path, tests: tuple[str, ...]) -> int:
+    """Exit code of pytest over ``tests`` in the copy, up to the first failure."""
+    import pytest
+
+    for library in SLOW:  # to import, so once for all
+        importlib.import_module(library)
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    sys.stdout.flush()
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    code = int(pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider"]))
+    copied = Path(sys.modules["quantgate"].__file__ or "").is_relative_to(root) if "quantgate" in sys.modules else False
+    os._exit(code if copied else 99)
