@@ -8,11 +8,11 @@ puts behind an assistant's turn is what the model was taught to say when it is d
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate import reading
 from quantgate.errors import ModelError
 
 _ANSWER: Final = "what the assistant says"
@@ -92,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(str(path), f"is unreadable ({error})", expected="a JSON file") from error
     if not isinstance(content, dict):
