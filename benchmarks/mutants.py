@@ -131,9 +131,7 @@ of(
     ('        found |= _fields(getattr(config, name), f"{before}{name}.")\n', "        pass\n"),
     ("(name in known or name in source)", "name in known"),
     (" and (name in known or name in source):", ":"),
-    ('theirs.get("tie_word_embeddings") is False:', "True:"),
     ('if ours.get("tie_word_embeddings") is True and', "if"),
-    ("return {} if value is None else", "return"),
 )
 of(
     "quantgate/models/quantized.py",

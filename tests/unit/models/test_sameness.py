@@ -64,6 +64,7 @@ def test_an_entry_set_to_nothing_is_no_difference(pair):
         ({"rope_parameters": {**PLAIN, "rope_type": "linear", "factor": 2.0}}, "rope_parameters.factor 2.0"),
         ({"max_position_embeddings": 4096}, "max_position_embeddings 4096 instead of 512"),
         ({"num_key_value_heads": 4}, "num_key_value_heads 4 instead of 2"),
+        ({"num_key_value_groups": 3}, "num_key_value_groups 3 instead of None"),  # no field, but a word of the code
     ],
 )
 def test_what_changes_the_computation_is_named(pair, changes, found):
