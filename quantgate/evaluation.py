@@ -20,6 +20,7 @@ from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.errors import translated
 from quantgate.models.ending import end_tokens, ignored_generation_settings
 from quantgate.models.loading import context_length, load_reference, load_tokenizer, text_config, torch_dtype
+from quantgate.models.products import arithmetic
 from quantgate.models.sameness import configuration_problems
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress, Share
@@ -483,6 +484,7 @@ class Evaluation:
             "device": device,
             "torch": importlib.metadata.version("torch").split("+")[0],
             "transformers": importlib.metadata.version("transformers"),
+            **({"processor": arithmetic(torch_dtype(self.options.dtype))} if device == "cpu" else {}),
         }
         return record | ({"batch_tokens": batch} if batch else {})
 

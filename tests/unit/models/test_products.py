@@ -88,3 +88,10 @@ def test_no_more_is_kept_than_there_is_room_for(without, monkeypatch):
         second(first(first(inputs)))
     assert given[0] is given[1] is not None
     assert given[2] is None
+
+
+def test_how_a_processor_computes_is_said_in_words(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(products, "has_products", lambda dtype: dtype == torch.float32)
+    assert products.arithmetic(torch.bfloat16) == "AVX2, float32 products of bfloat16"
+    assert products.arithmetic(torch.float32) == "AVX2, its own products of float32"
