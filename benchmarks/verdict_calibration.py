@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import verdict_ugly
 
 from quantgate.tasks.base import ACCURACY, ItemOutcome
 from quantgate.verdict import intervals
@@ -158,7 +159,7 @@ def _design_effects(worse: Floats, better: Floats, sizes: Floats) -> tuple[Float
     robust = (residuals**2 / (1 - sizes / n)).sum(axis=1) / n**2
     with np.errstate(invalid="ignore", divide="ignore"):
         effects = np.where(independent > 0, np.maximum(robust / independent, 1), 1)
-    return intervals.cautious_effect(effects, squares, (sizes**2).sum() / n), n**2 / (sizes**2).sum() - 1
+    return intervals.cautious_effect(effects, squares, (sizes**2).sum() / n), intervals.group_df(sizes.astype(float))
 
 
 def sequential(rng: np.random.Generator, runs: int) -> list[list[object]]:
@@ -304,7 +305,7 @@ def means(rng: np.random.Generator, runs: int) -> list[list[object]]:
                 harm = draw(n)
                 spread = intervals.spread(harm, np.arange(n))
                 # The interval of harm - margin: the subject passes when it lies below 0.
-                found[run] = intervals.mean_interval(harm, spread, quantile, 0.0)
+                found[run] = intervals.mean_interval(harm, spread, quantile)
                 plain[run] = harm.mean() + np.array([-1, 1]) * quantile * spread.se
             shares_ = [float((bounds[:, 1] < 0).mean()) for bounds in (plain, found)]
             regressed = float((found[:, 0] > 0).mean())
@@ -403,6 +404,7 @@ HEADS = {
         "0.08 tolerance passes",
     ],
     "check": ["what", "result"],
+    **verdict_ugly.HEADS,
 }
 SLOW = {"finite": 4, "sequential_clustered": 2}  # these walk item by item: fewer runs
 
@@ -424,7 +426,7 @@ def main() -> None:
     for name in options.only.split(","):
         started = time.perf_counter()
         rng = np.random.default_rng([options.seed, list(HEADS).index(name)])
-        rows = globals()[name](rng, options.runs // SLOW.get(name, 1))
+        rows = (getattr(verdict_ugly, name, None) or globals()[name])(rng, options.runs // SLOW.get(name, 1))
         print(f"\n### {name}\n")
         show(HEADS[name], rows)
         print(f"\n{time.perf_counter() - started:.1f} s")

@@ -19,6 +19,7 @@ from quantgate.verdict.companions import COMPANIONS, calls, companion_means, com
 from quantgate.verdict.judge import Judgement, judge, judge_companions, judge_counted, with_companions
 from quantgate.verdict.paired import Comparison, compare
 from quantgate.verdict.policy import Floor, Margin, Rule
+from quantgate.verdict.relative import relative
 from quantgate.verdict.sequential import SequentialTest, score_differences
 
 _ENOUGH_TO_DIFFER: Final = 4
@@ -84,6 +85,8 @@ def conclude(evidence: Evidence) -> Conclusion:
     comparison = compare(reference, evidence.subject, rule.metric, rule.confidence)
     companions = _companions(reference, evidence.subject, comparison)
     whole = None
+    if rule.margin.kind == "relative" and not evidence.stopped:
+        comparison = relative(comparison)
     if evidence.stopped and not comparison.undefined:
         scored = [outcome for outcome in evidence.reference if outcome.score is not None]
         whole = replace(comparison, reference=rule.metric.of(scored), n_items=len(scored))

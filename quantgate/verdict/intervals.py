@@ -31,6 +31,8 @@ Codes: TypeAlias = npt.NDArray[np.intp]
 # within groups is taken for granted, with the weight of ten pairs.
 PRIOR_CORRELATION: Final = 0.02
 PRIOR_PAIRS: Final = 10.0
+# How much items of a group are alike when it is asked how many groups of unequal size are worth: the more, the fewer.
+DF_CORRELATION: Final = 0.05
 _BISECTIONS: Final = 60
 
 
@@ -131,11 +133,11 @@ def groups_count(codes: Codes) -> bool:
 def group_df(sizes: Floats) -> float:
     """Degrees of freedom of the cluster-robust variance of a mean (Bell and McCaffrey 2002); at least 1.
 
-    Satterthwaite's, for groups of these ``sizes`` within which items correlate by 0.02, but never more than the
+    Satterthwaite's, for groups of these ``sizes`` within which items correlate by 0.05, but never more than the
     effective number of groups less one. Equal groups have one less than there are; one as large as all others leaves 2.
     """
     shares = sizes / sizes.sum()
-    noise = PRIOR_CORRELATION + (1 - PRIOR_CORRELATION) / sizes  # variance of a group's mean
+    noise = DF_CORRELATION + (1 - DF_CORRELATION) / sizes  # variance of a group's mean
     weights, pull = shares**2 / (1 - shares), shares * noise
     total = float(shares @ pull)
     own = noise - 2 * pull + total  # variance of a group's deviation from the mean of all

@@ -23,6 +23,7 @@ from quantgate.verdict.paired import Comparison
 from quantgate.verdict.policy import Floor, Rule
 from quantgate.verdict.power import detectable, hidden_alone, items_to_decide, items_to_rule_out, p_values
 from quantgate.verdict.records import Result, Verdict
+from quantgate.verdict.relative import relative
 from quantgate.verdict.wording import Wording
 
 
@@ -67,6 +68,8 @@ def judge(
             f"rule for {rule.metric.name} at {rule.confidence} does not fit a comparison of "
             f"{comparison.metric.name} at {comparison.confidence}"
         )
+    if rule.margin.kind == "relative" and whole is None:
+        comparison = relative(comparison)
     whole = whole or comparison
     margin = rule.margin.in_units(whole.reference)
     floor = _floor(rule, chance)

@@ -57,7 +57,8 @@ class Comparison:
     ``p_worse``: one-sided p-value of "not worse at all" (exact McNemar for independent 0/1 scores, else t).
     ``shift`` and ``spread``: the mean difference and its spread on the scale of the scores (the loss for perplexity).
     ``seen_harm``: how much worse it is at most by what was seen alone, and ``stake``: what an unseen item may lose
-    beside that (0: nothing), both on the scale of the scores.
+    beside that (0: nothing), both on the scale of the scores. ``relative``: the interval is the ratio's
+    (:mod:`quantgate.verdict.relative`).
     ``undefined``: why there is no difference to judge; empty when there is one. Numbers without meaning are NaN.
     """
 
@@ -81,6 +82,7 @@ class Comparison:
     undefined: str = ""
     seen_harm: float = math.nan
     stake: float = 0.0
+    relative: bool = False
     failed: Mapping[str, int] = field(default_factory=dict)
 
     @property

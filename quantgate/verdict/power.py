@@ -15,6 +15,7 @@ from scipy import special
 
 from quantgate.verdict.intervals import constrained_variance, normal_quantile, tango_statistic, upper_tail
 from quantgate.verdict.paired import Comparison
+from quantgate.verdict.relative import deviations, statistic_at
 from quantgate.verdict.unseen import items_to_show
 
 POWER: Final = 0.8
@@ -63,7 +64,8 @@ def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
         return math.nan, math.nan
     df = comparison.spread.df
     if comparison.metric.kind == "binary":
-        statistic = _binary_statistic(comparison, margin)
+        judged = statistic_at if comparison.relative else _binary_statistic
+        statistic = judged(comparison, margin)
         return upper_tail(statistic, df), upper_tail(-statistic, df)
     seen = harm(comparison, margin)
     # The arm towards the margin is the one that decides, and the arms differ for skewed scores.
@@ -108,7 +110,10 @@ def items_to_decide(comparison: Comparison, margin: float, power: float = POWER)
     if comparison.undefined:
         return math.nan
     quantile, with_power = comparison.quantile, float(special.ndtri(power))
-    if comparison.metric.kind == "binary":
+    if comparison.relative:
+        distance, null, own = deviations(comparison, margin)
+        wanted = math.sqrt(comparison.spread.design_effect) * (quantile * null + with_power * own)
+    elif comparison.metric.kind == "binary":
         worse, better, n = _counts(comparison)
         distance = abs(min(margin, 1.0) + (better - worse) / n)
         null, own = _errors(worse / n, better / n, margin)
