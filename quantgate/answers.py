@@ -59,13 +59,13 @@ def ask(
     extra = log.with_suffix(".files")
 
     def build(target: Path) -> None:
-        known, damaged = journal.read(log)
+        known, damaged = journal.read(log, key.digest)
         known = {index: response for index, response in known.items() if index < len(requests)}
         if known or damaged:
             lost = f", {damaged} damaged lines are asked again" if damaged else ""
             progress.note(f"resuming {what}: {len(known)} of {len(requests)} answers were kept{lost}")
         extra.mkdir(parents=True, exist_ok=True)
-        with journal.appending(log) as lines:
+        with journal.appending(log, key.digest) as lines:
 
             def sink(index: int, response: Response) -> None:
                 known[index] = response
@@ -77,14 +77,17 @@ def ask(
                     continue
                 for name, value in answer(requests[start:stop], start, sink, extra).items():
                     stats[name] = stats.get(name, 0.0) + value
-        _publish(target, [known[index] for index in range(len(requests))], stats, extra)
+        lines_of = [journal.dump_line(index, known[index], key.digest) for index in range(len(requests))]
+        _publish(target, lines_of, stats, extra)
 
     entry = store.fetch(key, build, what=what)
     with contextlib.suppress(OSError):  # the answers are kept; a journal that stays behind is never read again
         log.unlink(missing_ok=True)
     shutil.rmtree(extra, ignore_errors=True)
-    responses, _ = journal.read(entry.path / RESPONSES)
-    stats: dict[str, float] = entry.json(STATS)
+    responses, _ = journal.read(entry.path / RESPONSES, key.digest)
+    stats = entry.json(STATS)
+    if not isinstance(stats, dict) or not all(isinstance(value, (int, float)) for value in stats.values()):
+        raise StoreError(f"store entry {entry.path}", f"{STATS} holds no numbers", hint="delete the entry")
     if missing := [index for index in range(len(requests)) if index not in responses]:
         found = f"{len(missing)} of {len(requests)} answers of {what} cannot be read"
         raise StoreError(f"store entry {entry.path}", found, hint="delete the entry, and they are asked anew")
@@ -105,8 +108,7 @@ def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tupl
     return list(zip(bounds, [*bounds[1:], len(requests)], strict=True))
 
 
-def _publish(target: Path, responses: list[Response], stats: dict[str, Any], extra: Path) -> None:
-    lines = [journal.dump_line(index, response) for index, response in enumerate(responses)]
+def _publish(target: Path, lines: list[str], stats: dict[str, Any], extra: Path) -> None:
     (target / RESPONSES).write_text("".join(lines), encoding="utf-8")
     (target / STATS).write_text(json.dumps(stats) + "\n", encoding="utf-8")
     for file in sorted(extra.glob("*.safetensors")):  # not what a kill left half-written

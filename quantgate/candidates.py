@@ -20,6 +20,7 @@ from quantgate.models.files import weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.quantized import quantized_tensors
 from quantgate.models.source import ModelFiles, check_model_directory, read_json
+from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.store.store import Store
 from quantgate.subjects import Subject, lies_on_grid
@@ -85,6 +86,7 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     path = Path(method.settings.directory)
     who = f"candidate {method.id!r}"
     check_model_directory(path, method.id)
+    seen = stamps(path)
     _check_alike(model.path, path, who)
     declared = read_declared(path, who)
     if declared.reader == "transformers" and declared.bits is None:
@@ -100,7 +102,7 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
         *_tokenizer_problems(model.path, path),
         *(audited(model, path, loaded, store, who) if declared.reader == "own" else []),
     ]
-    return replace(found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers)
+    return replace(found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen)
 
 
 def load_candidate(path: Path, name: str, dtype: str, device: str) -> Any:

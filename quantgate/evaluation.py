@@ -189,6 +189,7 @@ class Evaluation:
             with translated(f"subject {method.id!r}", "cannot be made", hint="compare its files with the original's"):
                 subject = self._open(method)
             problems = configuration_problems(self.model.path, subject.path)
+            subject.check_unchanged()
             self._subjects[method.id] = replace(subject, foreign=(*subject.foreign, *problems))
         return self._subjects[method.id]
 
@@ -309,7 +310,8 @@ class Evaluation:
         }
 
     def _matching_baseline(self, task: Task) -> baselines.Baseline | None:
-        stored = baselines.read(baselines.path_of(self.baselines_root, self.model.id, task.id))
+        path = baselines.path_of(self.baselines_root, self.model.id, task.id)
+        stored = baselines.read(path)
         if stored is None:
             if self._is_distance(task):
                 return None  # nothing is missing: the reference's distance from itself is 0
@@ -317,6 +319,8 @@ class Evaluation:
             return None
         differing = baselines.differences(stored.provenance, self.provenance(task))
         if not differing:
+            if self._is_distance(task):
+                baselines.check_zero(stored, path)
             return stored
         self.progress.note(
             f"the baseline of {task.id} for {self.model.id} differs in {', '.join(differing)}: "
@@ -465,6 +469,7 @@ class Evaluation:
                     topk=TopKWriter(extra, None if exact else TOP_K, start) if rolling and not compared else None,
                     against=TopKReader(against, start=start) if against else None,
                 )
+            (subject or self.model).check_unchanged()  # weights are mapped: a file written in place changes them later
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
 
         return answers.ask(self.store, key, asked.requests, answer, self.progress, f"{name} on {task.id}", cuts)
@@ -495,6 +500,7 @@ class Evaluation:
         if self._loaded is None or self._loaded[0] != name:
             self._unload()
             self._loaded = (name, self._load(subject))
+            (subject or self.model).check_unchanged()
         return TorchEngine(
             self._loaded[1],
             self.tokenizer,

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quantgate.errors import MethodError, translated
+from quantgate.errors import MethodError, StoreError, translated
 from quantgate.models.digest import digest_model
 from quantgate.models.source import ModelFiles, read_json
+from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration import Calibration
@@ -35,6 +36,7 @@ class Subject:
     ``foreign``: how a checkpoint made elsewhere does not belong to the reference.
     ``leftovers``: weights in the directory that are not read.
     ``on_grid``: modules that are quantized and equal the reference's, whose weights quantizing does not change.
+    ``stamps``: of its files, taken before anything was read.
     ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
     """
 
@@ -49,6 +51,11 @@ class Subject:
     on_grid: tuple[str, ...] = field(default=())
     kept: tuple[str, ...] = field(default=())
     kept_share: float = 0.0
+    stamps: Stamps = ()
+
+    def check_unchanged(self) -> None:
+        """Raises ModelError when the files are no longer those that were digested."""
+        check_unchanged(self.path, self.stamps, lambda now: now.loaded == self.weights, f"subject {self.method.id!r}")
 
     @property
     def is_unquantized(self) -> bool:
@@ -92,7 +99,7 @@ def make_subject(
     Raises:
         MethodError: the method cannot be applied to this model.
     """
-    from quantgate.quantize.checkpoint import LAYOUT_VERSION, read_record
+    from quantgate.quantize.checkpoint import LAYOUT_VERSION, bytes_on_disk, read_record
     from quantgate.quantize.run import quantize_checkpoint
 
     calibration = calibrate() if method.needs_calibration else None
@@ -112,12 +119,31 @@ def make_subject(
             translated(what, "cannot be quantized", kind=MethodError, hint="choose another method or --device"),
         ):
             quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
+        model.check_unchanged()
 
     entry = store.fetch(key, build, what=what)
+    seen = stamps(entry.path)
     record = read_record(entry.path)
+    check_record(record, method, bytes_on_disk(entry.path), f"store entry {entry.path}")
     weights = digest_model(entry.path).loaded
     unchanged, on_grid = audit(model, entry.path, weights, record, store)
-    return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid)
+    return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid, stamps=seen)
+
+
+def check_record(record: QuantizationRecord, method: Method, nbytes: int, who: str) -> None:
+    """Refuse a checkpoint whose record is of another method, or does not fit its ``nbytes`` bytes on disk.
+
+    Raises:
+        StoreError: it was put in place of the one that was made.
+    """
+    wanted = json.loads(json.dumps(method.as_record()))  # tuples are lists in the file
+    if record.method != wanted:
+        found, expected = f"a checkpoint of {record.method.get('method')!r}", f"{method.id!r} with its settings"
+    elif record.bytes_on_disk != nbytes:
+        found, expected = f"a model of {nbytes} bytes", f"{record.bytes_on_disk}, as its record says"
+    else:
+        return
+    raise StoreError(who, f"holds {found}", expected=expected, hint="delete the entry, and it is made anew")
 
 
 def libraries_of(method: Method) -> tuple[str, ...]:

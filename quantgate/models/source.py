@@ -21,6 +21,7 @@ from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import weight_files
 from quantgate.models.quantized import declarations, refuse_quantized
+from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.naming import closest
 from quantgate.reading import Unreadable
 from quantgate.store.keys import ConvertedModelKey
@@ -39,7 +40,7 @@ _WANTED: Final = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.t
 class ModelFiles:
     """A model on disk. ``id``: as the user named it; ``revision``: resolved commit of a hub model, else empty.
 
-    ``leftovers``: weights in the directory that are not read.
+    ``leftovers``: weights in the directory that are not read. ``stamps``: of its files, taken before the digest.
     """
 
     id: str
@@ -47,6 +48,11 @@ class ModelFiles:
     path: Path
     digest: ModelDigest
     leftovers: tuple[str, ...] = ()
+    stamps: Stamps = ()
+
+    def check_unchanged(self) -> None:
+        """Raises ModelError when the files are no longer those that were digested."""
+        check_unchanged(self.path, self.stamps, lambda now: now == self.digest, f"model {self.id!r}")
 
     def as_record(self) -> dict[str, Any]:
         """What a report says about the model."""
@@ -78,11 +84,12 @@ def resolve_model(name: str, revision: str | None, store: Store, *, offline: boo
     else:
         raise _no_such(name)
     check_model_directory(path, name)
+    seen = stamps(path)
     refuse_quantized(path, read_json(path / "config.json", f"model {name!r}"), f"model {name!r}")
     weights = weight_files(path, f"model {name!r}")
     if weights.leftovers:
         store.progress.note(f"model {name!r}: {weights.note()}")
-    return ModelFiles(name, revision or "", path, digest_model(path, f"model {name!r}"), weights.leftovers)
+    return ModelFiles(name, revision or "", path, digest_model(path, f"model {name!r}"), weights.leftovers, seen)
 
 
 def _refuse_revision(name: str, revision: str | None) -> None:

@@ -89,6 +89,22 @@ def _plain(outcome: ItemOutcome) -> dict[str, Any]:
     return {name: value for name, value in asdict(outcome).items() if name != "facts" or value}
 
 
+def check_zero(stored: Baseline, path: Path) -> None:
+    """Refuse scores of a distance from the reference: its distance from itself is 0 by definition.
+
+    Raises:
+        StoreError: some score is another number, whatever the seal says.
+    """
+    wrong = [outcome.item_id for outcome in stored.outcomes if outcome.score not in (0.0, None)]
+    if wrong:
+        raise StoreError(
+            f"baseline {path}",
+            f"{len(wrong)} items have a distance of the reference from itself (first: {wrong[0]})",
+            expected="0 for every item",
+            hint="delete it, or make it anew with --update-baselines",
+        )
+
+
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names of the provenance fields that differ, in alphabetical order."""
     return sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))

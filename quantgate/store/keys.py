@@ -59,7 +59,7 @@ class ResponsesKey(Key):
     """What one model answered to one list of requests on one engine.
 
     ``weights``: digest of what is loaded (`ModelDigest.loaded`), wherever it came from; ``tokenizer``: digest of the
-    one that reads its answers.
+    one that reads its answers; ``layout``: counts up when the same answers are written otherwise.
     """
 
     kind: ClassVar[str] = "responses"
@@ -68,6 +68,7 @@ class ResponsesKey(Key):
     requests: str
     engine: Mapping[str, Any]
     against: str = ""
+    layout: int = 2
 
 
 @dataclass(frozen=True)

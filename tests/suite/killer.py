@@ -42,7 +42,7 @@ def kill_scoring(passed):
     from quantgate.store import journal
 
     def add(self, index, response):
-        line = journal.dump_line(index, response)
+        line = journal.dump_line(index, response, self.key)
         if passed():
             self._file.write(line[: len(line) // 2])
             self._file.flush()

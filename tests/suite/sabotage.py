@@ -31,6 +31,7 @@ from tests.suite.sabotage_scene import (
 
 
 ANY_BASELINE = ("quantgate.store.baselines.differences", NO_LIST)
+ANY_DISTANCE = ("quantgate.store.baselines.check_zero", NOTHING)
 
 
 def _lured(scene, *command, **provenance):
@@ -53,13 +54,20 @@ def _foreign(name):
 
 
 for _name in PROVENANCE:
-    row(f"baseline of another {_name}", f"*differs in {_name}:*", ANY_BASELINE)(_foreign(_name))
+    row(f"baseline of another {_name}", f"*differs in {_name}:*", ANY_BASELINE, ANY_DISTANCE)(_foreign(_name))
+
+
+@row("a reference that is far from itself", "*distance of the reference from itself*expected 0*", ANY_DISTANCE)
+def _(scene):
+    _lured(scene)
+    return scene.run(*KLD)
 
 
 @row(
     "baseline of another limit",
     "*differs in data, requests:*",
     ANY_BASELINE,
+    ANY_DISTANCE,
     ("quantgate.verdict.paired._same_items", NOTHING),
 )
 def _(scene):
@@ -67,7 +75,7 @@ def _(scene):
     return scene.run(*KLD)
 
 
-@row("baseline of the items in another order", "*differs in data, requests:*", ANY_BASELINE)
+@row("baseline of the items in another order", "*differs in data, requests:*", ANY_BASELINE, ANY_DISTANCE)
 def _(scene):
     _lured(scene)
     path = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank" / "test.jsonl"

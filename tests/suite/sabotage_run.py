@@ -36,7 +36,12 @@ def _(scene):
     return scene.run(*KLD)
 
 
-@row("a subject exchanged in the store", "*the digest of * does not match*", UNCHECKED)
+@row(
+    "a subject exchanged in the store",
+    "*the digest of * does not match*",
+    UNCHECKED,
+    ("quantgate.subjects.check_record", lambda original: lambda *args: None),
+)
 def _(scene):
     good = scene.checkpoint("rtn8")
     scene.checkpoint("rtn2")

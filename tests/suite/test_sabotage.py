@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.suite import sabotage, sabotage_data, sabotage_files, sabotage_options, sabotage_run  # noqa: F401  # they fill ROWS
+from tests.suite import (  # noqa: F401  # they fill ROWS
+    sabotage,
+    sabotage_data,
+    sabotage_files,
+    sabotage_options,
+    sabotage_run,
+    sabotage_store,
+)
 from tests.suite.sabotage_scene import ROWS, Scene
 
 KLD_MARGIN = "[metrics.kld_mean]\nmargin = { absolute = 0.00002 }"

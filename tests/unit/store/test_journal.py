@@ -69,3 +69,12 @@ def test_a_line_of_another_version_is_damaged(tmp_path):
 def test_what_is_no_file_is_said(tmp_path):
     with pytest.raises(StoreError, match="cannot be read"):
         journal.read(tmp_path)
+
+
+def test_lines_belong_to_one_key(tmp_path):
+    with journal.appending(tmp_path / "log", "one") as log:
+        for index, response in ANSWERS.items():
+            log.add(index, response)
+    assert journal.read(tmp_path / "log", "one") == (ANSWERS, 0)
+    assert journal.read(tmp_path / "log", "another") == ({}, 3)
+    assert journal.read(tmp_path / "log") == ({}, 3)
