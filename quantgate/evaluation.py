@@ -45,7 +45,8 @@ from quantgate.verdict.noise import noise_floor
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Policy, Rule
 from quantgate.verdict.records import Result
-from quantgate.verdict.sequential import can_stop_early, looks, visiting_order
+from quantgate.verdict.sequential import can_stop_early, visiting_order
+from quantgate.verdict.visit import Guide, curve_of, visit
 
 # The A/A run: how many items are asked again, in which order, and in how small batches.
 NOISE_ITEMS: Final = 64
@@ -55,16 +56,14 @@ NOISE_BATCH: Final = 1024
 NOISE_ALONE: Final = 8  # so many of them have no company at all
 NOISE_CONFIDENCE: Final = 0.95
 _ASKING: Final = "compare the model's configuration with its weights and its tokenizer, or choose another --device"
-# The engine is quick with many items at a time, so looks are far apart: half as many items again each time.
-FIRST_LOOK: Final = 64
-LOOK_GROWTH: Final = 1.5
 
 
 @dataclass(frozen=True)
 class Options:
     """What the user chose. ``shared``: other workers use this machine and this store at the same time.
-    ``sequential``: stop asking a subject as soon as its verdict is certain. ``family``: how many cases are judged
-    together; a regression is certain only when it is so among that many.
+    ``sequential``: stop asking a subject as soon as its verdict is certain. ``guided``: do so on items
+    drawn by what the reference's outcomes tell. ``family``: how many cases are judged together; a regression is certain
+    only when it is so among that many.
     """
 
     model: str = "bundled"
@@ -74,6 +73,7 @@ class Options:
     offline: bool = False
     shared: bool = False
     sequential: bool = False
+    guided: bool = False
     family: int = 1
     selection: Selection = field(default_factory=Selection)
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
@@ -226,6 +226,7 @@ class Evaluation:
             noise=reference.noise,
             sequential=self.options.sequential and can_stop_early(task.metric, self.rule(method, task)),
         )
+        evidence = replace(evidence, guide=self._guide(task, evidence))
         scored = self._visited(method, task, evidence) if evidence.sequential else self.subject_scored(method, task)
         evidence = replace(evidence, subject=tuple(scored.outcomes))
         self.evidence[method.id, task.id] = evidence
@@ -398,9 +399,9 @@ class Evaluation:
     def _visited(self, method: Method, task: Task, evidence: Evidence) -> Scored:
         """The subject's outcomes up to the look at which the verdict was certain."""
         asked, subject = self.asked(task), self.subject(method)
-        order = visiting_order(len(asked.items), self.options.selection.seed)
-        scored, last = Scored([], "store"), 0
-        for count in looks(len(order), first=max(FIRST_LOOK, evidence.rule.min_items), growth=LOOK_GROWTH):
+        tour = visit(evidence.reference, evidence.guide, self.options.selection.seed, evidence.rule.min_items)
+        order, scored, last = tour.order, Scored([], "store"), 0
+        for count in tour.looks:
             # sorted: neighbours share their few-shot examples, which are then read once
             places = sorted(order[last:count])
             part = asked.part(places)
@@ -415,6 +416,13 @@ class Evaluation:
             if self._certain(found.judgement, evidence.rule):
                 break
         return scored
+
+    def _guide(self, task: Task, evidence: Evidence) -> Guide | None:
+        """What a guided draw follows: the reference's outcomes, and what earlier methods of this run turned."""
+        if not (evidence.sequential and self.options.guided):
+            return None
+        earlier = [found.subject for (_, name), found in self.evidence.items() if name == task.id]
+        return Guide(self.options.selection.seed, curve_of(evidence.reference, earlier))
 
     def _certain(self, judgement: Judgement, rule: Rule) -> bool:
         """Whether no further item is needed: a regression goes on until the other cases of the run cannot undo it."""

@@ -21,6 +21,7 @@ from quantgate.verdict.paired import Comparison, compare
 from quantgate.verdict.policy import Floor, Margin, Rule
 from quantgate.verdict.relative import relative
 from quantgate.verdict.sequential import SequentialTest, score_differences
+from quantgate.verdict.visit import Bets, EarlyTest, Guide, guided_test
 
 _ENOUGH_TO_DIFFER: Final = 4
 
@@ -32,7 +33,8 @@ class Evidence:
     ``reference`` holds the whole benchmark, ``subject`` the items that were asked, in the order of the visit when
     ``sequential``. ``noise``: the floor that two runs of the same weights showed, in the metric's unit. ``problems``,
     ``identical_weights`` and ``chance`` are explained in ``judge``. ``counted``: both sides are one number, known
-    and not estimated. ``reservation``: why nothing but ``inconclusive`` may be said; empty when there is no reason.
+    and not estimated. ``guide``: what a draw that was not at random followed. ``reservation``: why nothing but
+    ``inconclusive`` may be said; empty when there is no reason.
     """
 
     rule: Rule
@@ -45,6 +47,7 @@ class Evidence:
     sequential: bool = False
     counted: bool = False
     reservation: str = ""
+    guide: Guide | None = None
 
     @property
     def stopped(self) -> bool:
@@ -84,13 +87,15 @@ def conclude(evidence: Evidence) -> Conclusion:
     reference = evidence.paired_reference
     comparison = compare(reference, evidence.subject, rule.metric, rule.confidence)
     companions = _companions(reference, evidence.subject, comparison)
-    whole = None
+    whole, early = None, None
     if rule.margin.kind == "relative" and not evidence.stopped:
         comparison = relative(comparison)
     if evidence.stopped and not comparison.undefined:
         scored = [outcome for outcome in evidence.reference if outcome.score is not None]
         whole = replace(comparison, reference=rule.metric.of(scored), n_items=len(scored))
-        comparison = sequential_test(evidence, whole).applied(comparison, _differences(evidence))
+        early = early_test(evidence, whole)
+        comparison = early.applied(comparison)
+        companions = {} if evidence.guide else companions  # means over a weighed draw are no means of the benchmark
     same = [] if evidence.identical_weights else _same_answers(reference, evidence.subject)
     judgement = judge(
         comparison,
@@ -103,8 +108,8 @@ def conclude(evidence: Evidence) -> Conclusion:
     )
     if judgement.verdict == "invalid":
         return Conclusion(comparison, judgement, companions)
-    if whole is not None:
-        judgement = _anytime(evidence, whole, comparison, judgement)
+    if early is not None:
+        judgement = _anytime(evidence, early, comparison, judgement)
     else:
         judgement = with_companions(judgement, judge_companions(reference, evidence.subject, rule))
     if evidence.reservation:
@@ -155,13 +160,26 @@ def _differences(evidence: Evidence) -> Any:
     return score_differences(evidence.reference, evidence.subject, evidence.rule.metric)[0]
 
 
-def _anytime(evidence: Evidence, whole: Comparison, comparison: Comparison, judgement: Judgement) -> Judgement:
+def early_test(evidence: Evidence, whole: Comparison) -> EarlyTest:
+    """The test of a case of which not all items were asked."""
+    rule = evidence.rule
+    if evidence.guide is None:
+        return Bets(sequential_test(evidence, whole), _differences(evidence))
+    return guided_test(
+        evidence.reference, evidence.subject, evidence.guide, rule.metric,
+        margin=rule.margin.in_units(whole.reference), confidence=rule.confidence, min_items=rule.min_items,
+    )  # fmt: skip
+
+
+def _anytime(evidence: Evidence, early: EarlyTest, comparison: Comparison, judgement: Judgement) -> Judgement:
     """The judgement with p-values that hold although the run chose when to stop."""
-    p_pass, p_regressed = sequential_test(evidence, whole).p_values(_differences(evidence))
-    if comparison.spread.clustered:
+    p_pass, p_regressed = early.p_values()
+    if comparison.spread.clustered and evidence.guide is None:
         p_pass, p_regressed = max(p_pass, judgement.p_pass), max(p_regressed, judgement.p_regressed)
     saved = len(evidence.reference) - len(evidence.subject)
     told = f"stopped after {len(evidence.subject)} of {len(evidence.reference)} items, {saved} saved"
+    if evidence.guide:
+        told += "; drawn by what the reference's outcomes tell, so this speaks of these benchmark items alone"
     return replace(judgement, p_pass=p_pass, p_regressed=p_regressed, reason=f"{judgement.reason}; {told}")
 
 
@@ -234,7 +252,12 @@ def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
         "sequential": evidence.sequential,
         "counted": evidence.counted,
         "reservation": evidence.reservation,
+        **({"guide": asdict(evidence.guide)} if evidence.guide else {}),
     }
+
+
+def _guide_from_json(content: Mapping[str, Any] | None) -> Guide | None:
+    return Guide(content["seed"], tuple(content["curve"])) if content else None
 
 
 def evidence_from_json(content: Mapping[str, Any]) -> Evidence:
@@ -250,4 +273,5 @@ def evidence_from_json(content: Mapping[str, Any]) -> Evidence:
         sequential=content["sequential"],
         counted=content.get("counted", False),
         reservation=content.get("reservation", ""),
+        guide=_guide_from_json(content.get("guide")),
     )
