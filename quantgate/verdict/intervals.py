@@ -127,7 +127,8 @@ def effective_groups(codes: Codes) -> float:
 
 def groups_count(codes: Codes) -> bool:
     """Whether groups enter the interval: there are two at least, and one of them holds two items."""
-    return bool(codes.size) and int(np.bincount(codes).max()) > 1 and int(codes.max()) > 0
+    sizes = np.bincount(codes)
+    return bool(codes.size) and int(sizes.max()) > 1 and int(np.count_nonzero(sizes)) > 1
 
 
 def group_df(sizes: Floats) -> float:
@@ -136,6 +137,7 @@ def group_df(sizes: Floats) -> float:
     Satterthwaite's, for groups of these ``sizes`` within which items correlate by 0.05, but never more than the
     effective number of groups less one. Equal groups have one less than there are; one as large as all others leaves 2.
     """
+    sizes = sizes[sizes > 0]  # of a part of the items, some groups may hold none
     shares = sizes / sizes.sum()
     noise = DF_CORRELATION + (1 - DF_CORRELATION) / sizes  # variance of a group's mean
     weights, pull = shares**2 / (1 - shares), shares * noise

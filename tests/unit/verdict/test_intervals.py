@@ -133,6 +133,11 @@ def test_degrees_of_freedom_are_those_of_the_quadratic_form(sizes: list[int]) ->
     assert intervals.group_df(counts) == pytest.approx(max(1.0, min(expected, 1 / (shares @ shares) - 1)))
 
 
+def test_groups_without_items_count_for_nothing() -> None:
+    assert intervals.group_df(np.array([3.0, 0.0, 3.0, 0.0])) == pytest.approx(1)
+    assert not intervals.groups_count(np.array([2, 2, 2]))
+
+
 def test_a_text_whose_neighbours_resemble_each_other_is_widened() -> None:
     rng = np.random.default_rng(4)
     alone = intervals.serial_spread(rng.normal(size=64))
