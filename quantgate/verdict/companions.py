@@ -32,7 +32,10 @@ class Companion:
     continuous: bool = False
 
 
-_RIGHT: Final = "probability of the right option among the options: every item contributes, not only those that flip"
+_RIGHT: Final = (
+    "probability of the right option among the options: every item contributes, not only those that flip; it does not "
+    "see answers that flip at the boundary between two options, so it stands beside the accuracy and never for it"
+)
 _LOSS: Final = "mean loss per token: perplexity without the exponential"
 _SUMMARY: Final = "another measure of the same summary: F-measure over "
 _TAIL: Final = "99th percentile of the KL divergence (an estimate too): sees rare, large damage that a mean hides"
