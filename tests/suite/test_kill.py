@@ -50,7 +50,7 @@ def untouched(gate, untouched_files):
         ("quantize:3", "rebuilding gptq4 of .*: an earlier run was interrupted while building it"),
         ("score:2", "resuming reference on perplexity_ptb: 2 of 8 answers were kept"),
         # the reference is asked twice (the second time for the noise floor) before the subject
-        ("score:11", "resuming reference on perplexity_ptb: 3 of 8 answers were kept"),
+        ("score:11", "resuming reference, asked again, on perplexity_ptb: 3 of 8 answers were kept"),
         ("score:19", "resuming gptq4 on perplexity_ptb: 3 of 8 answers were kept"),
         ("report:0", "rebuilding the report: an earlier run was interrupted while writing it"),
         ("report:1", "rebuilding the report"),

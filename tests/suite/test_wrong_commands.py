@@ -164,7 +164,8 @@ def test_torch_is_not_imported_for_a_wrong_option(gate, pytester):
         """
     )
     pytester.syspathinsert()
-    for wrong in (["--device", "banana"], ["--model", "nowhere"], ["--seed", "-1"], ["--store", __file__]):
+    file = pytester.makefile(".txt", store="no directory")
+    for wrong in (["--device", "banana"], ["--model", "nowhere"], ["--seed", "-1"], ["--store", file]):
         result = gate.subprocess("-p", "tripwire", *wrong)
         assert result.ret == 4
         result.stderr.fnmatch_lines([f"ERROR: {wrong[0] if wrong[0] != '--model' else 'model'}*"])
@@ -181,6 +182,7 @@ def test_data_one_level_wrong(gate, data_dir, tmp_path, where):
     }[where]
     given.mkdir(parents=True, exist_ok=True)
     del gate.base["--tasks"]
+    gate.base["--report-dir"] = data_dir.parent.parent / f"report-{where}"  # not among the data, wherever that lies
     line = refused(gate, "--data", given, "--strict")
     assert f"--data {given}: none of the" in line
     assert "expected folders like" in line

@@ -125,5 +125,5 @@ def test_an_unknown_format_is_named(model_dir, tmp_path):
         load_quantized(tmp_path, torch.float32)
     config["quantization_config"] = {"quant_method": "quantgate", "format": "easyquant"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"unreadable configuration \('bits'\)"):
+    with pytest.raises(ModelError, match=r"wrong settings \(there is no 'bits'\)"):
         load_quantized(tmp_path, torch.float32)
