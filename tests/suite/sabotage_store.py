@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.store import journal
@@ -15,6 +14,11 @@ from tests.suite.sabotage_scene import NOTHING, row
 UNWATCHED = (("quantgate.subjects.check_unchanged", NOTHING), ("quantgate.models.source.check_unchanged", NOTHING))
 ANYBODYS = ("quantgate.store.journal._checksum", lambda original: lambda body, key: original(body, ""))
 RTN2 = ("--tasks", "kld", "--methods", "rtn2")
+
+
+def _unasked(scene):
+    """A store without answers: what is kept already is neither loaded nor asked."""
+    return ("--store", scene.root / "unasked")
 
 
 def _reseal(entry):
@@ -33,6 +37,7 @@ def _reseal(entry):
 
 @row("a better model's answers under a good seal", "*8 of 8 answers of rtn2 on kld_ptb cannot be read*", ANYBODYS)
 def _(scene):
+    shutil.rmtree(scene.root / "store")  # answers that were sealed with the guard in order would be damaged without it
     good, bad = scene.answers("rtn8"), scene.answers("rtn2")
     shutil.copy(good / "responses.jsonl", bad / "responses.jsonl")
     _reseal(bad)
@@ -41,6 +46,7 @@ def _(scene):
 
 @row("a better model's journal", "*8 damaged lines are asked again*rtn2 on kld_ptb: regressed*", ANYBODYS)
 def _(scene):
+    shutil.rmtree(scene.root / "store")  # answers that were sealed with the guard in order would be damaged without it
     good, bad = scene.answers("rtn8"), scene.answers("rtn2")
     shutil.copy(good / "responses.jsonl", scene.root / "store" / "journals" / f"{bad.name}.jsonl")
     shutil.rmtree(bad)
@@ -92,7 +98,7 @@ def _(scene):
         original(self, index, response)
 
     scene.monkeypatch.setattr(journal.Journal, "add", add)
-    return scene.run("--model", path, "--tasks", "kld")
+    return scene.run("--model", path, "--tasks", "kld", *_unasked(scene))
 
 
 # --- files that change between the digest and the load --------------------------------------------------------------
@@ -117,7 +123,7 @@ def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "swapped"))
     _save(_rounded(scene, 2), path / "model.safetensors")
     _swapped_before(scene, "quantgate.candidates.load_candidate", path, _rounded(scene, 8))
-    return scene.judge_candidate(path)
+    return scene.judge_candidate(path, *_unasked(scene))
 
 
 @row("a reference exchanged before it is loaded", "*its files changed during the run (model.safetensors)*", *UNWATCHED)
@@ -125,18 +131,19 @@ def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "swapped"))
     other = {name: tensor.roll(1, 0) for name, tensor in load_file(path / "model.safetensors").items()}
     _swapped_before(scene, "quantgate.evaluation.load_reference", path, other)
-    return scene.run("--model", path, "--tasks", "kld")
+    return scene.run("--model", path, "--tasks", "kld", *_unasked(scene))
 
 
 @row("a reference written to in place while it is asked", "*its files changed during the run*", *UNWATCHED)
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "swapped"))
     state = load_file(path / "model.safetensors")
+    state["model.embed_tokens.weight"][-1] *= -1  # a token that no text has: without the guard nothing shows
     original = journal.Journal.add
 
     def add(self, index, response):
-        save_file({name: torch.roll(tensor, 1, 0) for name, tensor in state.items()}, path / "model.safetensors")
+        save_file(state, path / "model.safetensors", metadata={"format": "pt"})
         original(self, index, response)
 
     scene.monkeypatch.setattr(journal.Journal, "add", add)
-    return scene.run("--model", path, "--tasks", "kld")
+    return scene.run("--model", path, "--tasks", "kld", *_unasked(scene))
