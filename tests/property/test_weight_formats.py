@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantgate.quantize.columns import Processing
@@ -66,12 +66,14 @@ def test_spqr_finds_a_planted_weight(seed, row, column, bits, threshold):
 
 
 @quick
+@example(torch.tensor([[-1e-4, 1.03e-4]]), 8, 2)
 @given(layers(), st.integers(2, 8), st.integers(1, 20))
 def test_second_level_statistics_are_within_half_a_step(weight, bits, width):
     statistic = compress(weight, bits, width)
     out = weight.shape[1]
     steps = statistic.steps.float().repeat_interleave(width, 1)[:, :out]
-    rounding = 2.0**-9 * weight.abs().amax()  # low and step are fp16
+    # low and step are fp16; a step below its normal numbers is off by up to 2^-25, and a code takes it many times
+    rounding = 2.0**-9 * weight.abs().amax() + 2.0**-25 * (2**bits - 1)
     assert ((statistic.values() - weight).abs() <= 0.5 * steps + rounding + 1e-6).all()
 
 

@@ -20,13 +20,13 @@ def seen(tiny_model, tmp_path):
 def test_untouched_files_are_let_through_without_reading_a_weight(seen, monkeypatch):
     path, before, same = seen
     monkeypatch.setattr("quantgate.models.unchanged.digest_model", None)
-    check_unchanged(path, before, same, "it")
+    assert check_unchanged(path, before, same, "it") is None
 
 
 def test_a_new_time_alone_is_no_change(seen):
     path, before, same = seen
     os.utime(path / "model.safetensors", (0, 0))
-    check_unchanged(path, before, same, "it")
+    assert check_unchanged(path, before, same, "it") is None
 
 
 def test_bytes_written_in_place_with_the_old_time_are_found(seen):
