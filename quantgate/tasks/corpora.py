@@ -114,7 +114,7 @@ CORPORA: Final[dict[str, Corpus]] = {
             "English documentation",
             "CPython's pydoc topics, each paragraph once, joined by blank lines",
             prose,
-            length=512,
+            length=256,
             segments=64,
         ),
         Corpus(
@@ -122,7 +122,7 @@ CORPORA: Final[dict[str, Corpus]] = {
             "Python source",
             f"{len(_MODULES)} modules of CPython, joined by blank lines",
             code,
-            length=512,
+            length=256,
             segments=64,
         ),
         _of_rows(
