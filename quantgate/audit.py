@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.errors import ModelError
 from quantgate.models.digest import HEAD
+from quantgate.models.files import read_json
 from quantgate.models.loading import empty_model, read_config
-from quantgate.models.source import ModelFiles, read_json
+from quantgate.models.source import ModelFiles
 from quantgate.models.tensors import stored
 from quantgate.store.keys import AuditKey
 from quantgate.store.store import Store

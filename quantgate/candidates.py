@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from quantgate.audit import audited, check_complete
 from quantgate.errors import ModelError, UsageError
 from quantgate.models.digest import digest_model
-from quantgate.models.files import weight_files
+from quantgate.models.files import read_json, weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.quantized import quantized_tensors
-from quantgate.models.source import ModelFiles, check_model_directory, read_json
+from quantgate.models.source import ModelFiles, check_model_directory
 from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.store.store import Store

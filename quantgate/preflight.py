@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.errors import QuantgateError, UsageError
 from quantgate.models import architectures
-from quantgate.models.source import BUNDLED, check_chat_template, is_directory, peek_model, read_json
+from quantgate.models.files import read_json
+from quantgate.models.source import BUNDLED, check_chat_template, is_directory, peek_model
 from quantgate.naming import suggestion
 from quantgate.quantize.calibration_sets import (
     DIALOGUES,

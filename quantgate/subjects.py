@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from quantgate.errors import MethodError, StoreError, translated
 from quantgate.models.digest import digest_model
-from quantgate.models.source import ModelFiles, read_json
+from quantgate.models.files import read_json
+from quantgate.models.source import ModelFiles
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.progress import Progress
 from quantgate.quantize.base import Method, QuantizationRecord, StoredWeight

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from quantgate.errors import ModelError, translated
 from quantgate.models.accounting import adds_nothing, check_placed
+from quantgate.models.files import read_json
 from quantgate.models.loading import attention_implementation, load_reference, moved, read_config, torch_dtype
-from quantgate.models.source import read_json
 from quantgate.quantize import bnb, checkpoint
 from quantgate.quantize.base import StoredWeight
 from quantgate.quantize.mixed import layer_config

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
 from quantgate.errors import ModelError
+from quantgate.models.files import read_json
 
 _ANSWER: Final = "what the assistant says"
 # What transformers' own generation would do to the logits with these; greedy decoding here does none of it.
@@ -89,12 +89,4 @@ def _special(tokenizer: Any) -> frozenset[int]:
 
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; an empty one where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = reading.read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(str(path), f"is unreadable ({error})", expected="a JSON file") from error
-    if not isinstance(content, dict):
-        raise ModelError(str(path), f"holds a {type(content).__name__}", expected="a JSON object")
-    return content
+    return read_json(path, str(path.parent)) if path.is_file() else {}

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from quantgate import reading
 from quantgate.errors import ModelError
+from quantgate.reading import Unreadable
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -204,3 +205,18 @@ def _json(path: Path) -> Any:
         return reading.read_json(path)
     except (OSError, ValueError):
         return None
+
+
+def read_json(path: Path, who: str) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises ModelError when it is missing or is no object."""
+    try:
+        content = reading.read_json(path)
+    except FileNotFoundError as error:
+        raise ModelError(
+            who, f"{path.name} is missing", expected=f"a model directory with {path.name}", hint="finish the download"
+        ) from error
+    except (OSError, Unreadable) as error:
+        raise ModelError(who, f"{path.name} is unreadable ({error})", expected="a JSON file") from error
+    if not isinstance(content, dict):
+        raise ModelError(who, f"{path.name} holds a {type(content).__name__}", expected="a JSON object")
+    return content

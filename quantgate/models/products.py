@@ -38,8 +38,8 @@ def has_products(dtype: torch.dtype) -> bool:
 def arithmetic(dtype: torch.dtype) -> str:
     """How this processor computes with ``dtype``: its widest vectors, and the products of its 16-bit layers.
 
-    Answers of one kind of processor are not those of another: of 88 greedy answers of a 135M model in bf16, 16 scored
-    otherwise with AVX2 alone than with AMX.
+    Answers of one kind of processor are not those of another: rounding differs with the order of sums, and greedy
+    decoding and GPTQ amplify it.
     """
     vectors = torch.backends.cpu.get_cpu_capability()
     return f"{vectors}, {'its own' if has_products(dtype) else 'float32'} products of {dtype}".replace("torch.", "")

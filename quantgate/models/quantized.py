@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
 from quantgate.errors import ModelError
+from quantgate.models.files import read_json
 from quantgate.models.tensors import stored
 
 MAIN: Final = "quantization_config"
@@ -38,18 +38,8 @@ def declarations(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{inner}.{key} in config.json": part[key] for key in _KEYS if part.get(key)}
     for name in _SIDE_FILES:
         if (path / name).is_file():
-            found[name] = _object(path / name)
+            found[name] = read_json(path / name, str(path))
     return found
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = reading.read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(str(path), f"unreadable ({type(error).__name__})", expected="a JSON file") from error
-    if not isinstance(content, dict):
-        raise ModelError(str(path), f"holds a {type(content).__name__}", expected="a JSON object")
-    return content
 
 
 def refuse_quantized(path: Path, config: Mapping[str, Any], who: str) -> None:

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from quantgate import reading
 from quantgate.errors import ModelError
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
-from quantgate.models.files import weight_files
+from quantgate.models.files import read_json, weight_files
 from quantgate.models.quantized import declarations, refuse_quantized
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.naming import closest
-from quantgate.reading import Unreadable
 from quantgate.store.keys import ConvertedModelKey
 from quantgate.store.store import Store, sha256_file
 
@@ -262,18 +260,3 @@ def _refuse_detours(path: Path, config: Mapping[str, Any], who: str) -> None:
             who, "an adapter (adapter_config.json)", expected="a model by itself",
             hint="merge the adapter into the weights, or remove its files",
         )  # fmt: skip
-
-
-def read_json(path: Path, who: str) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises ModelError when it is missing or is no object."""
-    try:
-        content = reading.read_json(path)
-    except FileNotFoundError as error:
-        raise ModelError(
-            who, f"{path.name} is missing", expected=f"a model directory with {path.name}", hint="finish the download"
-        ) from error
-    except Unreadable as error:
-        raise ModelError(who, f"{path.name} is unreadable ({error})", expected="a JSON file") from error
-    if not isinstance(content, dict):
-        raise ModelError(who, f"{path.name} holds a {type(content).__name__}", expected="a JSON object")
-    return content

@@ -24,9 +24,8 @@ from quantgate import reading
 from quantgate.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded, check_placed
 from quantgate.models.digest import HEAD, is_tied
-from quantgate.models.files import model_files, weight_files
+from quantgate.models.files import model_files, read_json, weight_files
 from quantgate.models.loading import moved, read_config
-from quantgate.models.source import read_json
 from quantgate.models.tensors import reading_weights, stored
 from quantgate.quantize import activations, bnb, floats, formats, layout, uniform
 from quantgate.quantize.base import QuantizationRecord, StoredWeight

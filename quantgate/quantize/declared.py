@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from quantgate.errors import ModelError
+from quantgate.models.files import read_json
 from quantgate.models.quantized import MAIN, declarations
-from quantgate.models.source import read_json
 from quantgate.quantize.activations import ActivationSettings, CacheSettings
 from quantgate.quantize.easyquant import EasyQuantSettings
 from quantgate.quantize.floats import FloatSettings, is_plain

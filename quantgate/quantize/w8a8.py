@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import ModelError
-from quantgate.models.source import read_json
+from quantgate.models.files import read_json
 from quantgate.quantize import checkpoint
 from quantgate.quantize.base import Method
 from quantgate.quantize.gptq import GptqSettings

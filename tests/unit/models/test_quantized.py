@@ -70,7 +70,7 @@ def test_what_lies_beside(name, original, tmp_path):
 
 def test_a_declaration_that_is_no_object_is_refused(original, tmp_path):
     (original / "quantize_config.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"quantize_config.json: holds a list; expected a JSON object"):
+    with pytest.raises(ModelError, match=r"quantize_config.json holds a list; expected a JSON object"):
         resolve(original, tmp_path)
 
 
