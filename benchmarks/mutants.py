@@ -144,6 +144,10 @@ of(
     ("        if packed or last in _PARTS:", "        if last in _PARTS:"),
     ("(last in _CODES or tensor.dtype not in _FLAGS)", "tensor.dtype not in _FLAGS"),
     ("(last in _CODES or tensor.dtype not in _FLAGS)", "True"),
+)
+of(
+    "quantgate/models/files.py",
+    "tests/unit/models/test_quantized.py tests/unit/models/test_files.py",
     ("    if not isinstance(content, dict):", f"    {NEVER}"),
 )
 of(

@@ -66,7 +66,8 @@ def test_real_scores_counted_by_sign_are_statsmodels_sign_test(differences: list
 def test_beating_chance_is_the_binomial_test(n: int, share: float, chance: float) -> None:
     right = round(share * n)
     expected = stats.binomtest(right, n, chance, alternative="greater").pvalue
-    assert beats_chance(right, n, chance) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+    # far in the tail the two libraries differ from each other, and scipy's from the exact sum, by 1e-7 of the value
+    assert beats_chance(right, n, chance) == pytest.approx(expected, rel=1e-6, abs=1e-300)
     assert beats_chance(right, n, chance) == pytest.approx(binom_test(right, n, chance, alternative="larger"), abs=1e-9)
 
 
