@@ -221,7 +221,7 @@ of(
     "tests/suite/test_wrong_commands.py",
     *((f"    {name},\n", "") for name in (
         "check_texts", "check_numbers", "check_directories", "check_device", "check_calibration", "check_sizes",
-        "check_architecture", "check_calibration_data",
+        "check_architecture", "check_calibration_data", "check_candidates",
     )),
     ("    check_model,\n", ""),
 )  # fmt: skip

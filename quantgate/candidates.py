@@ -20,6 +20,7 @@ from quantgate.models.files import read_json, weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.quantized import quantized_tensors
 from quantgate.models.source import ModelFiles, check_model_directory
+from quantgate.models.tensors import stored
 from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.store.store import Store
@@ -74,6 +75,30 @@ def parse_candidate(text: str) -> Method:
     )
 
 
+def check_candidate(method: Method, reference: Path | None) -> None:
+    """Check, without reading a weight, that the candidate is whole and declares what can be judged.
+
+    ``reference``: a directory with the original's config.json, where it is known already.
+
+    Raises:
+        ModelError: a file is missing or cut short, it is of another architecture, or its declaration is refused.
+    """
+    from quantgate.quantize.declared import read_declared
+
+    path, who = directory_of(method), f"candidate {method.id!r}"
+    check_model_directory(path, method.id, who)
+    stored(path, who)
+    if reference is not None:
+        _check_alike(reference, path, who)
+    read_declared(path, who)
+
+
+def directory_of(method: Method) -> Path:
+    """Where the checkpoint of a candidate's row lies."""
+    assert isinstance(method.settings, CandidateSettings)
+    return Path(method.settings.directory)
+
+
 def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     """The candidate as a subject of ``model``.
 
@@ -82,10 +107,8 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     """
     from quantgate.quantize.declared import read_declared
 
-    assert isinstance(method.settings, CandidateSettings)
-    path = Path(method.settings.directory)
-    who = f"candidate {method.id!r}"
-    check_model_directory(path, method.id)
+    path, who = directory_of(method), f"candidate {method.id!r}"
+    check_model_directory(path, method.id, who)
     seen = stamps(path)
     _check_alike(model.path, path, who)
     declared = read_declared(path, who)

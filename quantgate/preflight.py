@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.candidates import ALGORITHM, check_candidate
 from quantgate.errors import QuantgateError, UsageError
 from quantgate.models import architectures
 from quantgate.models.files import read_json
@@ -225,7 +226,7 @@ def check_before(wanted: Wanted, method: Method, data: DataSource | None) -> Non
 def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
     """A model whose blocks hold matrices that no method here can quantize (GPT-2's Conv1D, fused experts)."""
     del data
-    made_here = [method.id for method in methods if method.algorithm not in ("candidate", "none")]
+    made_here = [method.id for method in methods if method.algorithm not in (ALGORITHM, "none")]
     if made_here and (place := wanted.place) is not None:
         config = read_json(place / "config.json", f"model {wanted.model!r}")
         architectures.check_quantizable(config, wanted.model, made_here)
@@ -254,9 +255,18 @@ def check_calibration_data(wanted: Wanted, methods: Sequence[Method], data: Data
         )
 
 
+def check_candidates(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
+    """A candidate whose files are not whole, or declare what cannot be judged: seen from configurations and headers."""
+    del data
+    for method in methods:
+        if method.algorithm == ALGORITHM:
+            check_candidate(method, wanted.place)
+
+
 CHECKS_OF_METHODS: Final[tuple[Callable[[Wanted, Sequence[Method], DataSource], None], ...]] = (
     check_architecture,
     check_calibration_data,
+    check_candidates,
 )
 
 

@@ -226,22 +226,24 @@ def check_chat_template(path: Path, name: str, instead: Sequence[str]) -> None:
     )
 
 
-def check_model_directory(path: Path, name: str) -> None:
+def check_model_directory(path: Path, name: str, who: str = "") -> None:
     """Check that ``path`` holds a whole causal language model in safetensors, with a tokenizer.
+
+    ``who`` is named in messages; the model ``name`` where it is empty.
 
     Raises:
         ModelError: names the missing or wrong file.
     """
-    who = f"model {name!r}"
-    _refuse_detours(path, check_config(path, name), who)
+    who = who or f"model {name!r}"
+    _refuse_detours(path, check_config(path, name, who), who)
     weight_files(path, who)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights")
 
 
-def check_config(path: Path, name: str) -> dict[str, Any]:
+def check_config(path: Path, name: str, who: str = "") -> dict[str, Any]:
     """The configuration in ``path``, checked to be a causal language model's. Raises ModelError."""
-    who = f"model {name!r}"
+    who = who or f"model {name!r}"
     config = read_json(path / "config.json", who)
     architectures = config.get("architectures") or []
     if not any(str(each).endswith(("ForCausalLM", "LMHeadModel")) for each in architectures):

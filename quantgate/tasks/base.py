@@ -224,6 +224,18 @@ def best_constant(task: Task, items: Sequence[Item]) -> float | None:
 
 
 @runtime_checkable
+class FewShot(Protocol):
+    """A task that may be asked behind solved examples, which come from a split that is never scored."""
+
+    @property
+    def shots(self) -> int | None:
+        """How many examples; None where it is asked in a form that takes none."""
+
+    def examples(self, data: DataSource) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
+        """The examples by configuration. Raises DataError where one holds fewer than `shots`."""
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A task some of whose items nobody could score, so that asking them would be a waste."""
 

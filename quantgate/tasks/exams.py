@@ -73,11 +73,15 @@ class Exam:
             found = f"{len(self.choices(row))} choices, {self.answer.lower()} {row[self.answer]!r}"
             raise DataError(where, found, expected=f"4 choices, {wanted}")
 
+    def examples(self, data: DataSource, shots: int) -> dict[str, tuple[Row, ...]]:
+        """The first ``shots`` dev rows of every subject."""
+        subjects = data.configs(self.dataset)
+        return {each: first_shots(data, self.dataset, each, "dev", self.fields, shots) for each in subjects}
+
     def items(self, data: DataSource, selection: Selection, shots: int) -> list[Item]:
         """Rows of all subjects, each with the first ``shots`` dev rows of its subject."""
         items = []
-        for subject in data.configs(self.dataset):
-            examples = first_shots(data, self.dataset, subject, "dev", self.fields, shots)
+        for subject, examples in self.examples(data, shots).items():
             for number, row in enumerate(data.rows(self.dataset, subject, self.split, self.fields)):
                 self.check(row, f"{self.dataset}/{subject}/{self.split} in {data.name}, row {number}")
                 items.append(Item(f"{subject}/{self.split}/{number}", subject, row, examples))
@@ -176,6 +180,10 @@ class ExamLikelihood:
             "likelihood of the option letter" if self.form == "letter" else "mean token likelihood of the option text"
         )
         return f"{k_shot(self.shots)}, {what}"
+
+    def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
+        """The first dev rows of every subject."""
+        return self.exam.examples(data, self.shots)
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Rows of all subjects with their dev examples."""

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from quantgate.errors import UsageError
-from quantgate.tasks.base import Task
+from quantgate.errors import DataError, UsageError
+from quantgate.tasks.base import FewShot, Task
 from quantgate.tasks.data import DataSource, DirectorySource
 
 _LOOKED_AT: Final = 500  # folders, when looking for one that was meant
@@ -55,6 +55,28 @@ def check_tasks(tasks: Sequence[Task], data: DataSource) -> None:
             f"data {data.name!r} has nothing for {names}",
             expected=f"<config>/<split>.jsonl in each of these folders in {data.root.absolute()}",
             hint=_meant(data.root, [folder for _, folder in missing]) or "choose another --data, or other --tasks",
+        )
+
+
+def check_examples(tasks: Sequence[Task], data: DataSource, wanted: int | None) -> None:
+    """Raise UsageError naming all ``tasks`` that are to be asked behind ``wanted`` examples and have fewer."""
+    if not wanted:
+        return
+    found: dict[str, str] = {}
+    for task in tasks:
+        if isinstance(task, FewShot) and task.shots == wanted:
+            try:
+                task.examples(data)
+            except DataError as error:
+                found[task.id] = f"{task.id}: {error.who}: {error.found}"
+    if found:
+        named = "; ".join([*found.values()][:_SHOWN]) + f"; and {len(found) - _SHOWN} more" * (len(found) > _SHOWN)
+        tasks_have = "1 task has" if len(found) == 1 else f"{len(found)} tasks have"
+        raise UsageError(
+            f"--num-fewshot {wanted}",
+            f"{tasks_have} fewer examples ({named})",
+            expected=f"at least {wanted} in each",
+            hint="lower --num-fewshot, or name other --tasks",
         )
 
 

@@ -123,9 +123,13 @@ class Gsm8k:
         form = "zero-shot chat" if self.shots is None else f"{k_shot(self.shots)} chain of thought"
         return f"{form}, greedy, at most {self.max_new_tokens} new tokens, {self.extractor}"
 
+    def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
+        """The first rows of ``train``."""
+        return {"main": first_shots(data, self.dataset, "main", "train", _FIELDS, self.shots or 0)}
+
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
-        """Test rows of the configuration ``main``; few-shot examples are the first rows of ``train``."""
-        shots = first_shots(data, self.dataset, "main", "train", _FIELDS, self.shots or 0)
+        """Test rows of the configuration ``main`` with their examples."""
+        [shots] = self.examples(data).values()
         items = items_of_split(data, self.dataset, "main", "test", _FIELDS, selection, _check_row)
         return [replace(item, shots=shots) for item in items]
 

@@ -15,7 +15,7 @@ from quantgate.errors import DataError
 from quantgate.scoring.requests import LikelihoodResponse, Request, Response
 from quantgate.tasks.base import ACCURACY, PERPLEXITY, Item, ItemOutcome, Metric, Selection, only
 from quantgate.tasks.choices import NOT_FINITE
-from quantgate.tasks.data import DataSource, Fields
+from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import first_shots, k_shot, limited
 from quantgate.tasks.prompts import Prompts
 
@@ -43,9 +43,13 @@ class Lambada:
         """What is made of the last word's likelihood."""
         return f"{k_shot(self.shots)}, {'last word greedy' if self.measure == 'acc' else 'loss of the last word'}"
 
+    def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
+        """The first rows of ``train``."""
+        return {"default": first_shots(data, self.dataset, "default", "train", _FIELDS, self.shots)}
+
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
-        """Test passages; few-shot examples are the first rows of ``train``."""
-        shots = first_shots(data, self.dataset, "default", "train", _FIELDS, self.shots)
+        """Test passages with their examples."""
+        [shots] = self.examples(data).values()
         items = []
         for number, row in enumerate(data.rows(self.dataset, "default", "test", _FIELDS)):
             if not all(part.strip() for part in row["text"].rpartition(" ")[::2]):

@@ -175,10 +175,15 @@ class MultipleChoice:
         """What the options are compared by."""
         return f"{k_shot(self.shots)}, option log-likelihood{' per character' if self.norm == 'characters' else ''}"
 
-    def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
-        """Rows of the split under test; few-shot examples are the first rows of ``train``."""
+    def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
+        """The first rows of ``train``."""
         where = BENCHMARKS[self.benchmark]
-        shots = first_shots(data, where.dataset, where.config, "train", where.fields, self.shots)
+        return {where.config: first_shots(data, where.dataset, where.config, "train", where.fields, self.shots)}
+
+    def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
+        """Rows of the split under test with their examples."""
+        where = BENCHMARKS[self.benchmark]
+        [shots] = self.examples(data).values()
         items = []
         for number, row in enumerate(data.rows(where.dataset, where.config, where.split, where.fields)):
             name = f"{where.config}/{where.split}/{number}"

@@ -150,6 +150,7 @@ def _(scene):
     "weights outside the directory",
     "*leads out of the model's directory*",
     ("quantgate.models.files._check_inside", NOTHING),
+    code=4,
 )
 def _(scene):
     path, good, _bad = _two_sets(scene)
@@ -163,6 +164,7 @@ def _(scene):
     "a tensor in two files",
     f"*{NORM} is both in a.safetensors and in b.safetensors*",
     ("quantgate.models.tensors.tensors_of", lambda original: lambda weights, who: original(_first(weights), who)),
+    code=4,
 )
 def _(scene):
     path, good, bad = _two_sets(scene)
@@ -183,6 +185,7 @@ def _first(weights):
     "an adapter beside the weights",
     "*an adapter (adapter_config.json)*",
     ("quantgate.models.source._refuse_detours", NOTHING),
+    code=4,
 )
 def _(scene):
     path = scene.checkpoint()

@@ -217,6 +217,63 @@ def test_a_base_model_needs_a_text_to_calibrate_on(gate, tiny_model, tmp_path):
     assert gate.run("--model", model, "--methods", "rtn8", "--calibration", "dialogues").ret == 0
 
 
+@pytest.mark.parametrize(("shots", "count"), [(3, 2), (2, 1)])
+def test_more_examples_than_the_data_holds(gate, data_dir, write_jsonl, shots, count):
+    rows = [{"text": f"the wind of day {day} sails the old boat"} for day in range(8)]
+    write_jsonl(data_dir, "EleutherAI/lambada_openai", "default", "test", rows)
+    write_jsonl(data_dir, "EleutherAI/lambada_openai", "default", "train", rows[:2])
+    option = {"question": "Q", "passage": "P", "answer": True}
+    write_jsonl(data_dir, "google/boolq", "default", "validation", [option] * 8)
+    write_jsonl(data_dir, "google/boolq", "default", "train", [option])
+    line = refused(gate, "--tasks", "lambada,boolq,truthfulqa", "--num-fewshot", str(shots))
+    assert f"--num-fewshot {shots}: {count} task" in line
+    assert "boolq: google/boolq/default/train in data: 1 rows" in line
+    assert ("lambada: EleutherAI/lambada_openai/default/train in data: 2 rows" in line) == (count == 2)
+    assert "lower --num-fewshot" in line
+
+
+def _without_a_shard(path):
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _cut_short(path):
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def _saying(path, **changes):
+    config = path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+
+
+INCOMPLETE = {
+    "a shard is missing": (_without_a_shard, "1 of 2 weight files are missing (model-00002-of-00002.safetensors)"),
+    "no configuration": (lambda path: (path / "config.json").unlink(), "config.json is missing"),
+    "no weights": (lambda path: (path / "model.safetensors").unlink(), "no weights; expected safetensors files"),
+    "no tokenizer": (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer; expected tokenizer.json"),
+    "weights cut short": (_cut_short, "no whole safetensors file"),
+    "another size": (lambda path: _saying(path, hidden_size=64), "hidden_size 64; expected 32, as in the reference"),
+    "an unknown layout": (
+        lambda path: _saying(path, quantization_config={"quant_method": "aqlm"}),
+        "quantization_config: quant_method 'aqlm'; expected one of gptq,",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE, ids=lambda name: name.replace(" ", "_"))
+def test_a_candidate_that_is_not_whole(gate, tiny_model, tmp_path, name):
+    damage, words = INCOMPLETE[name]
+    candidate = copy_of(tiny_model, tmp_path)
+    damage(candidate)
+    del gate.base["--methods"]
+    line = refused(gate, "--candidate", f"mine={candidate}", "--tasks", "truthfulqa")
+    assert words in line
+    assert "model 'mine'" not in line  # it is a candidate
+    assert not (tmp_path / "store").exists()
+
+
 def copy_of(model, tmp_path, **changes):
     path = Path(shutil.copytree(model, tmp_path / "copy"))
     config = json.loads((path / "config.json").read_text())
