@@ -208,8 +208,8 @@ def run_quantgate(job: dict) -> dict:
     from quantgate.quantize.base import Method
     from quantgate.quantize.calibration import Calibration
     from quantgate.quantize.checkpoint import load_quantized
-    from quantgate.quantize.gptq import GptqSettings
     from quantgate.quantize.run import quantize_checkpoint
+    from quantgate.quantize.settings import GptqSettings
 
     reference, clock = perplexity(load_reference(job["model"]), job["held_out"]), Clock()
     by_activation, static = job["order"] != "natural", job["order"] == "static"

@@ -20,7 +20,6 @@ from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.errors import translated
 from quantgate.models.ending import end_tokens, ignored_generation_settings
 from quantgate.models.loading import context_length, load_reference, load_tokenizer, text_config, torch_dtype
-from quantgate.models.products import arithmetic
 from quantgate.models.sameness import configuration_problems
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.progress import Progress, Share
@@ -485,6 +484,7 @@ class Evaluation:
     @cached_property
     def engine_record(self) -> dict[str, Any]:
         """What about the engine can change an answer."""
+        from quantgate.models.products import arithmetic
         from quantgate.scoring.engine import TorchEngine, wide_batch
 
         device = self.options.device.split(":")[0]

@@ -27,11 +27,11 @@ from quantgate.quantize.base import Method
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
 from quantgate.quantize.checkpoint import bytes_on_disk, ties_its_head, untie
-from quantgate.quantize.floats import FloatSettings
 from quantgate.quantize.methods import algorithm_of, get_method
 from quantgate.quantize.mixed import mixed_config
 from quantgate.quantize.nvfp4 import share_scales
 from quantgate.quantize.readers import linear_shapes, readers
+from quantgate.quantize.settings import FloatSettings
 from quantgate.quantize.w8a8 import convert, is_w8a8, w8a8_config
 from quantgate.store.store import Store, default_root
 from quantgate.subjects import Subject, make_subject

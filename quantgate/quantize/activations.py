@@ -8,63 +8,18 @@ weights rounds no more than an integer kernel's result in that dtype would.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from quantgate.errors import MethodError, ModelError
 from quantgate.quantize.grids import UniformGrid, cover, to_steps
-from quantgate.quantize.statistics import InputStatistics, Need
+from quantgate.quantize.settings import ActivationSettings, CacheSettings
+from quantgate.quantize.statistics import InputStatistics
 
-Granularity = Literal["tensor", "token", "group"]
 PARTS: Final = ("input_scale", "input_zero")  # of a static grid, stored beside the layer's weight
 _ROWS: Final = 512  # tokens worked on at a time: a float32 copy of them stays in the cache
-
-
-@dataclass(frozen=True)
-class ActivationSettings:
-    """How a layer's input is quantized.
-
-    ``granularity``: what shares a scale: the whole tensor, each token, or each run of ``group_size`` features (of a
-    token if ``dynamic``). ``dynamic``: ranges are those of the tensor at hand; otherwise of the calibration set.
-
-    Raises:
-        MethodError: static scales a token, which nothing could have measured, or bits the grid does not have.
-    """
-
-    bits: int = 8
-    granularity: Granularity = "token"
-    dynamic: bool = True
-    sym: bool = True
-    group_size: int = 128
-
-    def __post_init__(self) -> None:
-        if self.granularity == "token" and not self.dynamic:
-            raise MethodError(
-                "activations", "static scales by token", expected="dynamic, or granularity tensor or group"
-            )
-        UniformGrid(self.bits, self.sym)
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What of the calibration set it looks at."""
-        return frozenset() if self.dynamic else frozenset({"range"})
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """The key/value cache: every token's keys (before their rotation, as in KVQuant, arXiv 2401.18079) and values, in
-    groups of ``group_size`` channels (a head, usually), asymmetric with a float32 range that follows the token."""
-
-    bits: int = 8
-    group_size: int = 64
-
-    @property
-    def bits_effective(self) -> float:
-        """Bits per element with a 16-bit scale and a zero point a group."""
-        return self.bits + (16 + self.bits) / self.group_size
 
 
 def static_grid(statistics: InputStatistics, settings: ActivationSettings) -> dict[str, Tensor]:

@@ -27,33 +27,13 @@ from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.fold import Fold
 from quantgate.quantize.grids import UniformGrid, cover, fit_groups, group_bounds, group_index, quantize, to_steps
 from quantgate.quantize.hessian import exact_bf16_products, hessian_of
+from quantgate.quantize.settings import AwqSettings, ClipSettings
 from quantgate.quantize.statistics import InputStatistics, Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
 
 _SMALLEST: Final = 1e-4  # of a scale before normalisation, as in the paper's code
 _CHUNK: Final = 1 << 19  # weights worked on at a time: few enough for the caches, many for one conversion of H to bf16
 _USUAL: Final = 0.4  # of the grid: where the best ratio mostly is, so most of the others are soon given up
-
-
-@dataclass(frozen=True)
-class AwqSettings:
-    """The transformation. ``grid``: number of ratios in [0, 1); the scales are searched for this weight grid."""
-
-    bits: int
-    group_size: int = 128
-    sym: bool = False
-    grid: int = 20
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """RTN with searched ranges. ``steps`` candidates, the range shrunk by up to ``max_shrink`` (exclusive)."""
-
-    bits: int
-    group_size: int = 128
-    sym: bool = False
-    steps: int = 10
-    max_shrink: float = 0.5
 
 
 def _columns(weights: Sequence[Tensor]) -> Tensor:

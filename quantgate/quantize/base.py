@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from quantgate.quantize.activations import ActivationSettings, CacheSettings
+    from quantgate.quantize.settings import ActivationSettings, CacheSettings
 
 
 class Settings(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,7 @@ from torch import Tensor, nn
 from quantgate.errors import MethodError, ModelError
 from quantgate.quantize import int8
 from quantgate.quantize.base import LayerResult, Order, Statistics, StoredWeight
-
-
-@dataclass(frozen=True)
-class Int8Settings:
-    """``threshold``: activation columns that reach it are multiplied in 16 bit (6.0: the paper's, the library's)."""
-
-    threshold: float = 6.0
-
-
-@dataclass(frozen=True)
-class Float4Settings:
-    """``quant_type``: the sixteen levels; ``blocksize``: consecutive weights that share an absmax (float32)."""
-
-    quant_type: Literal["nf4", "fp4"]
-    blocksize: int = 64
+from quantgate.quantize.settings import Float4Settings, Int8Settings
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,20 @@ from typing import Any, Final, Literal
 from quantgate.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.models.quantized import MAIN, declarations
-from quantgate.quantize.activations import ActivationSettings, CacheSettings
-from quantgate.quantize.easyquant import EasyQuantSettings
-from quantgate.quantize.floats import FloatSettings, is_plain
+from quantgate.quantize.floats import is_plain
 from quantgate.quantize.formats import FORMATS
-from quantgate.quantize.hqq import HqqSettings
 from quantgate.quantize.layout import QUANT_METHOD
 from quantgate.quantize.mixed import dynamic_rule, is_mixed
-from quantgate.quantize.quip import QuipSettings
-from quantgate.quantize.slim import SlimSettings
-from quantgate.quantize.spqr import SpqrSettings
+from quantgate.quantize.settings import (
+    ActivationSettings,
+    CacheSettings,
+    EasyQuantSettings,
+    FloatSettings,
+    HqqSettings,
+    QuipSettings,
+    SlimSettings,
+    SpqrSettings,
+)
 
 _WORDS: Final = ("bits", "group_size", "sym", "desc_act", "checkpoint_format")  # must not differ between two places
 

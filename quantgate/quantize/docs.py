@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE
 from quantgate.quantize.base import Method, Settings
-from quantgate.quantize.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS
+from quantgate.quantize.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS, Later
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
@@ -209,7 +209,7 @@ def _values(settings: Any) -> str:
 
 def undescribed() -> set[str]:
     """Algorithms and transformations of this package that the page says nothing about."""
-    own = {key for key, made in ALGORITHMS.items() if getattr(made, "__module__", "").startswith("quantgate.")}
+    own = {key for key, made in ALGORITHMS.items() if isinstance(made, Later)}
     names = {kind.__name__.removesuffix("Settings").lower() for kind in TRANSFORMATIONS}
     return (own | names) - set(ABOUT)
 

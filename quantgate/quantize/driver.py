@@ -25,13 +25,14 @@ from torch.utils.hooks import RemovableHandle
 from quantgate.errors import MethodError
 from quantgate.models.products import wide_products
 from quantgate.progress import Progress
-from quantgate.quantize.activations import ActivationSettings, static_grid
+from quantgate.quantize.activations import static_grid
 from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
 from quantgate.quantize.batches import Batch, Stop, batches_of, capture, run_block
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.fold import Fold, Transformation, apply, find_folds, restored
 from quantgate.quantize.layers import Block, Stage, decoder_blocks, head_of, hooks, observe_stages, replace_weight
 from quantgate.quantize.ragged import attention_of
+from quantgate.quantize.settings import ActivationSettings
 from quantgate.quantize.statistics import InputStatistics, Need
 
 Results = dict[str, LayerResult]

@@ -22,22 +22,11 @@ from quantgate.quantize.grids import group_bounds, group_index
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.outliers import Outliers, outliers_of, read_outliers
 from quantgate.quantize.packing import pack_stream, unpack_stream
+from quantgate.quantize.settings import EasyQuantSettings
 
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive fp16
 _SHRINKS: Final = tuple(step / 50 for step in range(50, 14, -1))  # of the absolute maximum: 1 down to 0.3
 _NUDGES: Final = tuple(1 + step / 400 for step in range(-7, 8) if step)  # of the best so far: half a step at most
-
-
-@dataclass(frozen=True)
-class EasyQuantSettings:
-    """``sigmas``: distance from the mean, in standard deviations, from which a weight is an outlier (paper: 2.5 to 3).
-
-    ``group_size``: input features that share a scale (-1: all of them, as in the paper).
-    """
-
-    bits: int
-    group_size: int = 128
-    sigmas: float = 3.0
 
 
 def outlier_mask(weight: Tensor, sigmas: float) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from torch import Tensor
 from quantgate.errors import MethodError, ModelError
 from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
+from quantgate.quantize.settings import FloatFormat, FloatSettings
 
-FloatFormat = Literal["e4m3", "e5m2", "nvfp4", "mxfp4"]
 FLOAT8: Final = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 BLOCK: Final = {"nvfp4": 16, "mxfp4": 32}
 E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -31,13 +31,6 @@ _SIGN: Final = 8  # of a 4-bit code: three bits of `E2M1`, then the sign
 _E8M0_BIAS: Final = 127
 _E4M3_TOP: Final = 448.0
 _TINY: Final = 2.0**-100  # stands in for the largest weight of a matrix of zeros
-
-
-@dataclass(frozen=True)
-class FloatSettings:
-    """``kind``: see the module."""
-
-    kind: FloatFormat
 
 
 def round_float8(values: Tensor, kind: FloatFormat) -> Tensor:

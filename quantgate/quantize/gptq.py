@@ -13,28 +13,9 @@ from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.columns import ColumnLoop, Processing, processing_of
 from quantgate.quantize.grids import UniformGrid, fit, fit_groups, to_steps
 from quantgate.quantize.hessian import Hessian, output_energy
+from quantgate.quantize.settings import GptqSettings
 from quantgate.quantize.statistics import Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
-
-
-@dataclass(frozen=True)
-class GptqSettings:
-    """The defaults are those of paper A (AutoGPTQ's names).
-
-    ``desc_act``: columns with the largest ``diag(H)`` first. ``static_groups``: scales fitted once to the original
-    weights. ``damp_percent``: share of ``mean(diag(H))`` added to the diagonal. ``true_sequential``: layers of a block
-    see their predecessors quantized. ``block_sequential``: so do the blocks.
-    """
-
-    bits: int
-    group_size: int = 128
-    sym: bool = True
-    desc_act: bool = True
-    static_groups: bool = False
-    damp_percent: float = 0.01
-    blocksize: int = 128
-    true_sequential: bool = True
-    block_sequential: bool = True
 
 
 class _Loop(ColumnLoop):

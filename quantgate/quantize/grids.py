@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from quantgate.errors import MethodError
+from quantgate.quantize.settings import check_grid
 
-MIN_BITS: Final = 2
-MAX_BITS: Final = 8
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive fp16
 _LARGEST_SCALE: Final = 65504.0
 
@@ -37,8 +36,7 @@ class UniformGrid:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
-        if not MIN_BITS <= self.bits <= MAX_BITS:
-            raise MethodError("uniform grid", f"{self.bits} bits", expected=f"{MIN_BITS} to {MAX_BITS} bits")
+        check_grid(self.bits)
 
     @property
     def top(self) -> int:

@@ -22,14 +22,7 @@ from quantgate.errors import MethodError, translated
 from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.packing import pack_stream, unpack_stream
-
-
-@dataclass(frozen=True)
-class HqqSettings:
-    """``group_size``: input features that share a scale. At 4 bit zero points are whole numbers, as in the library."""
-
-    bits: int
-    group_size: int = 64
+from quantgate.quantize.settings import HqqSettings
 
 
 @dataclass(frozen=True)

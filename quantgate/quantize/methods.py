@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from quantgate.errors import UsageError
 from quantgate.naming import same_name, suggestion
 from quantgate.quantize import transformed
-from quantgate.quantize.awq import Awq, AwqSettings, ClippedRtn
 from quantgate.quantize.base import Algorithm, Method
-from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings
-from quantgate.quantize.easyquant import EasyQuant, EasyQuantSettings
-from quantgate.quantize.floats import FloatFormat, FloatFormats, FloatSettings
-from quantgate.quantize.fold import Transformation
-from quantgate.quantize.gptq import Gptq, GptqSettings
-from quantgate.quantize.hqq import Hqq, HqqSettings
 from quantgate.quantize.plugins import installed_plugins, merged, table_of
-from quantgate.quantize.quip import Quip, QuipSettings
-from quantgate.quantize.rtn import Rtn, RtnSettings
-from quantgate.quantize.slim import Slim, SlimSettings
-from quantgate.quantize.smoothquant import SmoothQuant, SmoothQuantSettings
-from quantgate.quantize.spqr import Spqr, SpqrSettings
+from quantgate.quantize.settings import (
+    AwqSettings,
+    EasyQuantSettings,
+    Float4Settings,
+    FloatFormat,
+    FloatSettings,
+    GptqSettings,
+    HqqSettings,
+    Int8Settings,
+    QuipSettings,
+    RtnSettings,
+    SlimSettings,
+    SmoothQuantSettings,
+    SpqrSettings,
+)
+
+if TYPE_CHECKING:
+    from quantgate.quantize.fold import Transformation
+
+
+@dataclass(frozen=True)
+class Later:
+    """A class of this package, imported when it is first called: its module loads torch, which the table need not."""
+
+    module: str
+    name: str
+
+    def __call__(self, settings: Any) -> Any:
+        """The algorithm or transformation with its settings."""
+        return self.load()(settings)
+
+    def load(self) -> Any:
+        """The class itself."""
+        return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
+
 
 _PLUGINS: Final = installed_plugins()
 ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = merged(
     {
-        "rtn": Rtn,
-        "gptq": Gptq,
-        "spqr": Spqr,
-        "slim": Slim,
-        "easyquant": EasyQuant,
-        "float": FloatFormats,
-        "quip": Quip,
-        "hqq": Hqq,
-        "llm_int8": Int8,
-        "bnb_4bit": Float4,
-        "clipped_rtn": ClippedRtn,
+        "rtn": Later("rtn", "Rtn"),
+        "gptq": Later("gptq", "Gptq"),
+        "spqr": Later("spqr", "Spqr"),
+        "slim": Later("slim", "Slim"),
+        "easyquant": Later("easyquant", "EasyQuant"),
+        "float": Later("floats", "FloatFormats"),
+        "quip": Later("quip", "Quip"),
+        "hqq": Later("hqq", "Hqq"),
+        "llm_int8": Later("bnb", "Int8"),
+        "bnb_4bit": Later("bnb", "Float4"),
+        "clipped_rtn": Later("awq", "ClippedRtn"),
     },
     [plugin.algorithms for plugin in _PLUGINS],
     "algorithm",
@@ -44,8 +69,8 @@ ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = merged(
 NO_WEIGHTS: Final = "none"  # the algorithm of rows that leave every weight as it is
 TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = merged(
     {
-        AwqSettings: Awq,
-        SmoothQuantSettings: SmoothQuant,
+        AwqSettings: Later("awq", "Awq"),
+        SmoothQuantSettings: Later("smoothquant", "SmoothQuant"),
     },
     [plugin.transformations for plugin in _PLUGINS],
     "transformation",

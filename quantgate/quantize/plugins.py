@@ -13,13 +13,15 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.errors import UsageError, translated
 from quantgate.quantize.base import Algorithm, Method, StoredWeight
-from quantgate.quantize.fold import Transformation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantgate.quantize.fold import Transformation
 
 GROUP: Final = "quantgate.methods"
 

@@ -29,22 +29,10 @@ from quantgate.quantize.columns import ColumnLoop, Processing
 from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.packing import pack_stream, unpack_stream
+from quantgate.quantize.settings import QuipSettings
 from quantgate.quantize.statistics import Need
 
 _SPREAD: Final = 1e3  # how far an entry of D may be from their median: fp16 holds it
-
-
-@dataclass(frozen=True)
-class QuipSettings:
-    """``half_range``: of the grid, in root mean squares of the rotated weight. The rest as in `GptqSettings`."""
-
-    bits: int
-    half_range: float = 2.4
-    damp_percent: float = 0.01
-    blocksize: int = 128
-    seed: int = 1234
-    true_sequential: bool = True
-    block_sequential: bool = True
 
 
 def _cosines(n: int) -> list[list[float]]:

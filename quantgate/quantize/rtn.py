@@ -14,17 +14,9 @@ from torch import Tensor
 
 from quantgate.quantize.base import LayerResult, Order, Statistics
 from quantgate.quantize.grids import UniformGrid, fit_groups, group_index, quantize
+from quantgate.quantize.settings import RtnSettings
 from quantgate.quantize.statistics import Need
 from quantgate.quantize.uniform import UniformWeight, gptq_layout_config
-
-
-@dataclass(frozen=True)
-class RtnSettings:
-    """``group_size``: input features that share a scale (-1: all of them); ``sym``: zero fixed in the middle."""
-
-    bits: int
-    group_size: int = 128
-    sym: bool = True
 
 
 def rtn(weight: Tensor, settings: RtnSettings) -> UniformWeight:

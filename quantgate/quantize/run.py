@@ -17,7 +17,7 @@ from quantgate.memory import kept_heap
 from quantgate.models.loading import load_whole, text_config
 from quantgate.progress import Progress
 from quantgate.quantize import checkpoint
-from quantgate.quantize.activations import ActivationSettings, cache_layers
+from quantgate.quantize.activations import cache_layers
 from quantgate.quantize.base import Algorithm, Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration import Calibration
 from quantgate.quantize.driver import Job, run_jobs
@@ -26,6 +26,7 @@ from quantgate.quantize.layers import decoder_blocks, head_of
 from quantgate.quantize.methods import NO_WEIGHTS, algorithm_of, transformation_of
 from quantgate.quantize.mixed import mixed_config
 from quantgate.quantize.recipe import ALGORITHM, Recipe
+from quantgate.quantize.settings import ActivationSettings
 
 
 def quantize_checkpoint(

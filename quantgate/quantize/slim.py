@@ -26,27 +26,10 @@ from quantgate.quantize.grids import group_bounds, group_index
 from quantgate.quantize.hessian import Hessian, hessian_of, output_energy
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.packing import pack_stream, packed_rows, unpack_stream
+from quantgate.quantize.settings import SlimSettings
 
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive fp16
 _HASHED: Final = 512  # rows hashed at a time
-
-
-@dataclass(frozen=True)
-class SlimSettings:
-    """``bits``: the mean. ``stretch`` and ``steps``: factors tried are ``1 +- stretch``, ``steps`` on each side of 1.
-
-    ``sample``: input vectors the divergence is measured on. The rest as in `GptqSettings`.
-    """
-
-    bits: int
-    group_size: int = 128
-    stretch: float = 0.1
-    steps: int = 50
-    sample: int = 256
-    damp_percent: float = 0.01
-    blocksize: int = 128
-    true_sequential: bool = True
-    block_sequential: bool = True
 
 
 class SampledHessian(Hessian):

@@ -15,26 +15,11 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from quantgate.errors import MethodError
 from quantgate.quantize.fold import Fold
+from quantgate.quantize.settings import SmoothQuantSettings
 from quantgate.quantize.statistics import InputStatistics, Need
 
 _SMALLEST: Final = 1e-5
-
-
-@dataclass(frozen=True)
-class SmoothQuantSettings:
-    """``alpha``: how much of the difficulty moves, 0 (weights become even) to 1 (activations become even).
-
-    Raises:
-        MethodError: ``alpha`` outside [0, 1].
-    """
-
-    alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            raise MethodError("smoothquant", f"alpha {self.alpha}", expected="0 to 1")
 
 
 def smoothing_scale(activation: Tensor, weight: Tensor, alpha: float) -> Tensor:

@@ -32,29 +32,10 @@ from quantgate.quantize.hessian import Hessian, output_energy
 from quantgate.quantize.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.outliers import Outliers, outliers_of, read_outliers
 from quantgate.quantize.packing import pack_stream, unpack_stream
+from quantgate.quantize.settings import SpqrSettings
 from quantgate.quantize.statistics import Need
 
 _TINY = 1e-9  # stands in for a scale of 0 as a divisor: all weights of the group are 0 (the authors' number)
-
-
-@dataclass(frozen=True)
-class SpqrSettings:
-    """The defaults are those of paper A.
-
-    ``relative_threshold``: tau, relative to ``mean_j(var(W_j) / U_jj^2)``; None: no outliers. ``statistic_bits`` and
-    ``statistic_group``: of the quantized scales and zero points. The rest as in `GptqSettings`.
-    """
-
-    bits: int
-    group_size: int = 16
-    relative_threshold: float | None = 0.2
-    statistic_bits: int = 3
-    statistic_group: int = 16
-    desc_act: bool = True
-    damp_percent: float = 0.01
-    blocksize: int = 128
-    true_sequential: bool = False
-    block_sequential: bool = True
 
 
 @dataclass(frozen=True)

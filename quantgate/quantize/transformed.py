@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from quantgate.quantize.activations import ActivationSettings, CacheSettings
-from quantgate.quantize.awq import AwqSettings, ClipSettings
 from quantgate.quantize.base import Method, NoSettings
-from quantgate.quantize.gptq import GptqSettings
-from quantgate.quantize.rtn import RtnSettings
-from quantgate.quantize.smoothquant import SmoothQuantSettings
+from quantgate.quantize.settings import (
+    ActivationSettings,
+    AwqSettings,
+    CacheSettings,
+    ClipSettings,
+    GptqSettings,
+    RtnSettings,
+    SmoothQuantSettings,
+)
 
 _AWQ: Final = "Lin et al. 2023 (arXiv 2306.00978)"
 _SMOOTHQUANT: Final = "Xiao et al. 2022 (arXiv 2211.10438)"

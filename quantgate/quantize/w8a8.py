@@ -16,8 +16,7 @@ from quantgate.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.quantize import checkpoint
 from quantgate.quantize.base import Method
-from quantgate.quantize.gptq import GptqSettings
-from quantgate.quantize.rtn import RtnSettings
+from quantgate.quantize.settings import GptqSettings, RtnSettings
 from quantgate.quantize.uniform import UniformWeight
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from quantgate.errors import MethodError
 from quantgate.quantize.grids import UniformGrid, dequantize, fit, fit_groups, group_bounds, group_index, quantize
-from quantgate.quantize.rtn import RtnSettings, rtn
+from quantgate.quantize.rtn import rtn
+from quantgate.quantize.settings import RtnSettings
 
 quick = settings(max_examples=60, deadline=None)
 grids = st.builds(UniformGrid, bits=st.integers(2, 8), symmetric=st.booleans())

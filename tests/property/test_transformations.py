@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from quantgate.quantize.activations import ActivationSettings, quantize_dynamic, simulate_groups
+from quantgate.quantize.activations import quantize_dynamic, simulate_groups
 from quantgate.quantize.awq import candidate_scales
 from quantgate.quantize.fold import Fold, apply
 from quantgate.quantize.grids import UniformGrid
 from quantgate.quantize.layers import Stage
+from quantgate.quantize.settings import ActivationSettings
 from quantgate.quantize.smoothquant import smoothing_scale
 from quantgate.quantize.statistics import InputStatistics
 

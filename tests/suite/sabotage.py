@@ -134,7 +134,7 @@ def _(scene):
 def _on_the_grid(scene):
     """A reference whose layers lie exactly on the 8-bit grid: quantizing them changes nothing."""
     from quantgate.quantize import methods
-    from quantgate.quantize.rtn import RtnSettings
+    from quantgate.quantize.settings import RtnSettings
 
     path = Path(shutil.copytree(scene.model, scene.root / "grid"))
     state = load_file(path / "model.safetensors")

@@ -6,17 +6,11 @@ from torch import nn
 
 from quantgate.errors import MethodError, ModelError
 from quantgate.progress import Silent
-from quantgate.quantize.activations import (
-    ActivationLinear,
-    ActivationSettings,
-    CacheSettings,
-    install,
-    install_cache,
-    static_grid,
-)
+from quantgate.quantize.activations import ActivationLinear, install, install_cache, static_grid
 from quantgate.quantize.checkpoint import load_quantized, stored_tensors
 from quantgate.quantize.methods import METHODS
 from quantgate.quantize.run import quantize_checkpoint
+from quantgate.quantize.settings import ActivationSettings, CacheSettings
 from quantgate.quantize.statistics import InputStatistics
 from quantgate.subjects import unchanged_modules
 

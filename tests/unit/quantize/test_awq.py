@@ -7,20 +7,12 @@ import torch
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
 from quantgate.quantize import awq
-from quantgate.quantize.awq import (
-    Awq,
-    AwqSettings,
-    ClippedRtn,
-    ClipSettings,
-    candidate_scales,
-    clip_ranges,
-    rounding_loss,
-    weight_magnitude,
-)
+from quantgate.quantize.awq import Awq, ClippedRtn, candidate_scales, clip_ranges, rounding_loss, weight_magnitude
 from quantgate.quantize.driver import Sweep
 from quantgate.quantize.fold import Fold
 from quantgate.quantize.grids import UniformGrid, dequantize, fit_groups, group_index, quantize
 from quantgate.quantize.layers import Stage
+from quantgate.quantize.settings import AwqSettings, ClipSettings
 from quantgate.quantize.statistics import InputStatistics
 
 from .conftest import random_calibration, tiny_llama

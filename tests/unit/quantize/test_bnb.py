@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from quantgate.errors import MethodError
-from quantgate.quantize.bnb import Float4, Float4Settings, Int8, Int8Settings, from_tensors, int8_linear
+from quantgate.quantize.bnb import Float4, Int8, from_tensors, int8_linear
 from quantgate.quantize.int8 import outlier_columns, quantize_rows
+from quantgate.quantize.settings import Float4Settings, Int8Settings
 
 
 def seeded(*shape, seed=0):

@@ -12,10 +12,9 @@ from quantgate.quantize import checkpoint
 from quantgate.quantize.base import Method
 from quantgate.quantize.checkpoint import load_quantized, read_layers, read_record
 from quantgate.quantize.driver import Sweep
-from quantgate.quantize.gptq import GptqSettings
 from quantgate.quantize.methods import METHODS, NO_WEIGHTS, algorithm_of, transformation_of
-from quantgate.quantize.rtn import RtnSettings
 from quantgate.quantize.run import quantize_checkpoint
+from quantgate.quantize.settings import GptqSettings, RtnSettings
 
 from .conftest import random_calibration, tiny_llama
 

@@ -7,9 +7,10 @@ from quantgate.quantize import batches, ragged
 from quantgate.quantize.base import Order
 from quantgate.quantize.batches import plan_batches, plan_rows
 from quantgate.quantize.driver import Sweep
-from quantgate.quantize.gptq import Gptq, GptqSettings
+from quantgate.quantize.gptq import Gptq
 from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.rtn import Rtn, RtnSettings
+from quantgate.quantize.rtn import Rtn
+from quantgate.quantize.settings import GptqSettings, RtnSettings
 
 from .conftest import random_calibration, tiny_llama
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.easyquant import EasyQuant, EasyQuantSettings, easyquant, fit, from_tensors, outlier_mask
+from quantgate.quantize.easyquant import EasyQuant, easyquant, fit, from_tensors, outlier_mask
 from quantgate.quantize.layout import PREFIX
-from quantgate.quantize.rtn import RtnSettings, rtn
+from quantgate.quantize.rtn import rtn
+from quantgate.quantize.settings import EasyQuantSettings, RtnSettings
 
 
 def weights(rows=64, columns=200, seed=0):

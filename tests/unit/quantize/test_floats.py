@@ -10,7 +10,6 @@ from quantgate.quantize.checkpoint import load_quantized
 from quantgate.quantize.floats import (
     E2M1,
     FloatFormats,
-    FloatSettings,
     e2m1_values,
     from_compressed,
     quantize_float4,
@@ -20,6 +19,7 @@ from quantgate.quantize.floats import (
 )
 from quantgate.quantize.methods import METHODS
 from quantgate.quantize.run import quantize_checkpoint
+from quantgate.quantize.settings import FloatSettings
 
 
 def enumerated(exponent_bits, mantissa_bits, bias, special):

@@ -4,9 +4,10 @@ import torch
 
 from quantgate.errors import MethodError
 from quantgate.quantize.columns import inverse_factor
-from quantgate.quantize.gptq import Gptq, GptqSettings, gptq
+from quantgate.quantize.gptq import Gptq, gptq
 from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.rtn import RtnSettings, rtn
+from quantgate.quantize.rtn import rtn
+from quantgate.quantize.settings import GptqSettings, RtnSettings
 
 ROWS, COLUMNS = 12, 70  # 70: neither a multiple of the group nor of the span
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from quantgate.errors import MethodError
-from quantgate.quantize.hqq import Hqq, HqqSettings, HqqWeight, from_tensors, hqq
-from quantgate.quantize.rtn import RtnSettings, rtn
+from quantgate.quantize.hqq import Hqq, HqqWeight, from_tensors, hqq
+from quantgate.quantize.rtn import rtn
+from quantgate.quantize.settings import HqqSettings, RtnSettings
 
 INSTALLED = importlib.util.find_spec("hqq") is not None
 needs_library = pytest.mark.skipif(not INSTALLED, reason="hqq is optional: pip install 'quantgate[hqq]'")

@@ -20,17 +20,17 @@ from transformers import AutoModelForCausalLM
 from fixtures.options import BUNDLED_DATA
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
-from quantgate.quantize.activations import ActivationLinear, ActivationSettings
+from quantgate.quantize.activations import ActivationLinear
 from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
 from quantgate.quantize.checkpoint import load_quantized
 from quantgate.quantize.driver import Sweep
 from quantgate.quantize.floats import quantize_float8
 from quantgate.quantize.methods import METHODS, algorithm_of
 from quantgate.quantize.packing import pack_rows, unpack_rows
-from quantgate.quantize.rtn import RtnSettings, rtn
+from quantgate.quantize.rtn import rtn
 from quantgate.quantize.run import quantize_checkpoint
-from quantgate.quantize.slim import SampledHessian, Slim, SlimSettings
-from quantgate.quantize.spqr import SpqrSettings
+from quantgate.quantize.settings import ActivationSettings, RtnSettings, SlimSettings, SpqrSettings
+from quantgate.quantize.slim import SampledHessian, Slim
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
 

@@ -17,9 +17,10 @@ from transformers import (
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
 from quantgate.quantize.driver import Sweep, capture, run_block
-from quantgate.quantize.gptq import Gptq, GptqSettings
+from quantgate.quantize.gptq import Gptq
 from quantgate.quantize.layers import decoder_blocks, observe_stages
-from quantgate.quantize.rtn import Rtn, RtnSettings
+from quantgate.quantize.rtn import Rtn
+from quantgate.quantize.settings import GptqSettings, RtnSettings
 
 from .conftest import random_calibration
 

@@ -4,8 +4,8 @@ import pytest
 
 from quantgate.errors import UsageError
 from quantgate.quantize.base import Method
-from quantgate.quantize.gptq import GptqSettings
 from quantgate.quantize.methods import ALGORITHMS, METHODS, NO_WEIGHTS, algorithm_of, get_methods, standard_methods
+from quantgate.quantize.settings import GptqSettings
 
 
 def test_the_table():

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from quantgate.errors import MethodError
-from quantgate.quantize.quip import QuipSettings, Rotation, balance_of, quip
-from quantgate.quantize.rtn import RtnSettings, rtn
+from quantgate.quantize.quip import Rotation, balance_of, quip
+from quantgate.quantize.rtn import rtn
+from quantgate.quantize.settings import QuipSettings, RtnSettings
 
 from .test_gptq import correlated_inputs, hessian_of, weight_matrix
 

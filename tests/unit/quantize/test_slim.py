@@ -3,11 +3,12 @@ import torch
 
 from quantgate.errors import MethodError
 from quantgate.quantize.columns import Processing
-from quantgate.quantize.gptq import GptqSettings, gptq
+from quantgate.quantize.gptq import gptq
 from quantgate.quantize.grids import UniformGrid
 from quantgate.quantize.grids import fit as fit_uniform
 from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.slim import SampledHessian, Slim, SlimSettings, _divergence, allocate, factors, fit, slim
+from quantgate.quantize.settings import GptqSettings, SlimSettings
+from quantgate.quantize.slim import SampledHessian, Slim, _divergence, allocate, factors, fit, slim
 
 from .test_gptq import correlated_inputs, hessian_of, weight_matrix
 

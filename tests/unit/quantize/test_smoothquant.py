@@ -4,8 +4,9 @@ import torch
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
 from quantgate.quantize.driver import Sweep
-from quantgate.quantize.rtn import Rtn, RtnSettings
-from quantgate.quantize.smoothquant import SmoothQuant, SmoothQuantSettings, smoothing_scale
+from quantgate.quantize.rtn import Rtn
+from quantgate.quantize.settings import RtnSettings, SmoothQuantSettings
+from quantgate.quantize.smoothquant import SmoothQuant, smoothing_scale
 
 from .conftest import random_calibration, tiny_llama
 

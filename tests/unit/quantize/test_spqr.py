@@ -3,17 +3,11 @@ import torch
 
 from quantgate.errors import MethodError, ModelError
 from quantgate.quantize.columns import Processing
-from quantgate.quantize.gptq import GptqSettings, gptq
+from quantgate.quantize.gptq import gptq
 from quantgate.quantize.hessian import Hessian
 from quantgate.quantize.layout import PREFIX
-from quantgate.quantize.spqr import (
-    Spqr,
-    SpqrSettings,
-    compress,
-    from_tensors,
-    leave_one_out_gain,
-    spqr,
-)
+from quantgate.quantize.settings import GptqSettings, SpqrSettings
+from quantgate.quantize.spqr import Spqr, compress, from_tensors, leave_one_out_gain, spqr
 
 from .test_gptq import COLUMNS, ROWS, correlated_inputs, hessian_of, weight_matrix
 

@@ -6,9 +6,9 @@ import torch
 from quantgate.errors import MethodError
 from quantgate.progress import Silent
 from quantgate.quantize import driver
-from quantgate.quantize.gptq import GptqSettings
 from quantgate.quantize.methods import METHODS
 from quantgate.quantize.run import quantize_checkpoint, quantize_many, with_float_inputs
+from quantgate.quantize.settings import GptqSettings
 
 from .conftest import random_calibration
 
