@@ -19,7 +19,7 @@ test-processors: .venv/.ready
 	@.venv/bin/python tests/processors.py --modes $(MODES) --threads $(THREADS) $(ARGS)
 
 lint: .venv/.ready
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache
 
 .venv/.ready: requirements.txt requirements-bundled.txt pyproject.toml
 	@echo "setting up .venv (once)"

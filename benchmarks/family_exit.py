@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from quantgate.tasks.base import ACCURACY, ItemOutcome
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY
+from quantgate.core.records import Result
 from quantgate.verdict.family import green
 from quantgate.verdict.judge import build_result, judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import FamilyExit, Margin, Rule
-from quantgate.verdict.records import Result
 
 
 @dataclass

@@ -73,8 +73,8 @@ def ask_ours(args, prompts: list[str], dtype: str) -> tuple[float, list[str], in
     """Seconds (encoding included), texts, new tokens."""
     import torch
 
-    from quantgate.scoring.generation import end_tokens
-    from quantgate.scoring.requests import Generate
+    from quantgate.core.requests import Generate
+    from quantgate.engines.torch.generation import end_tokens
 
     torch.set_num_threads(args.threads)
     ours = Ours(args.model, dtype)

@@ -90,7 +90,7 @@ def compare(checkpoint: Path, peer: str, dump: Path) -> None:
     from safetensors.torch import load_file
 
     sys.path.insert(0, str(ROOT))
-    from quantgate.quantize.checkpoint import load_quantized
+    from quantgate.checkpoints.checkpoint import load_quantized
 
     theirs = load_file(dump)
     print(f"{peer}'s layers:", bytes(theirs.pop("kinds").tolist()).decode())

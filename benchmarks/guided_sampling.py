@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 from scipy import special
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.core.items import ItemOutcome
 from quantgate.verdict import guided
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.sequential import SequentialTest, looks

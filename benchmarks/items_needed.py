@@ -21,13 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quantgate.evaluation import FIRST_LOOK, LOOK_GROWTH
+from quantgate.runs.evaluation import FIRST_LOOK, LOOK_GROWTH
 from quantgate.verdict.companions import compare_companion
 from quantgate.verdict.evidence import Evidence, conclude, evidence_from_json
 from quantgate.verdict.paired import Comparison
 from quantgate.verdict.power import items_to_decide
 from quantgate.verdict.sequential import can_stop_early, looks, visiting_order
-from quantgate.verdict.verify import EVIDENCE, Findings, read_cases
+from quantgate.verify import EVIDENCE, Findings, read_cases
 
 COMPANION = "prob_right"
 NEEDED = ("case", "items", "margin", "accuracy", "turned", "prob. mass", "verdict", "of accuracy", "of prob. mass")

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from quantgate.errors import QuantgateError  # noqa: E402
+from quantgate.core.errors import QuantgateError  # noqa: E402
 
 COLUMNS = ("method", "W/A", "perplexity", "x 16 bit", "KL divergence", "effective bits", "MB on disk", "seconds")
 
@@ -63,15 +63,15 @@ def parse() -> argparse.Namespace:
 
 
 def methods(args: argparse.Namespace) -> list:
-    from quantgate.quantize.methods import METHODS, get_methods
+    from quantgate.quantize.catalogue.methods import METHODS, get_methods
 
     return get_methods(args.methods) if args.methods else list(METHODS.values())
 
 
 def build(args: argparse.Namespace):
-    from quantgate.evaluation import Evaluation, Options
-    from quantgate.progress import Silent
-    from quantgate.quantize.calibration_sets import CalibrationChoice
+    from quantgate.core.progress import Silent
+    from quantgate.quantize.calibration.sources import CalibrationChoice
+    from quantgate.runs.evaluation import Evaluation, Options
     from quantgate.store.store import Store, default_root
     from quantgate.tasks.base import Selection
     from quantgate.tasks.data import open_data

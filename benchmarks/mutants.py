@@ -65,8 +65,8 @@ SLOW = (
 )
 
 of(
-    "quantgate/audit.py",
-    "tests/unit/test_audit.py",
+    "quantgate/checkpoints/audit.py",
+    "tests/unit/checkpoints/test_audit.py",
     ("    if missing:\n", f"    {NEVER}\n"),
     ("name in ours or name == HEAD", "name in ours"),
     ("        and name not in theirs\n", "        and False\n"),
@@ -125,7 +125,7 @@ of(
 )
 of(
     "quantgate/models/sameness.py",
-    "tests/unit/models/test_sameness.py tests/unit/test_audit.py",
+    "tests/unit/models/test_sameness.py tests/unit/checkpoints/test_audit.py",
     ("if ours.get(name) != theirs.get(name)\n", "if name in ours and ours.get(name) != theirs.get(name)\n"),
     ("sorted(ours.keys() | theirs.keys())", "sorted(theirs.keys())"),
     ('        found |= _fields(getattr(config, name), f"{before}{name}.")\n', "        pass\n"),
@@ -151,8 +151,8 @@ of(
     ("    if not isinstance(content, dict):", f"    {NEVER}"),
 )
 of(
-    "quantgate/quantize/declared.py",
-    "tests/unit/quantize/test_declared.py",
+    "quantgate/checkpoints/declared.py",
+    "tests/unit/checkpoints/test_declared.py",
     ("        if places:\n", f"        {NEVER}\n"),
     ("    _agree(found, places, who)\n", ""),
     ('if place.startswith("hf_quant") else inner', "if False else inner"),
@@ -204,7 +204,7 @@ of(
 )
 of(
     "quantgate/tasks/repeats.py",
-    "tests/unit/test_asked.py",
+    "tests/unit/runs/test_asked.py",
     ("self._key_of_shot(item, shot) != own", "True"),
     ("if is_text(shot) and self", "if self"),
     ("self._first.setdefault(key, item.id)", "item.id"),
@@ -217,7 +217,7 @@ of(
     ('replace(item, shots=(), group="")', "item"),
 )
 of(
-    "quantgate/preflight.py",
+    "quantgate/runs/preflight.py",
     "tests/suite/test_wrong_commands.py",
     *((f"    {name},\n", "") for name in (
         "check_texts", "check_numbers", "check_directories", "check_device", "check_calibration", "check_sizes",
@@ -226,15 +226,15 @@ of(
     ("    check_model,\n", ""),
 )  # fmt: skip
 of(
-    "quantgate/preflight.py",
+    "quantgate/runs/preflight.py",
     "tests/unit/test_api.py",
     ("    for check in (check_device, check_numbers, check_calibration, check_model):", "    for check in ():"),
     ("    check_architecture(wanted, [method], data)\n", ""),
     ("        check_calibration_data(wanted, [method], data)\n", "        pass\n"),
 )
 of(
-    "quantgate/reading.py",
-    "tests/unit/test_reading.py",
+    "quantgate/core/reading.py",
+    "tests/unit/core/test_reading.py",
     ("            if not path.is_file():", f"            {NEVER}"),
     ("            if size > most:", f"            {NEVER}"),
     ("    if len(content) > most:", f"    {NEVER}"),

@@ -28,9 +28,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import Likelihood, Rolling
+from quantgate.core.progress import Silent
+from quantgate.core.requests import Likelihood, Rolling
+from quantgate.engines.torch.engine import TorchEngine
 
 
 class NoTokenizer:

@@ -146,7 +146,7 @@ def draw_tokens(model: Path, seed: int = 0, samples: int = SAMPLES) -> dict:
     from transformers import AutoTokenizer
 
     sys.path.insert(0, str(ROOT))
-    from quantgate.quantize.calibration import segments
+    from quantgate.quantize.calibration.samples import segments
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     names = sorted(topics)
@@ -204,12 +204,12 @@ def run_quantgate(job: dict) -> dict:
     import torch
 
     sys.path.insert(0, str(ROOT))
-    from quantgate.progress import Silent
+    from quantgate.checkpoints.checkpoint import load_quantized
+    from quantgate.core.progress import Silent
     from quantgate.quantize.base import Method
-    from quantgate.quantize.calibration import Calibration
-    from quantgate.quantize.checkpoint import load_quantized
-    from quantgate.quantize.run import quantize_checkpoint
+    from quantgate.quantize.calibration.samples import Calibration
     from quantgate.quantize.settings import GptqSettings
+    from quantgate.subjects.make import quantize_checkpoint
 
     reference, clock = perplexity(load_reference(job["model"]), job["held_out"]), Clock()
     by_activation, static = job["order"] != "natural", job["order"] == "static"
@@ -227,7 +227,11 @@ def run_quantgate(job: dict) -> dict:
 
 def watch_phases() -> dict[str, float]:
     """Count the seconds spent inside the parts of our own run, each without those of the parts it calls."""
-    from quantgate.quantize import checkpoint, columns, driver, gptq, hessian, run, uniform
+    from quantgate.checkpoints import checkpoint
+    from quantgate.quantize.algorithms import gptq
+    from quantgate.quantize.numerics import columns, hessian, uniform
+    from quantgate.quantize.sweep import driver
+    from quantgate.subjects import make as run
 
     spent: dict[str, float] = {}
     inner = [0.0]

@@ -64,8 +64,8 @@ def ours(given: dict) -> dict:
     import torch
 
     sys.path.insert(0, str(ROOT))
-    from quantgate.quantize import awq
-    from quantgate.quantize.smoothquant import smoothing_scale
+    from quantgate.quantize.algorithms import awq
+    from quantgate.quantize.transforms.smoothquant import smoothing_scale
 
     weights = [given[f"weight{index}"] for index in range(3)]
     columns = torch.cat(weights).t().contiguous()

@@ -28,10 +28,11 @@ import torch
 from prefill_rate import random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from quantgate.core.items import Item
+from quantgate.core.progress import Silent
+from quantgate.engines.torch.engine import RunStats, TorchEngine
 from quantgate.models.loading import context_length
-from quantgate.progress import Silent
-from quantgate.scoring.engine import RunStats, TorchEngine
-from quantgate.tasks.base import Item, Selection
+from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.items import with_shots
 from quantgate.tasks.prompts import Prompts

@@ -198,15 +198,15 @@ class Ours:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from quantgate.progress import Silent
-        from quantgate.scoring.engine import TorchEngine
+        from quantgate.core.progress import Silent
+        from quantgate.engines.torch.engine import TorchEngine
 
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self.engine = TorchEngine(loaded, self.tokenizer, progress=Silent())
 
     def score(self, items: list[Item]) -> tuple[Cost, list[float], object]:
-        from quantgate.scoring.requests import Likelihood
+        from quantgate.core.requests import Likelihood
 
         started = Cost.now()
         requests = [Likelihood(*encode(self.tokenizer, pair)) for item in items for pair in item]

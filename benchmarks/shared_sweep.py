@@ -37,8 +37,8 @@ def main() -> None:
     args = parser.parse_args()
     from quantize_vs_peers import draw_tokens
 
-    from quantgate.quantize.calibration import Calibration
-    from quantgate.quantize.methods import get_methods
+    from quantgate.quantize.calibration.samples import Calibration
+    from quantgate.quantize.catalogue.methods import get_methods
 
     methods = get_methods(args.methods.split(","))
     rows = methods if args.sequential else [shared(method) for method in methods]
@@ -50,14 +50,14 @@ def main() -> None:
 
 
 def shared(method):
-    from quantgate.quantize.run import with_float_inputs
+    from quantgate.subjects.make import with_float_inputs
 
     return with_float_inputs(method) if hasattr(method.settings, "true_sequential") else method
 
 
 def run(args: argparse.Namespace, rows: list, calibration, scratch: Path, held_out: list) -> None:
-    from quantgate.progress import Silent
-    from quantgate.quantize.run import quantize_checkpoint, quantize_many
+    from quantgate.core.progress import Silent
+    from quantgate.subjects.make import quantize_checkpoint, quantize_many
 
     together = separate = 0.0
     if args.only != "separate":
@@ -88,7 +88,7 @@ def measure(directory: Path, rows: list, held_out: list) -> None:
     import torch
     from quantize_vs_peers import perplexity
 
-    from quantgate.quantize.checkpoint import load_quantized
+    from quantgate.checkpoints.checkpoint import load_quantized
 
     for row in rows:
         model = load_quantized(directory / row.id, torch.bfloat16)

@@ -145,9 +145,9 @@ class Ours:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from quantgate.progress import Silent
-        from quantgate.scoring.engine import TorchEngine
-        from quantgate.scoring.generation import end_tokens
+        from quantgate.core.progress import Silent
+        from quantgate.engines.torch.engine import TorchEngine
+        from quantgate.engines.torch.generation import end_tokens
         from quantgate.tasks.data import DirectorySource
         from quantgate.tasks.prompts import Prompts
 
@@ -166,7 +166,7 @@ class Ours:
 
     def answer(self, name: str, items: list) -> tuple[list[list], list[list]]:
         """Requests and responses, item by item."""
-        from quantgate.scoring.requests import Generate
+        from quantgate.core.requests import Generate
         from quantgate.tasks.table import TASKS
 
         asked = [TASKS[name].requests(item, self.prompts) for item in items]

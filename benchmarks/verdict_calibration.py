@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import verdict_ugly
 
-from quantgate.tasks.base import ACCURACY, ItemOutcome
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY
 from quantgate.verdict import intervals
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.judge import judge

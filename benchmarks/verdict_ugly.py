@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantgate.tasks.base import KLD_MEAN, PERPLEXITY, ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.judge import judge

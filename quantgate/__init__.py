@@ -1,3 +1,20 @@
 """quantgate: may this quantized language model replace its 16-bit original? The answer, with evidence."""
 
-from quantgate import quantize as quantize  # callable: quantgate.quantize(model, method, calibration, store)
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from quantgate import quantize as quantize
+
+
+class _Callable(ModuleType):
+    """``quantgate.quantize("bundled", "gptq4")`` is `quantgate.api.quantize`; modules inside are reached as ever."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from quantgate.api import quantize  # imports torch: not before it is needed
+
+        return quantize(*args, **kwargs)
+
+
+quantize.__class__ = _Callable

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantgate.core.progress import Progress, Silent
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
-from quantgate.preflight import Wanted, check_before
-from quantgate.progress import Progress, Silent
 from quantgate.quantize.base import Method
-from quantgate.quantize.calibration import Calibration
-from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
-from quantgate.quantize.methods import get_method
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
+from quantgate.quantize.catalogue.methods import get_method
+from quantgate.runs.preflight import Wanted, check_before
 from quantgate.store.store import Store, default_root
-from quantgate.subjects import Subject, make_subject
+from quantgate.subjects.subject import Subject, make_subject
 from quantgate.tasks.data import BUNDLED_DATA, DataSource, open_data
 from quantgate.tasks.prompts import Prompts
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from quantgate import export
-from quantgate.errors import QuantgateError, UsageError
-from quantgate.progress import Progress
-from quantgate.words import for_stream
+from quantgate.core.errors import QuantgateError, UsageError
+from quantgate.core.progress import Progress
+from quantgate.core.words import for_stream
 from reports import check
 
 _WRONG_USAGE: Final = 4

@@ -16,28 +16,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.arguments import whole_number
-from quantgate.errors import UsageError
+from quantgate.checkpoints.checkpoint import bytes_on_disk, ties_its_head, untie
+from quantgate.checkpoints.mixed import mixed_config
+from quantgate.checkpoints.nvfp4 import share_scales
+from quantgate.checkpoints.readers import linear_shapes, readers
+from quantgate.checkpoints.w8a8 import convert, is_w8a8, w8a8_config
+from quantgate.core.arguments import whole_number
+from quantgate.core.errors import UsageError
+from quantgate.core.progress import Progress
+from quantgate.core.words import say
 from quantgate.models.digest import HEAD
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
-from quantgate.preflight import Wanted, check_methods, check_options
-from quantgate.progress import Progress
 from quantgate.quantize.base import Method
-from quantgate.quantize.calibration import Calibration
-from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
-from quantgate.quantize.checkpoint import bytes_on_disk, ties_its_head, untie
-from quantgate.quantize.methods import algorithm_of, get_method
-from quantgate.quantize.mixed import mixed_config
-from quantgate.quantize.nvfp4 import share_scales
-from quantgate.quantize.readers import linear_shapes, readers
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.sources import NAMES, CalibrationChoice, build_calibration
+from quantgate.quantize.catalogue.methods import algorithm_of, get_method
 from quantgate.quantize.settings import FloatSettings
-from quantgate.quantize.w8a8 import convert, is_w8a8, w8a8_config
+from quantgate.runs.preflight import Wanted, check_methods, check_options
 from quantgate.store.store import Store, default_root
-from quantgate.subjects import Subject, make_subject
+from quantgate.subjects.subject import Subject, make_subject
 from quantgate.tasks.data import open_data
 from quantgate.tasks.prompts import Prompts
-from quantgate.words import say
 
 BUNDLED_DATA: Final = Path(__file__).resolve().parent.parent / "evals" / "data"
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantgate.progress import Progress
-from quantgate.verdict.records import Result
-from quantgate.verdict.verify import verify
-from quantgate.words import say
+from quantgate.core.progress import Progress
+from quantgate.core.records import Result
+from quantgate.core.words import say
+from quantgate.verify import verify
 from reports.markdown import render
 from reports.run import Run
 

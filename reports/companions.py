@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from quantgate.core.records import Result
 from quantgate.verdict.companions import COMPANIONS, FLIPS
-from quantgate.verdict.records import Result
 from reports.table import number, ordered
 
 HEADER: Final = ("method", "task", "beside the metric", "16-bit", "subject", "items for one of the metric's")

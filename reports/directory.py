@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from quantgate import reading
-from quantgate.errors import StoreError, UsageError
+from quantgate.core import reading
+from quantgate.core.errors import StoreError, UsageError
 from quantgate.store.store import write_atomically
 from quantgate.verdict.seal import EVIDENCE
-from quantgate.verdict.verify import REPORT
+from quantgate.verify import REPORT
 
 FILES: Final = (EVIDENCE, "report.md", "roofline.svg", REPORT)  # in the order of writing: report.json seals the rest
 _LOCK: Final = ".lock"

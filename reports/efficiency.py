@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.efficiency.pareto import REFERENCE
-from quantgate.efficiency.proxy import Correlation, Proxy, proxies
-from quantgate.verdict.records import Result
+from quantgate.core.records import Result
+from quantgate.studies.pareto import REFERENCE
+from quantgate.studies.proxy import Correlation, Proxy, proxies
 from reports.table import number, signed
 
 GIB: Final = 2**30

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from quantgate.words import folded
+from quantgate.core.words import folded
 
 _LEAST: Final = 30  # with less room a test's name stands alone: "gptq4 o..." says nothing
 

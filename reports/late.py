@@ -7,6 +7,7 @@ test: pytest, JUnit, ``--lf`` and whoever else listens to reports hear of it as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from reports import waivers
 
 if TYPE_CHECKING:
-    from reports.collector import Collector
+    from reports.accounting import Key
     from reports.run import Run
 
 ALONE: Final = "regressed alone"
@@ -28,17 +29,20 @@ def is_late(report: pytest.TestReport) -> bool:
 
 
 class LateFailures:
-    """Lets a case fail at the end of the run, in the process that keeps account."""
+    """Lets a case fail at the end of the run, in the process that keeps account.
 
-    def __init__(self, run: Run, collector: Collector) -> None:
-        self.run, self.collector = run, collector
+    ``told``: the report that brought the record of a case.
+    """
+
+    def __init__(self, run: Run, told: Mapping[Key, pytest.TestReport]) -> None:
+        self.run, self.told = run, told
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Before anybody writes down what failed."""
         results = {(result.method, result.task): result for result in self.run.results}
         for key in self.run.settle():
-            earlier = self.collector.told[key]
+            earlier = self.told[key]
             self._forget(session.config, earlier)
             sentence = f"{waivers.sentence(results[key])}; alone it was open, the other cases of the run confirm it"
             for when, outcome, words in (("call", "failed", sentence), ("teardown", "passed", None)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quantgate.efficiency.pareto import fronts
+from quantgate.studies.pareto import fronts
 from reports import companions, efficiency, turned, waivers
 from reports.run import Run, key_of
 from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row

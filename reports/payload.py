@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from quantgate.efficiency.tasks import EfficiencyTask
+from quantgate.core.records import Result
 from quantgate.tasks.base import Task
-from quantgate.verdict.records import Result
+from quantgate.tasks.efficiency import EfficiencyTask
 
 
 @dataclass(frozen=True)

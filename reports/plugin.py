@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from quantgate.errors import QuantgateError
+from quantgate.core.errors import QuantgateError
 from reports import waivers
 from reports.failures import fold_failures
 from reports.late import ALONE, OPEN

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from quantgate.verdict.derived import counts, derived
+from quantgate.core.records import Result
+from quantgate.studies.derived import counts, derived
 from quantgate.verdict.family import MethodDecision, alone, alone_words, decide, family_size, green
 from quantgate.verdict.policy import Correction, FamilyExit
-from quantgate.verdict.records import Result
 from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
 from reports.accounting import Account, Key
 from reports.payload import Payload

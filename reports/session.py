@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 
-from quantgate.errors import StoreError, UsageError
-from quantgate.naming import closest
-from quantgate.verdict.verify import UNFINISHED
+from quantgate.core.errors import StoreError, UsageError
+from quantgate.core.naming import closest
+from quantgate.verify import UNFINISHED
 from reports.accounting import BROKEN, GREEN, Account
 from reports.collector import Collector
 from reports.directory import ReportDirectory, now
@@ -42,7 +42,7 @@ def start(config: pytest.Config) -> None:
     config.stash[COLLECTOR] = Collector(run, account)
     config.pluginmanager.register(config.stash[COLLECTOR], "quantgate-collector")
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(LateFailures(run, config.stash[COLLECTOR]), "quantgate-late-failures")
+        config.pluginmanager.register(LateFailures(run, config.stash[COLLECTOR].told), "quantgate-late-failures")
 
 
 def begin(config: pytest.Config) -> Account:

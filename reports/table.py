@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from quantgate.verdict.records import Result
+from quantgate.core.records import Result
 
 HEADER: Final = (
     "method",

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from quantgate.efficiency.pareto import fronts
-from quantgate.words import folded
+from quantgate.core.words import folded
+from quantgate.studies.pareto import fronts
 from reports import efficiency, waivers
 from reports.fit import Look, draw, fit
 from reports.run import Run, key_of

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.core.items import ItemOutcome
+from quantgate.core.records import Result
 from quantgate.verdict.evidence import outcomes_from_json
-from quantgate.verdict.records import Result
 
 MOST: Final = 8
 """Items shown of a case."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from quantgate.words import for_stream
+from quantgate.core.words import for_stream
 
 _BEFORE: Final = len("ERROR: ")  # what pytest writes before it
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantgate.verdict.records import Result
+from quantgate.core.records import Result
 from reports.table import ordered
 
 

@@ -13,11 +13,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from quantgate import reading
-from quantgate.efficiency.pareto import REFERENCE, fronts
-from quantgate.efficiency.proxy import proxies
-from quantgate.errors import DataError, QuantgateError
-from quantgate.verdict.records import Result
+from quantgate.core import reading
+from quantgate.core.errors import DataError, QuantgateError
+from quantgate.core.records import Result
+from quantgate.studies.pareto import REFERENCE, fronts
+from quantgate.studies.proxy import proxies
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantgate.errors import MethodError, ModelError
+from quantgate.core.errors import MethodError, ModelError
 from quantgate.models.loading import empty_model, read_config
 
 _ATTENTION = ("attn", "attention")
@@ -77,7 +77,7 @@ def from_config(config: Any, who: str) -> Architecture:
     Raises:
         ModelError: blocks that differ from each other, experts, or projections that cannot be told apart.
     """
-    from quantgate.quantize.layers import decoder_blocks
+    from quantgate.models.layers import decoder_blocks
 
     model = empty_model(config, who)
     model.tie_weights()

@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, cast
 
+from quantgate.core.errors import ModelError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.records import Result
 from quantgate.efficiency.architecture import Architecture, read_architecture
 from quantgate.efficiency.child import Job, run_job
 from quantgate.efficiency.hardware import Hardware
 from quantgate.efficiency.roofline import Precision, Setting, decode, decode_seconds, memory, prefill
-from quantgate.efficiency.tasks import EfficiencyTask
 from quantgate.efficiency.weights import stored_bytes
 from quantgate.efficiency.workload import WORKLOADS, Timing, Workload
-from quantgate.errors import ModelError
-from quantgate.evaluation import Evaluation
 from quantgate.quantize.base import Method
-from quantgate.subjects import Subject
-from quantgate.tasks.base import ItemOutcome
+from quantgate.runs.evaluation import Evaluation
+from quantgate.subjects.subject import Subject
+from quantgate.tasks.efficiency import EfficiencyTask
 from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.judge import build_result
-from quantgate.verdict.records import Result
 
 GIB: Final = 2**30
 _RATES: Final = ("prefill", "decode", "generate")

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from quantgate.core.errors import ModelError
 from quantgate.efficiency.meters import Stages, gauge_for
 from quantgate.efficiency.workload import Generator, Workload, cache_size, prompt_of, run_in_turns
-from quantgate.errors import ModelError
 
 SEED: Final = 1234
 _WARM_UP: Final = 8  # tokens
@@ -89,10 +89,10 @@ def measure_memory(job: Job) -> dict[str, Any]:
     """Peaks of loading, of a prefill and of a decode of one model, and what its parts hold (bytes)."""
     import torch
 
+    from quantgate.core.memory import kept_heap
     from quantgate.efficiency.architecture import read_architecture
     from quantgate.efficiency.execution import resident_bytes
     from quantgate.efficiency.hardware import synchronize
-    from quantgate.memory import kept_heap
 
     [model] = job.models
     workload = Workload(*job.workloads[0])
@@ -130,9 +130,9 @@ def measure_speed(job: Job) -> dict[str, Any]:
     """
     import torch
 
+    from quantgate.core.memory import kept_heap
     from quantgate.efficiency.execution import resident_bytes
     from quantgate.efficiency.hardware import measure_machine, synchronize
-    from quantgate.memory import kept_heap
 
     with kept_heap():
         loaded = [_load(model, job) for model in job.models]

@@ -19,14 +19,15 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from quantgate.errors import ModelError, translated
+from quantgate.checkpoints import checkpoint
+from quantgate.checkpoints.mixed import layer_config
+from quantgate.core.errors import ModelError, translated
 from quantgate.models.accounting import adds_nothing, check_placed
 from quantgate.models.files import read_json
 from quantgate.models.loading import attention_implementation, load_reference, moved, read_config, torch_dtype
-from quantgate.quantize import bnb, checkpoint
+from quantgate.quantize.algorithms import bnb
 from quantgate.quantize.base import StoredWeight
-from quantgate.quantize.mixed import layer_config
-from quantgate.quantize.uniform import UniformWeight
+from quantgate.quantize.numerics.uniform import UniformWeight
 
 _KERNEL_GROUPS: Final = (256, 128, 64, 32)  # group sizes that torch's int4 product knows
 _KERNEL_ROWS: Final = 16  # it works on blocks of as many outputs

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.checkpoints.mixed import is_mixed, layer_config
+from quantgate.core.errors import MethodError
 from quantgate.efficiency.architecture import Architecture, Linear
-from quantgate.errors import MethodError
 from quantgate.models.tensors import stored
-from quantgate.quantize.mixed import is_mixed, layer_config
-from quantgate.quantize.packing import packed_rows
+from quantgate.quantize.numerics.packing import packed_rows
 
 _INT32, _HALF, _FLOAT = 4, 2, 4
 _FLOAT4_STATE: Final = 16 * _FLOAT + 100  # the table of levels and a JSON line, once a layer

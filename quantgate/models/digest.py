@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
-from quantgate.errors import ModelError
+from quantgate.core import reading
+from quantgate.core.errors import ModelError
 from quantgate.models.files import config_files, tokenizer_files
 from quantgate.models.tensors import digest_tensors, stored
 from quantgate.store.store import sha256_file

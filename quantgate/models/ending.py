@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
 
 _ANSWER: Final = "what the assistant says"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
-from quantgate import reading
-from quantgate.errors import ModelError
-from quantgate.reading import Unreadable
+from quantgate.core import reading
+from quantgate.core.errors import ModelError
+from quantgate.core.reading import Unreadable
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError, translated
+from quantgate.core.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded
 from quantgate.models.tensors import read_tensor, stored
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.models.tensors import stored
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
+from quantgate.core.keys import ConvertedModelKey
+from quantgate.core.naming import closest
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import read_json, weight_files
 from quantgate.models.quantized import declarations, refuse_quantized
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
-from quantgate.naming import closest
-from quantgate.store.keys import ConvertedModelKey
 from quantgate.store.store import Store, sha256_file
 
 BUNDLED: Final = "bundled"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
-from quantgate.errors import ModelError, translated
+from quantgate.core import reading
+from quantgate.core.errors import ModelError, translated
 from quantgate.models.files import WeightFiles, weight_files
 
 _MAX_HEADER: Final = 100 * 1000**2  # the format's own bound

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import model_files
 

@@ -21,7 +21,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from quantgate.errors import MethodError
+from quantgate.core.errors import MethodError
 from quantgate.quantize.settings import check_grid
 
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive fp16

@@ -7,13 +7,11 @@ cost no more than these classes. The code that follows them is in the module of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from quantgate.errors import MethodError
+from quantgate.core.errors import MethodError
 
-if TYPE_CHECKING:
-    from quantgate.quantize.statistics import Need
-
+Need = Literal["hessian", "magnitude", "range"]
 MIN_BITS: Final = 2
 MAX_BITS: Final = 8
 

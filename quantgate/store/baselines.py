@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
-from quantgate.errors import StoreError
+from quantgate.core import reading
+from quantgate.core.errors import StoreError
+from quantgate.core.items import ItemOutcome
 from quantgate.store.store import write_atomically
-from quantgate.tasks.base import ItemOutcome
 
 SCHEMA: Final = 2
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantgate import reading
-from quantgate.errors import StoreError
-from quantgate.scoring.requests import Response, response_from_json, response_to_json
+from quantgate.core import reading
+from quantgate.core.errors import StoreError
+from quantgate.core.requests import Response, response_from_json, response_to_json
 
 
 def dump_line(index: int, response: Response, key: str = "") -> str:

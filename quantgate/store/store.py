@@ -23,11 +23,11 @@ from typing import Any, Final
 import platformdirs
 from filelock import FileLock, Timeout
 
-from quantgate import reading
-from quantgate.errors import StoreError
-from quantgate.progress import Progress
-from quantgate.reading import Unreadable
-from quantgate.store.keys import Key
+from quantgate.core import reading
+from quantgate.core.errors import StoreError
+from quantgate.core.keys import Key
+from quantgate.core.progress import Progress
+from quantgate.core.reading import Unreadable
 
 ENTRY: Final = "entry.json"
 _CHUNK: Final = 1 << 22

@@ -31,9 +31,11 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Request, Response
-from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection, facts_of
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome, facts_of
+from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.core.requests import Request, Response
+from quantgate.tasks.base import Selection
 from quantgate.tasks.choices import mean_token_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import limited, rows_of_split

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from quantgate.scoring.requests import Likelihood, LikelihoodResponse, Response
-from quantgate.tasks.base import Item, ItemOutcome
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.requests import Likelihood, LikelihoodResponse, Response
 from quantgate.tasks.prompts import Prompts
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from quantgate.errors import DataError
+from quantgate.core.errors import DataError
 from quantgate.tasks.data import DataSource
 
 _C4_DOCUMENTS: Final = 1100

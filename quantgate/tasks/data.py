@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
-from quantgate import reading
-from quantgate.errors import DataError, translated
-from quantgate.reading import Unreadable
+from quantgate.core import reading
+from quantgate.core.errors import DataError, translated
+from quantgate.core.reading import Unreadable
 
 Row: TypeAlias = dict[str, Any]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]

@@ -22,9 +22,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.core.requests import Generate, GenerateResponse, Request, Response
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.choices import log_likelihoods, mean_token_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.exam_subjects import CEVAL_HARD, CEVAL_NAMES, CMMLU_CHINA, CMMLU_NAMES, MMLU_GROUPS

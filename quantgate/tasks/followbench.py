@@ -22,9 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Literal
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import Item, ItemOutcome, Metric, Selection, Task
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import Metric
+from quantgate.core.requests import Generate, GenerateResponse, Request, Response
+from quantgate.tasks.base import Selection, Task
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.followbench_rules import rule_for
 from quantgate.tasks.items import limited, rows_of_split

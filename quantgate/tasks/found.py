@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from quantgate.errors import DataError, UsageError
+from quantgate.core.errors import DataError, UsageError
 from quantgate.tasks.base import FewShot, Task
 from quantgate.tasks.data import DataSource, DirectorySource
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar, Final
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import EXACT_MATCH, Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import EXACT_MATCH, Metric
+from quantgate.core.requests import Generate, GenerateResponse, Request, Response
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.extraction import stands_alone
 from quantgate.tasks.items import first_shots, items_of_split, k_shot

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Final
 
-from quantgate.errors import DataError, UsageError, translated
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import DataError, UsageError, translated
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.core.requests import Generate, GenerateResponse, Request, Response
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import items_of_split
 from quantgate.tasks.prompts import Prompts, user

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass, replace
 from typing import TypeVar
 
-from quantgate.errors import DataError
-from quantgate.tasks.base import Item, Selection, Task
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item
+from quantgate.tasks.base import Selection, Task
 from quantgate.tasks.data import DataSource, Fields, Row
 
 Kind = TypeVar("Kind")

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import LikelihoodResponse, Request, Response
-from quantgate.tasks.base import ACCURACY, PERPLEXITY, Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
+from quantgate.core.requests import LikelihoodResponse, Request, Response
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.choices import NOT_FINITE
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import first_shots, k_shot, limited

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
-from quantgate.errors import UsageError
-from quantgate.reading import Unreadable
+from quantgate.core import reading
+from quantgate.core.errors import UsageError
+from quantgate.core.reading import Unreadable
 from quantgate.store.store import write_atomically
 
 KEY: Final = "QUANTGATE_JUDGE_KEY"

@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Request, Response
-from quantgate.tasks.base import ACC_NORM, ACCURACY, Item, ItemOutcome, Metric, Selection
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACC_NORM, ACCURACY, Metric
+from quantgate.core.requests import Request, Response
+from quantgate.tasks.base import Selection
 from quantgate.tasks.choices import Question, log_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import first_shots, k_shot, limited

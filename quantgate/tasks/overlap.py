@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any, Final, TypeAlias
 
-from quantgate.errors import DataError
+from quantgate.core.errors import DataError
 
 WINDOW: Final = 13
 SHARE: Final = 0.2

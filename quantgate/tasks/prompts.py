@@ -14,8 +14,8 @@ from datetime import date
 from functools import cached_property
 from typing import Any, Final
 
-from quantgate.errors import ModelError, translated
-from quantgate.scoring.requests import Generate, Likelihood, Tokens
+from quantgate.core.errors import ModelError, translated
+from quantgate.core.requests import Generate, Likelihood, Tokens
 
 TODAY: Final = date(2024, 7, 26)  # what Llama 3's own template takes for today where it is given no clock
 _PROBE: Final = "a"

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Likelihood, Rolling, Tokens
-from quantgate.tasks.base import Item, Task
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item
+from quantgate.core.requests import Likelihood, Rolling, Tokens
+from quantgate.tasks.base import Task
 from quantgate.tasks.overlap import Words, covered, run_hashes, words_of
 from quantgate.tasks.prompts import Prompts
 

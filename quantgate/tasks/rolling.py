@@ -10,8 +10,8 @@ perplexity = exp(mean over the segments). No chat template. Two forms of a segme
   segment starts with such a token, and the whole corpus is read.
 
 Fidelity: KL(reference || subject) per token, an estimate within 1% from what is kept of the reference's distributions
-with a lower bound beside it (``kld_bound``; :mod:`quantgate.scoring.fidelity`), or ``exact`` where all is kept; and the
-share of positions where the likeliest token of both models is the same (llama.cpp's vocabulary: ``kld_mean``,
+with a lower bound beside it (``kld_bound``; :mod:`quantgate.engines.torch.fidelity`), or ``exact`` where all is kept;
+and the share of positions where the likeliest token of both models is the same (llama.cpp's vocabulary: ``kld_mean``,
 ``kld_p99``, ``same_top_p``). Segments are the independent unit, so every interval is taken over segments, never over
 tokens.
 """
@@ -23,9 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, RollingResponse
-from quantgate.tasks.base import KLD_MEAN, PERPLEXITY, Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import KLD_MEAN, PERPLEXITY, Metric
+from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, RollingResponse
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.prompts import Prompts

@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.core.requests import Generate, GenerateResponse, Request, Response
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.choices import mean_token_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.extraction import stands_alone

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Final
 
-from quantgate.errors import UsageError, translated
-from quantgate.scoring.requests import Generate, GenerateResponse, Request, Response, Tokens
-from quantgate.tasks.base import Item, ItemOutcome, Metric, Selection, only
+from quantgate.core.errors import UsageError, translated
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import Metric
+from quantgate.core.requests import Generate, GenerateResponse, Request, Response, Tokens
+from quantgate.tasks.base import Selection, only
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.items import items_of_split
 from quantgate.tasks.prompts import Prompts

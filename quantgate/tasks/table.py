@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-from quantgate.efficiency.tasks import EFFICIENCY_TASKS
-from quantgate.errors import DataError, UsageError
-from quantgate.naming import same_name, suggestion
+from quantgate.core.errors import DataError, UsageError
+from quantgate.core.naming import same_name, suggestion
 from quantgate.tasks.base import Task
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
+from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
 from quantgate.tasks.flores import Flores
 from quantgate.tasks.followbench import FollowBench

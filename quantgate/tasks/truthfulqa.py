@@ -15,16 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import Request, Response
-from quantgate.tasks.base import ACCURACY, Item, ItemOutcome, Metric, Selection
-from quantgate.tasks.choices import (
-    NOT_FINITE,
-    log_likelihoods,
-    mean_token_likelihoods,
-    probabilities,
-    score_options,
-)
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.core.requests import Request, Response
+from quantgate.tasks.base import Selection
+from quantgate.tasks.choices import NOT_FINITE, log_likelihoods, mean_token_likelihoods, probabilities, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import limited
 from quantgate.tasks.prompts import Prompts, user

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from quantgate.tasks.base import GUESSING, ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import GUESSING, Metric
 from quantgate.verdict.paired import Comparison, companion_outcomes, compare
 
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
-from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.companions import COMPANIONS, calls, companion_means, compare_companion, items_for_companion
 from quantgate.verdict.judge import Judgement, judge, judge_companions, judge_counted, with_companions

@@ -24,9 +24,9 @@ from typing import Final
 
 import numpy as np
 
+from quantgate.core.records import Result, Verdict, leaves_green
 from quantgate.verdict.intervals import normal_quantile
 from quantgate.verdict.policy import Correction, FamilyExit
-from quantgate.verdict.records import Result, Verdict, leaves_green
 
 _EFFICIENCY: Final = "efficiency"
 _NAMED_TASKS: Final = 4  # of a dimension with more, a sentence gives the number

@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.core.items import ItemOutcome
 from quantgate.verdict.intervals import Codes, Floats
 
 FLOOR: Final = 0.3  # share of the draw that is the same for all items

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quantgate.tasks.base import REPEATED, ItemOutcome
+from quantgate.core.items import REPEATED, ItemOutcome
+from quantgate.core.records import Result, Verdict
 from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
 from quantgate.verdict.paired import Comparison
 from quantgate.verdict.policy import Floor, Rule
 from quantgate.verdict.power import detectable, hidden_alone, items_to_decide, items_to_rule_out, p_values
-from quantgate.verdict.records import Result, Verdict
 from quantgate.verdict.relative import relative
 from quantgate.verdict.wording import Wording
 

@@ -32,8 +32,9 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import REPEATED, ItemOutcome, Metric, facts_of
+from quantgate.core.errors import ProvenanceError
+from quantgate.core.items import REPEATED, ItemOutcome, facts_of
+from quantgate.core.metrics import Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import mcnemar_worse

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
-from quantgate.errors import PolicyError
-from quantgate.tasks.base import GUESSING, Metric
+from quantgate.core.errors import PolicyError
+from quantgate.core.metrics import GUESSING, Metric
 from quantgate.verdict.companions import COMPANIONS
 
 Correction: TypeAlias = Literal["holm", "bh", "none"]

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate import reading
-from quantgate.errors import PolicyError
-from quantgate.reading import Unreadable
+from quantgate.core import reading
+from quantgate.core.errors import PolicyError
+from quantgate.core.reading import Unreadable
 from quantgate.verdict.companions import COMPANIONS
 from quantgate.verdict.policy import DIMENSIONS, SCOPES, Floor, Margin, Policy, Section
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from quantgate.errors import PolicyError
+from quantgate.core.errors import PolicyError
+from quantgate.core.naming import closest, suggestion
 from quantgate.models.source import BUNDLED
-from quantgate.naming import closest, suggestion
 from quantgate.verdict.policy import DIMENSIONS, Policy
 
 _SLIP: Final = 0.75  # of a method's name: gtpq4 and gptq5 are slips of gptq4, "mine" is not

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from quantgate.core.records import Result
 from quantgate.verdict.evidence import digest_outcomes, outcomes_from_json
-from quantgate.verdict.records import Result
 
 EVIDENCE: Final = "evidence.jsonl"
 SIDES: Final = ("reference", "subject")

@@ -25,12 +25,13 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from scipy import special
 
-from quantgate.tasks.base import ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import Metric
+from quantgate.core.records import Verdict
 from quantgate.verdict import intervals
 from quantgate.verdict.intervals import Codes, Floats
 from quantgate.verdict.paired import Comparison, at_worst
 from quantgate.verdict.policy import Rule
-from quantgate.verdict.records import Verdict
 
 Population: TypeAlias = Literal["beyond", "benchmark"]
 # Shares of the largest stake that cannot go broke; halved every second step, down to about 1%.

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from scipy import optimize, special
 
-from quantgate.tasks.base import Metric
+from quantgate.core.metrics import Metric
 from quantgate.verdict.intervals import Floats
 
 _STEPS: Final = 60

@@ -12,8 +12,9 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import ItemOutcome, Metric
+from quantgate.core.errors import ProvenanceError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import Metric
 from quantgate.verdict import guided
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.paired import Comparison, at_worst

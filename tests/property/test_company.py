@@ -12,11 +12,11 @@ import pytest
 import torch
 import transformers as hf
 
-from quantgate.errors import ModelError
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import Generate, Likelihood, Rolling
-from tests.unit.scoring.tiny import VOCABULARY, Letters, collect, plain_logprobs
+from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
+from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.engines.torch.engine import TorchEngine
+from tests.unit.engines.tiny import VOCABULARY, Letters, collect, plain_logprobs
 
 _SIZES = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

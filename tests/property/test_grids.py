@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantgate.errors import MethodError
+from quantgate.core.errors import MethodError
+from quantgate.quantize.algorithms.rtn import rtn
 from quantgate.quantize.grids import UniformGrid, dequantize, fit, fit_groups, group_bounds, group_index, quantize
-from quantgate.quantize.rtn import rtn
 from quantgate.quantize.settings import RtnSettings
 
 quick = settings(max_examples=60, deadline=None)

@@ -17,7 +17,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower, normal_power_het, normal_sample_size_one_tail
 from statsmodels.stats.proportion import binom_test
 
-from quantgate.tasks.base import ACCURACY, PERPLEXITY, Metric
+from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse, permutation_worse
 from quantgate.verdict.family import benjamini_hochberg, holm

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.packing import (
+from quantgate.core.errors import MethodError, ModelError
+from quantgate.quantize.numerics.packing import (
     checkpoint_format,
     pack_rows,
     pack_zeros,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantgate.errors import PolicyError
-from quantgate.tasks.base import ACCURACY
+from quantgate.core.errors import PolicyError
+from quantgate.core.metrics import ACCURACY
 from quantgate.verdict.policy_file import parse_policy
 
 KEYS = ("margin", "confidence", "min_items", "max_unscored", "floor", "allow", "because", "companions")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import Generate, Likelihood, Rolling
-from tests.unit.scoring.tiny import Letters, collect, plain_logprobs, tiny_model
+from quantgate.core.progress import Silent
+from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.engines.torch.engine import TorchEngine
+from tests.unit.engines.tiny import Letters, collect, plain_logprobs, tiny_model
 
 # Few different tokens, so that sequences share prefixes by themselves.
 tokens = st.lists(st.integers(2, 4), min_size=1, max_size=24).map(tuple)

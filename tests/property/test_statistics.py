@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from quantgate.tasks.base import ACCURACY, PERPLEXITY, Metric
+from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.family import benjamini_hochberg, holm
 from quantgate.verdict.judge import judge

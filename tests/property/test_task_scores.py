@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantgate.scoring.requests import GenerateResponse
-from quantgate.tasks.base import Item
+from quantgate.core.items import Item
+from quantgate.core.requests import GenerateResponse
 from quantgate.tasks.bbq import bias_score
 from quantgate.tasks.flores import corpus_bleu, sentence_facts
 from quantgate.tasks.followbench import FollowBench

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from quantgate.quantize.activations import quantize_dynamic, simulate_groups
-from quantgate.quantize.awq import candidate_scales
-from quantgate.quantize.fold import Fold, apply
+from quantgate.models.layers import Stage
+from quantgate.quantize.algorithms.awq import candidate_scales
 from quantgate.quantize.grids import UniformGrid
-from quantgate.quantize.layers import Stage
+from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.settings import ActivationSettings
-from quantgate.quantize.smoothquant import smoothing_scale
-from quantgate.quantize.statistics import InputStatistics
+from quantgate.quantize.transforms.activations import quantize_dynamic, simulate_groups
+from quantgate.quantize.transforms.fold import Fold, apply
+from quantgate.quantize.transforms.smoothquant import smoothing_scale
 
 sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**31)

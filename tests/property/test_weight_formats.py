@@ -5,15 +5,22 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quantgate.quantize.columns import Processing
-from quantgate.quantize.easyquant import easyquant
-from quantgate.quantize.floats import E2M1, e2m1_values, quantize_float4, quantize_float8, round_e2m1, round_float8
-from quantgate.quantize.outliers import outliers_of, read_outliers
-from quantgate.quantize.packing import pack_stream, unpack_stream
-from quantgate.quantize.quip import Rotation, quip
+from quantgate.quantize.algorithms.easyquant import easyquant
+from quantgate.quantize.algorithms.floats import (
+    E2M1,
+    e2m1_values,
+    quantize_float4,
+    quantize_float8,
+    round_e2m1,
+    round_float8,
+)
+from quantgate.quantize.algorithms.quip import Rotation, quip
+from quantgate.quantize.algorithms.slim import slim
+from quantgate.quantize.algorithms.spqr import compress, spqr
+from quantgate.quantize.numerics.columns import Processing
+from quantgate.quantize.numerics.outliers import outliers_of, read_outliers
+from quantgate.quantize.numerics.packing import pack_stream, unpack_stream
 from quantgate.quantize.settings import EasyQuantSettings, QuipSettings, SlimSettings, SpqrSettings
-from quantgate.quantize.slim import slim
-from quantgate.quantize.spqr import compress, spqr
 
 quick = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 2**31)

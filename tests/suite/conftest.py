@@ -13,8 +13,6 @@ import pytest
 import sacrebleu  # noqa: F401
 
 import fixtures.plan  # noqa: F401
-import quantgate.quantize.run
-import quantgate.scoring.engine  # noqa: F401
 import reports.session  # noqa: F401
 from quantgate.store import baselines
 

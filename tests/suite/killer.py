@@ -26,7 +26,7 @@ def pytest_configure(config):
 
 
 def kill_quantizing(passed):
-    from quantgate.quantize import driver
+    from quantgate.quantize.sweep import driver
 
     original = driver._quantize
 

@@ -11,7 +11,7 @@ import pytest
 
 
 def pytest_configure(config):
-    from quantgate.evaluation import Evaluation
+    from quantgate.runs.evaluation import Evaluation
 
     load = Evaluation._load
 

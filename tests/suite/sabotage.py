@@ -133,7 +133,7 @@ def _(scene):
 
 def _on_the_grid(scene):
     """A reference whose layers lie exactly on the 8-bit grid: quantizing them changes nothing."""
-    from quantgate.quantize import methods
+    from quantgate.quantize.catalogue import methods
     from quantgate.quantize.settings import RtnSettings
 
     path = Path(shutil.copytree(scene.model, scene.root / "grid"))
@@ -161,11 +161,11 @@ def _(scene):
 @row(
     "half of the layers untouched",
     "*7 of 14 modules still hold 16-bit weights*",
-    ("quantgate.subjects.Subject.problems", NO_LIST),
+    ("quantgate.subjects.subject.Subject.problems", NO_LIST),
 )
 def _(scene):
     # by name: pytester forgets modules that a run imported, and the package would hand out the forgotten one
-    checkpoint = importlib.import_module("quantgate.quantize.checkpoint")
+    checkpoint = importlib.import_module("quantgate.checkpoints.checkpoint")
     write = checkpoint.write
 
     def lazily(source, target, quantized, *others):
@@ -177,7 +177,7 @@ def _(scene):
 
 def _patched_loading(scene, change):
     # by name: pytester forgets modules that a run imported, and the package would hand out the forgotten one
-    checkpoint = importlib.import_module("quantgate.quantize.checkpoint")
+    checkpoint = importlib.import_module("quantgate.checkpoints.checkpoint")
     load = checkpoint.load_quantized
     scene.monkeypatch.setattr(checkpoint, "load_quantized", lambda *args, **kwargs: change(load(*args, **kwargs)))
 
@@ -217,7 +217,7 @@ def _(scene):
     return scene.judge_candidate(path)
 
 
-UNROUNDED = (("quantgate.candidates.audited", NO_LIST), HONEST)
+UNROUNDED = (("quantgate.subjects.candidates.audited", NO_LIST), HONEST)
 
 # --- candidates -----------------------------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ def _(scene):
 @row(
     "another tokenizer",
     "*splits text otherwise than the reference's*",
-    ("quantgate.candidates._tokenizer_problems", NO_LIST),
+    ("quantgate.subjects.candidates._tokenizer_problems", NO_LIST),
 )
 def _(scene):
     path = scene.checkpoint()
@@ -262,7 +262,7 @@ def _(scene):
 @row(
     "a tokenizer with two rare tokens swapped",
     "*numbers tokens otherwise than the reference's*",
-    ("quantgate.candidates._tokenizer_problems", NO_LIST),
+    ("quantgate.subjects.candidates._tokenizer_problems", NO_LIST),
 )
 def _(scene):
     path = scene.checkpoint()
@@ -276,7 +276,7 @@ def _(scene):
 @row(
     "another chat template",
     "*chat template is not the reference's*",
-    ("quantgate.candidates._tokenizer_problems", NO_LIST),
+    ("quantgate.subjects.candidates._tokenizer_problems", NO_LIST),
 )
 def _(scene):
     path = scene.checkpoint()
@@ -287,7 +287,7 @@ def _(scene):
 @row(
     "a wrong group size in the config",
     "*groups of 16, as group_size says*",
-    ("quantgate.quantize.uniform._check_groups", NOTHING),
+    ("quantgate.quantize.numerics.uniform._check_groups", NOTHING),
 )
 def _(scene):
     path = scene.checkpoint()
@@ -298,10 +298,10 @@ def _(scene):
 @row(
     "groups that do not exist",
     "*group 7 in g_idx*",
-    ("quantgate.quantize.uniform._check_groups", NOTHING),
-    ("quantgate.quantize.uniform.dequantize", lambda original: lambda codes, scales, zeros: codes.float() * 0),
+    ("quantgate.quantize.numerics.uniform._check_groups", NOTHING),
+    ("quantgate.quantize.numerics.uniform.dequantize", lambda original: lambda codes, scales, zeros: codes.float() * 0),
     (
-        "quantgate.quantize.uniform.UniformWeight.dequantize",
+        "quantgate.quantize.numerics.uniform.UniformWeight.dequantize",
         lambda original: lambda self, dtype: self.codes.t().to(dtype),
     ),
     *UNROUNDED,
@@ -315,7 +315,7 @@ def _(scene):
 @row(
     "infinite scales",
     "*scales that are not finite*",
-    ("quantgate.quantize.uniform._check_groups", NOTHING),
+    ("quantgate.quantize.numerics.uniform._check_groups", NOTHING),
     ("quantgate.models.accounting.check_finite", NOTHING),
     *FINITE,
     SENSIBLE,

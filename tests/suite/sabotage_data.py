@@ -3,11 +3,11 @@
 import json
 from dataclasses import replace
 
-from quantgate.evaluation import Evaluation
+from quantgate.runs.evaluation import Evaluation
 from tests.suite.sabotage_scene import NO_WORDS, NOTHING, SENSIBLE, USABLE, row
 
 CHANCE = ("quantgate.verdict.judge._hopeless", NO_WORDS)
-UNIQUE = ("quantgate.asked.check_unique", NOTHING)
+UNIQUE = ("quantgate.runs.asked.check_unique", NOTHING)
 LEFT_OUT = ("quantgate.verdict.paired.at_worst", lambda original: lambda before, after, metric: after)
 FEW_MISSING = "[metrics.acc]\nmax_unscored = 0.5"
 
@@ -85,7 +85,7 @@ def _(scene):
 @row("a subject of equal probabilities", "*regressed*", ("quantgate.tasks.choices._TIE", lambda original: -1.0))
 def _(scene):
     """Every option is as likely as every other, and the right one stands first."""
-    from quantgate.quantize import checkpoint
+    from quantgate.checkpoints import checkpoint
 
     load = checkpoint.load_quantized
 
@@ -101,7 +101,7 @@ def _(scene):
 @row(
     "calibration on what is tested with words changed",
     "*it has text in common with * tested items*",
-    ("quantgate.evaluation.check_disjoint", NOTHING),
+    ("quantgate.runs.evaluation.check_disjoint", NOTHING),
 )
 def _(scene):
     folder = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank"

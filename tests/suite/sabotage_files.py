@@ -11,9 +11,9 @@ from tests.suite.sabotage_scene import FINITE, HONEST, NO_LIST, NOTHING, SENSIBL
 
 NORM = "model.layers.1.post_attention_layernorm.weight"
 KEY = "model.layers.1.self_attn.k_proj"
-COMPLETE = ("quantgate.candidates.check_complete", NOTHING)
-COUNTED = (COMPLETE, ("quantgate.quantize.checkpoint.check_loaded", NOTHING), HONEST)
-AUDITED = ("quantgate.candidates.audited", NO_LIST)
+COMPLETE = ("quantgate.subjects.candidates.check_complete", NOTHING)
+COUNTED = (COMPLETE, ("quantgate.checkpoints.checkpoint.check_loaded", NOTHING), HONEST)
+AUDITED = ("quantgate.subjects.candidates.audited", NO_LIST)
 BLIND = ("quantgate.models.digest.digest_tensors", lambda original: lambda tensors: dict.fromkeys(tensors, ""))
 
 
@@ -105,7 +105,7 @@ def _(scene):
     "a reference without a norm",
     f"*1 weights are missing or of another shape ({NORM})*",
     ("quantgate.models.loading.check_loaded", NOTHING),
-    ("quantgate.quantize.checkpoint.check_loaded", NOTHING),
+    ("quantgate.checkpoints.checkpoint.check_loaded", NOTHING),
 )
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "poorer"))
@@ -234,7 +234,7 @@ def _(scene):
 @row(
     "another epsilon",
     "*the subject's config.json computes otherwise: rms_norm_eps*",
-    ("quantgate.evaluation.configuration_problems", NO_LIST),
+    ("quantgate.runs.evaluation.configuration_problems", NO_LIST),
     HONEST,
 )
 def _(scene):

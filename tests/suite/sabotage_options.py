@@ -120,7 +120,7 @@ def _(scene):
 @row(
     "a config that claims 4 bits over 16-bit weights",
     "*says 4 bits, and every weight matrix is stored plainly: the files hold 16.0 bits a weight*",
-    ("quantgate.candidates._claimed", NO_LIST),
+    ("quantgate.subjects.candidates._claimed", NO_LIST),
 )
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "claims"))

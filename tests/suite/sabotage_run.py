@@ -15,7 +15,7 @@ ACCOUNTED = (
     ("reports.session._account_for_all", NOTHING),
     ("reports.accounting.Account.exit_code", lambda original: lambda self, code: code),
 )
-REPORT_MD = ("quantgate.verdict.verify._files", NO_LIST)
+REPORT_MD = ("quantgate.verify._files", NO_LIST)
 
 # --- the store ------------------------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ def _(scene):
     "a subject exchanged in the store",
     "*the digest of * does not match*",
     UNCHECKED,
-    ("quantgate.subjects.check_record", lambda original: lambda *args: None),
+    ("quantgate.subjects.subject.check_record", lambda original: lambda *args: None),
 )
 def _(scene):
     good = scene.checkpoint("rtn8")
@@ -99,7 +99,7 @@ def _(scene):
     return scene.run("--tasks", "truthfulqa")
 
 
-@row("items copied", "*items ask the same as another*", ("quantgate.asked.check_unique", NOTHING))
+@row("items copied", "*items ask the same as another*", ("quantgate.runs.asked.check_unique", NOTHING))
 def _(scene):
     path = _questions(scene)
     lines = path.read_text().splitlines()[:8]
@@ -118,7 +118,7 @@ def _(scene):
 
 
 def _unscored(scene, which):
-    from quantgate.tasks.base import ItemOutcome
+    from quantgate.core.items import ItemOutcome
     from quantgate.tasks.table import TASKS
 
     task = type(TASKS["truthfulqa"])
@@ -136,7 +136,7 @@ def _unscored(scene, which):
 @row(
     "calibration on what is tested",
     "*it has text in common with * tested items*",
-    ("quantgate.evaluation.check_disjoint", NOTHING),
+    ("quantgate.runs.evaluation.check_disjoint", NOTHING),
 )
 def _(scene):
     folder = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank"
@@ -261,7 +261,7 @@ def _(scene):
     code=3,
 )
 def _(scene):
-    from quantgate.errors import StoreError
+    from quantgate.core.errors import StoreError
     from reports import directory
 
     write = directory.write_atomically
@@ -286,9 +286,9 @@ class Printed:
     text: str
 
 
-ANOTHER_FILE = ("quantgate.verdict.verify._foreign", NO_LIST)
-ANOTHER_VERDICT = ("quantgate.verdict.verify._differing", NO_LIST)
-ANOTHER_RUN = tuple((f"quantgate.verdict.verify.{name}", NO_LIST) for name in ("_unsealed", "_derived", "_account"))
+ANOTHER_FILE = ("quantgate.verify._foreign", NO_LIST)
+ANOTHER_VERDICT = ("quantgate.verify._differing", NO_LIST)
+ANOTHER_RUN = tuple((f"quantgate.verify.{name}", NO_LIST) for name in ("_unsealed", "_derived", "_account"))
 
 
 def _verified(scene, **changes):
@@ -325,7 +325,7 @@ def _(scene):
 @row(
     "outcomes edited after the run",
     "*were changed after they were written*",
-    ("quantgate.verdict.verify._altered", NO_LIST),
+    ("quantgate.verify._altered", NO_LIST),
     ANOTHER_FILE,
     ANOTHER_VERDICT,
     *ANOTHER_RUN,
@@ -338,7 +338,7 @@ def _(scene):
 @row(
     "a red case cut out of the report",
     "*rtn2 on kld_ptb: judged, but missing from the report*",
-    ("quantgate.verdict.verify._lost", NO_LIST),
+    ("quantgate.verify._lost", NO_LIST),
     *ANOTHER_RUN,
     REPORT_MD,
 )

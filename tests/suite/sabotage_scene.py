@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from quantgate.errors import QuantgateError
+from quantgate.core.errors import QuantgateError
 from reports.payload import failed_payload
 
 LURE = 99.0  # a reference that is this bad makes every subject look better

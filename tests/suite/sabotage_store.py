@@ -11,7 +11,10 @@ from quantgate.store import journal
 from tests.suite.sabotage_files import _rounded, _save
 from tests.suite.sabotage_scene import NOTHING, row
 
-UNWATCHED = (("quantgate.subjects.check_unchanged", NOTHING), ("quantgate.models.source.check_unchanged", NOTHING))
+UNWATCHED = (
+    ("quantgate.subjects.subject.check_unchanged", NOTHING),
+    ("quantgate.models.source.check_unchanged", NOTHING),
+)
 ANYBODYS = ("quantgate.store.journal._checksum", lambda original: lambda body, key: original(body, ""))
 RTN2 = ("--tasks", "kld", "--methods", "rtn2")
 
@@ -55,7 +58,7 @@ def _(scene):
 
 # --- a subject of another method ------------------------------------------------------------------------------------
 
-UNRECORDED = ("quantgate.subjects.check_record", NOTHING)
+UNRECORDED = ("quantgate.subjects.subject.check_record", NOTHING)
 
 
 def _subject(scene, method):
@@ -122,7 +125,7 @@ def _swapped_before(scene, name, path, state):
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "swapped"))
     _save(_rounded(scene, 2), path / "model.safetensors")
-    _swapped_before(scene, "quantgate.candidates.load_candidate", path, _rounded(scene, 8))
+    _swapped_before(scene, "quantgate.subjects.candidates.load_candidate", path, _rounded(scene, 8))
     return scene.judge_candidate(path, *_unasked(scene))
 
 
@@ -130,5 +133,5 @@ def _(scene):
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "swapped"))
     other = {name: tensor.roll(1, 0) for name, tensor in load_file(path / "model.safetensors").items()}
-    _swapped_before(scene, "quantgate.evaluation.load_reference", path, other)
+    _swapped_before(scene, "quantgate.runs.evaluation.load_reference", path, other)
     return scene.run("--model", path, "--tasks", "kld", *_unasked(scene))

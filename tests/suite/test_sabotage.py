@@ -106,7 +106,7 @@ def test_clock_and_locale_change_nothing(scene, monkeypatch, tmp_path):
 
 
 def test_verify_confirms_an_honest_report(scene):
-    from quantgate.verdict.verify import verify
+    from quantgate.verify import verify
     from reports.check import drawn_again
 
     scene.policy.write_text(scene.policy.read_text() + "[metrics.weight_bytes]\nmargin = { relative = 0.0 }\n")
@@ -129,7 +129,7 @@ def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
     assert 64 <= result["n_items"] < 600
     assert f"stopped after {result['n_items']} of 600 items, {600 - result['n_items']} saved" in result["reason"]
     from quantgate.verdict.sequential import visiting_order
-    from quantgate.verdict.verify import Findings, read_cases, verify
+    from quantgate.verify import Findings, read_cases, verify
 
     assert verify(scene.root / "report").confirmed == 1
     [(_, case)] = read_cases((scene.root / "report" / "evidence.jsonl").read_text(), Findings())
@@ -140,7 +140,7 @@ def test_early_stop_saves_items_and_agrees(scene, write_jsonl, data_dir):
 
 def test_an_export_given_back_is_not_asked_again(scene, tmp_path):
     """Answers are kept by what is loaded: the same weights in other files are the same model."""
-    from quantgate.quantize.checkpoint import stored_tensors
+    from quantgate.checkpoints.checkpoint import stored_tensors
 
     path = scene.checkpoint("rtn8")
     tensors = dict(stored_tensors(path))

@@ -3,11 +3,11 @@ import copy
 import pytest
 
 import quantgate
-from quantgate.errors import ModelError, UsageError
-from quantgate.quantize.calibration import Calibration
-from quantgate.quantize.calibration_sets import CalibrationChoice
-from quantgate.quantize.checkpoint import read_record
-from quantgate.quantize.recipe import Rule, recipe_method
+from quantgate.checkpoints.checkpoint import read_record
+from quantgate.core.errors import ModelError, UsageError
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.sources import CalibrationChoice
+from quantgate.quantize.catalogue.recipe import Rule, recipe_method
 
 SAMPLES = Calibration("mine", "noise", (tuple(range(5, 40)), tuple(range(90, 110))), (), 0)
 

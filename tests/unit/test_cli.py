@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from quantgate import cli
-from quantgate.errors import DataError, UsageError
+from quantgate.core.errors import DataError, UsageError
 
 
 def command(run):

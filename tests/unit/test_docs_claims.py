@@ -6,13 +6,14 @@ import shlex
 import pytest
 
 from fixtures.options import ROOT, add_options
-from quantgate import answers, cli
-from quantgate.efficiency.tasks import EFFICIENCY_TASKS
-from quantgate.quantize.methods import METHODS
-from quantgate.scoring.requests import Generate, Likelihood, Rolling
+from quantgate import cli
+from quantgate.core.records import VERDICTS
+from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.runs import answers
+from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 from quantgate.tasks.table import GROUPS, TASKS
-from quantgate.verdict.records import VERDICTS
-from tests.unit.test_arguments import Recorder
+from tests.unit.core.test_arguments import Recorder
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}

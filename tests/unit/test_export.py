@@ -5,13 +5,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from quantgate.checkpoints.checkpoint import load_quantized, read_record
+from quantgate.checkpoints.readers import linear_shapes, readers
 from quantgate.cli import main
 from quantgate.export import export_config
-from quantgate.quantize.checkpoint import load_quantized, read_record
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.readers import linear_shapes, readers
-
-from .quantize.conftest import tiny_llama
+from quantgate.quantize.catalogue.methods import METHODS
+from tests.unit.conftest import tiny_llama
 
 
 @pytest.fixture(scope="module")

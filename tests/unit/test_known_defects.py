@@ -17,24 +17,16 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from fixtures.options import BUNDLED_DATA
+from quantgate.core.progress import Silent
+from quantgate.core.requests import Generate, GenerateResponse, Likelihood, LikelihoodResponse, Rolling, RollingResponse
 from quantgate.efficiency.workload import Generator, Workload, prompt_of, run_in_turns
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import (
-    Generate,
-    GenerateResponse,
-    Likelihood,
-    LikelihoodResponse,
-    Rolling,
-    RollingResponse,
-)
+from quantgate.engines.torch.engine import TorchEngine
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS
-
-from .scoring.tiny import Letters, collect, tiny_model
+from tests.unit.engines.tiny import Letters, collect, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantgate.audit import check_complete
-from quantgate.errors import DataError, MethodError, ModelError, QuantgateError, UsageError, is_foreign, translated
+from quantgate.checkpoints.audit import check_complete
+from quantgate.checkpoints.checkpoint import load_quantized, read_layers
+from quantgate.core.errors import DataError, MethodError, ModelError, QuantgateError, UsageError, is_foreign, translated
 from quantgate.models.bundled import convert
 from quantgate.models.loading import empty_model, load_reference, load_tokenizer, read_config
 from quantgate.models.source import resolve_model
 from quantgate.models.tensors import StoredTensor, read_tensor
-from quantgate.quantize.checkpoint import load_quantized, read_layers
-from quantgate.quantize.plugins import installed_plugins
+from quantgate.quantize.catalogue.plugins import installed_plugins
 from quantgate.store.store import Store
 from quantgate.tasks import flores, ifeval, summaries
 from quantgate.tasks.data import HubSource
@@ -235,7 +235,7 @@ def test_memory_that_does_not_suffice(monkeypatch, tmp_path, tiny_model):
     def full(*given, **settings):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("quantgate.quantize.run.run_jobs", full)
+    monkeypatch.setattr("quantgate.subjects.make.run_jobs", full)
     with pytest.raises(MethodError) as error:
         quantize(tiny_model, "rtn4", store=tmp_path / "store", offline=True)
     said(error, "there is not enough memory", "take a machine with more, or a smaller model")
@@ -267,7 +267,7 @@ def test_a_data_set_of_the_hub(wrong, monkeypatch):
 
 
 def test_a_hub_that_takes_too_long(monkeypatch, tmp_path):
-    from quantgate.progress import Silent
+    from quantgate.core.progress import Silent
 
     def fail(*given, **settings):
         raise httpx.ReadTimeout("timed out")

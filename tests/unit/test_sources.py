@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from quantgate.quantize.methods import METHODS
-from quantgate.scoring.requests import Generate
+from quantgate.core.requests import Generate
+from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.tasks.table import GROUPS, TASKS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")

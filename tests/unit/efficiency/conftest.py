@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from quantgate.progress import Silent
-from quantgate.quantize.calibration import Calibration
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
+from quantgate.core.progress import Silent
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.subjects.make import quantize_checkpoint
 
 VOCABULARY = 96
 

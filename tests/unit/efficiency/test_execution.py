@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from quantgate.checkpoints.checkpoint import load_quantized, stored_tensors
+from quantgate.core.errors import MethodError, ModelError
 from quantgate.efficiency.architecture import read_architecture
 from quantgate.efficiency.execution import Int4Linear, kernel_group, load_packed, load_plain, resident_bytes
 from quantgate.efficiency.weights import predicted_bytes, stored_bytes
-from quantgate.errors import MethodError, ModelError
 from quantgate.models.files import read_json
-from quantgate.quantize.checkpoint import load_quantized, stored_tensors
+from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.grids import UniformGrid
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.uniform import UniformWeight
+from quantgate.quantize.numerics.uniform import UniformWeight
 
 IDS = torch.arange(40).view(2, 20)
 

@@ -8,13 +8,14 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from quantgate.core.errors import ModelError, UsageError
+from quantgate.core.items import ItemOutcome
 from quantgate.efficiency import bench, child
 from quantgate.efficiency.architecture import read_architecture
 from quantgate.efficiency.bench import BenchOptions, memory_row, speed_row
 from quantgate.efficiency.child import Job, run_job
 from quantgate.efficiency.execution import load_plain
 from quantgate.efficiency.meters import CudaGauge, Peak, ResidentGauge, Stages
-from quantgate.efficiency.tasks import EFFICIENCY_TASKS, efficiency_tasks, split_names
 from quantgate.efficiency.workload import (
     WORKLOADS,
     Generator,
@@ -25,8 +26,7 @@ from quantgate.efficiency.workload import (
     prompt_of,
     run_in_turns,
 )
-from quantgate.errors import ModelError, UsageError
-from quantgate.tasks.base import ItemOutcome
+from quantgate.tasks.efficiency import EFFICIENCY_TASKS, efficiency_tasks, split_names
 from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare

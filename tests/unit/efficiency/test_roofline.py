@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import BloomConfig, GPT2Config, LlamaConfig, OPTConfig, Phi3Config
 
+from quantgate.core.errors import ModelError
 from quantgate.efficiency import hardware
 from quantgate.efficiency.architecture import Architecture, Linear, from_config
 from quantgate.efficiency.hardware import HARDWARE, Hardware, best_time, measure_machine
@@ -22,7 +23,6 @@ from quantgate.efficiency.roofline import (
     prefill,
     weight_bytes,
 )
-from quantgate.errors import ModelError
 
 # two blocks: hidden 8, MLP 12, four query heads and two key-value heads of width 2, ten words
 TOY = Architecture(

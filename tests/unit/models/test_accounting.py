@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 
 from quantgate import api
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
 from quantgate.efficiency.execution import load_packed
-from quantgate.errors import ModelError
 from quantgate.models.accounting import adds_nothing, check_loaded
 from quantgate.models.loading import load_reference
-from quantgate.progress import Silent
-from quantgate.quantize.checkpoint import load_quantized
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.subjects.make import quantize_checkpoint
 
 NORM, PROJECTION = "model.layers.1.post_attention_layernorm.weight", "model.layers.1.self_attn.k_proj"
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers
 
-from quantgate.errors import MethodError, ModelError
+from quantgate.core.errors import MethodError, ModelError
 from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE, check_known, check_quantizable
-from quantgate.quantize.layers import decoder_blocks
+from quantgate.models.layers import decoder_blocks
 
 SMALL = {"pad_token_id": 0, "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 MORE = {

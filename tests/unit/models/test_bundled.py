@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
 from quantgate.models import bundled
 
 

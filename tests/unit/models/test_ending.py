@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import quantgate
-from quantgate.errors import ModelError
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.errors import ModelError
+from quantgate.engines.torch.adapter import CausalModel
+from quantgate.engines.torch.generation import end_tokens as end_tokens_of
 from quantgate.models.ending import end_of_turn, end_tokens, ignored_generation_settings, named_or_known
 from quantgate.models.loading import load_reference
-from quantgate.quantize.checkpoint import load_quantized
-from quantgate.scoring.adapter import CausalModel
-from quantgate.scoring.generation import end_tokens as end_tokens_of
 from tests.conftest import make_model_dir, make_tokenizer
 
 PAD, BEGIN, END = 256, 257, 258  # the stand-in's special tokens; END is the tokenizer's own end token

@@ -4,7 +4,7 @@ import transformers as hf
 
 from quantgate.models.loading import attention_implementation, load_reference
 from tests.property.test_company import FAMILIES
-from tests.unit.scoring.tiny import plain_logprobs
+from tests.unit.engines.tiny import plain_logprobs
 
 WITHOUT_SDPA = ("bloom", "codegen", "gpt_neo", "gpt_oss", "gptj", "mpt", "xglm")
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import quantgate
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
 from quantgate.models.source import resolve_model
-from quantgate.progress import Silent
-from quantgate.quantize.calibration import Calibration
+from quantgate.quantize.calibration.samples import Calibration
 from quantgate.store.store import Store
 
 FIRST = "model.layers.0.mlp.down_proj.weight"

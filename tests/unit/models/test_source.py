@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
 from quantgate.models.digest import digest_model
 from quantgate.models.loading import load_reference, torch_dtype
 from quantgate.models.source import check_model_directory, resolve_model
-from quantgate.progress import Silent
 from quantgate.store.store import Store
 
 

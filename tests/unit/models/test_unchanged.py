@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from quantgate.errors import ModelError
+from quantgate.core.errors import ModelError
 from quantgate.models.digest import digest_model
 from quantgate.models.unchanged import check_unchanged, stamps
 

@@ -4,17 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from quantgate.errors import MethodError, ModelError
-from quantgate.progress import Silent
-from quantgate.quantize.activations import ActivationLinear, install, install_cache, static_grid
-from quantgate.quantize.checkpoint import load_quantized, stored_tensors
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
+from quantgate.checkpoints.checkpoint import load_quantized, stored_tensors
+from quantgate.core.errors import MethodError, ModelError
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.settings import ActivationSettings, CacheSettings
-from quantgate.quantize.statistics import InputStatistics
-from quantgate.subjects import unchanged_modules
-
-from .conftest import random_calibration, tiny_llama
+from quantgate.quantize.transforms.activations import ActivationLinear, install, install_cache, static_grid
+from quantgate.subjects.make import quantize_checkpoint
+from quantgate.subjects.subject import unchanged_modules
+from tests.unit.conftest import random_calibration, tiny_llama
 
 FEATURES = 40
 

@@ -4,18 +4,24 @@ import math
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.progress import Silent
-from quantgate.quantize import awq
-from quantgate.quantize.awq import Awq, ClippedRtn, candidate_scales, clip_ranges, rounding_loss, weight_magnitude
-from quantgate.quantize.driver import Sweep
-from quantgate.quantize.fold import Fold
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Silent
+from quantgate.models.layers import Stage
+from quantgate.quantize.algorithms import awq
+from quantgate.quantize.algorithms.awq import (
+    Awq,
+    ClippedRtn,
+    candidate_scales,
+    clip_ranges,
+    rounding_loss,
+    weight_magnitude,
+)
 from quantgate.quantize.grids import UniformGrid, dequantize, fit_groups, group_index, quantize
-from quantgate.quantize.layers import Stage
+from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.settings import AwqSettings, ClipSettings
-from quantgate.quantize.statistics import InputStatistics
-
-from .conftest import random_calibration, tiny_llama
+from quantgate.quantize.sweep.driver import Sweep
+from quantgate.quantize.transforms.fold import Fold
+from tests.unit.conftest import random_calibration, tiny_llama
 
 INPUTS, OUTPUTS, GROUP = 40, 24, 16  # the last group is shorter
 

@@ -4,9 +4,9 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.quantize.bnb import Float4, Int8, from_tensors, int8_linear
-from quantgate.quantize.int8 import outlier_columns, quantize_rows
+from quantgate.core.errors import MethodError
+from quantgate.quantize.algorithms.bnb import Float4, Int8, from_tensors, int8_linear
+from quantgate.quantize.algorithms.int8 import outlier_columns, quantize_rows
 from quantgate.quantize.settings import Float4Settings, Int8Settings
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from quantgate.errors import DataError, UsageError
-from quantgate.quantize.calibration_sets import CalibrationChoice, build_calibration
+from quantgate.core.errors import DataError, UsageError
+from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
 from tests.conftest import make_tokenizer

@@ -1,11 +1,11 @@
 import pytest
 
-from quantgate.quantize import docs
-from quantgate.quantize.methods import METHODS
+from quantgate.quantize.catalogue import docs
+from quantgate.quantize.catalogue.methods import METHODS
 
 
 def test_the_page_is_up_to_date():
-    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run python -m quantgate.quantize.docs"
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run python -m quantgate.quantize.catalogue.docs"
 
 
 def test_every_algorithm_is_described_and_every_row_is_there():

@@ -1,18 +1,18 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.progress import Silent
-from quantgate.quantize import batches, ragged
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Silent
+from quantgate.quantize.algorithms.gptq import Gptq
+from quantgate.quantize.algorithms.rtn import Rtn
 from quantgate.quantize.base import Order
-from quantgate.quantize.batches import plan_batches, plan_rows
-from quantgate.quantize.driver import Sweep
-from quantgate.quantize.gptq import Gptq
-from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.rtn import Rtn
+from quantgate.quantize.numerics import ragged
+from quantgate.quantize.numerics.hessian import Hessian
 from quantgate.quantize.settings import GptqSettings, RtnSettings
-
-from .conftest import random_calibration, tiny_llama
+from quantgate.quantize.sweep import batches
+from quantgate.quantize.sweep.batches import plan_batches, plan_rows
+from quantgate.quantize.sweep.driver import Sweep
+from tests.unit.conftest import random_calibration, tiny_llama
 
 
 class Spy:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.easyquant import EasyQuant, easyquant, fit, from_tensors, outlier_mask
-from quantgate.quantize.layout import PREFIX
-from quantgate.quantize.rtn import rtn
+from quantgate.core.errors import MethodError, ModelError
+from quantgate.quantize.algorithms.easyquant import EasyQuant, easyquant, fit, from_tensors, outlier_mask
+from quantgate.quantize.algorithms.rtn import rtn
+from quantgate.quantize.numerics.layout import PREFIX
 from quantgate.quantize.settings import EasyQuantSettings, RtnSettings
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from quantgate.errors import MethodError, ModelError
-from quantgate.progress import Silent
-from quantgate.quantize.checkpoint import load_quantized
-from quantgate.quantize.floats import (
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.errors import MethodError, ModelError
+from quantgate.core.progress import Silent
+from quantgate.quantize.algorithms.floats import (
     E2M1,
     FloatFormats,
     e2m1_values,
@@ -17,9 +17,9 @@ from quantgate.quantize.floats import (
     round_e2m1,
     round_float8,
 )
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
+from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.settings import FloatSettings
+from quantgate.subjects.make import quantize_checkpoint
 
 
 def enumerated(exponent_bits, mantissa_bits, bias, special):

@@ -5,11 +5,10 @@ import pytest
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM, OPTConfig, OPTForCausalLM
 
-from quantgate.quantize.batches import capture, run_block
-from quantgate.quantize.fold import apply, find_folds
-from quantgate.quantize.layers import decoder_blocks, observe_stages
-
-from .conftest import tiny_llama
+from quantgate.models.layers import decoder_blocks, observe_stages
+from quantgate.quantize.sweep.batches import capture, run_block
+from quantgate.quantize.transforms.fold import apply, find_folds
+from tests.unit.conftest import tiny_llama
 
 
 def folds_of(model, index=0):

@@ -2,11 +2,11 @@ import mpmath
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.quantize.columns import inverse_factor
-from quantgate.quantize.gptq import Gptq, gptq
-from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.rtn import rtn
+from quantgate.core.errors import MethodError
+from quantgate.quantize.algorithms.gptq import Gptq, gptq
+from quantgate.quantize.algorithms.rtn import rtn
+from quantgate.quantize.numerics.columns import inverse_factor
+from quantgate.quantize.numerics.hessian import Hessian
 from quantgate.quantize.settings import GptqSettings, RtnSettings
 
 ROWS, COLUMNS = 12, 70  # 70: neither a multiple of the group nor of the span

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from quantgate.quantize.hessian import Hessian
+from quantgate.quantize.numerics.hessian import Hessian
 
 
 def rows(n, features=40, dtype=torch.bfloat16, seed=0):

@@ -3,9 +3,9 @@ import importlib.util
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.quantize.hqq import Hqq, HqqWeight, from_tensors, hqq
-from quantgate.quantize.rtn import rtn
+from quantgate.core.errors import MethodError
+from quantgate.quantize.algorithms.hqq import Hqq, HqqWeight, from_tensors, hqq
+from quantgate.quantize.algorithms.rtn import rtn
 from quantgate.quantize.settings import HqqSettings, RtnSettings
 
 INSTALLED = importlib.util.find_spec("hqq") is not None

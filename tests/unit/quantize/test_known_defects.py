@@ -18,24 +18,23 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from fixtures.options import BUNDLED_DATA
-from quantgate.errors import MethodError
-from quantgate.progress import Silent
-from quantgate.quantize.activations import ActivationLinear
-from quantgate.quantize.calibration_sets import NAMES, CalibrationChoice, build_calibration
-from quantgate.quantize.checkpoint import load_quantized
-from quantgate.quantize.driver import Sweep
-from quantgate.quantize.floats import quantize_float8
-from quantgate.quantize.methods import METHODS, algorithm_of
-from quantgate.quantize.packing import pack_rows, unpack_rows
-from quantgate.quantize.rtn import rtn
-from quantgate.quantize.run import quantize_checkpoint
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Silent
+from quantgate.quantize.algorithms.floats import quantize_float8
+from quantgate.quantize.algorithms.rtn import rtn
+from quantgate.quantize.algorithms.slim import SampledHessian, Slim
+from quantgate.quantize.calibration.sources import NAMES, CalibrationChoice, build_calibration
+from quantgate.quantize.catalogue.methods import METHODS, algorithm_of
+from quantgate.quantize.numerics.packing import pack_rows, unpack_rows
 from quantgate.quantize.settings import ActivationSettings, RtnSettings, SlimSettings, SpqrSettings
-from quantgate.quantize.slim import SampledHessian, Slim
+from quantgate.quantize.sweep.driver import Sweep
+from quantgate.quantize.transforms.activations import ActivationLinear
+from quantgate.subjects.make import quantize_checkpoint
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
-
-from .conftest import random_calibration, tiny_llama
-from .test_gptq import correlated_inputs, weight_matrix
+from tests.unit.conftest import random_calibration, tiny_llama
+from tests.unit.quantize.test_gptq import correlated_inputs, weight_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHT_ONLY = [

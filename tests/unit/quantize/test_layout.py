@@ -7,13 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantgate.errors import ModelError
-from quantgate.progress import Silent
-from quantgate.quantize.checkpoint import load_quantized
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
-
-from .conftest import random_calibration
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.subjects.make import quantize_checkpoint
+from tests.unit.conftest import random_calibration
 
 LAYER = "model.layers.1.mlp.down_proj"
 

@@ -2,9 +2,16 @@ import itertools
 
 import pytest
 
-from quantgate.errors import UsageError
+from quantgate.core.errors import UsageError
 from quantgate.quantize.base import Method
-from quantgate.quantize.methods import ALGORITHMS, METHODS, NO_WEIGHTS, algorithm_of, get_methods, standard_methods
+from quantgate.quantize.catalogue.methods import (
+    ALGORITHMS,
+    METHODS,
+    NO_WEIGHTS,
+    algorithm_of,
+    get_methods,
+    standard_methods,
+)
 from quantgate.quantize.settings import GptqSettings
 
 

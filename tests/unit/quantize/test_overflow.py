@@ -4,13 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantgate.errors import MethodError
-from quantgate.progress import Silent
-from quantgate.quantize.checkpoint import load_quantized
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
-
-from .conftest import tiny_llama
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.subjects.make import quantize_checkpoint
+from tests.unit.conftest import tiny_llama
 
 LAYER = "model.layers.1.mlp.down_proj"
 

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from quantgate.errors import UsageError
-from quantgate.quantize import plugins
-from quantgate.quantize.methods import ALGORITHMS, METHODS
-from quantgate.quantize.plugins import MethodPlugin, installed_plugins, merged, table_of
+from quantgate.core.errors import UsageError
+from quantgate.quantize.catalogue import plugins
+from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS
+from quantgate.quantize.catalogue.plugins import MethodPlugin, installed_plugins, merged, table_of
 
 PACKAGE = """
 from dataclasses import dataclass, replace
 from quantgate.quantize.base import Method
-from quantgate.quantize.plugins import MethodPlugin
-from quantgate.quantize.rtn import Rtn, RtnSettings
+from quantgate.quantize.catalogue.plugins import MethodPlugin
+from quantgate.quantize.algorithms.rtn import Rtn
+from quantgate.quantize.settings import RtnSettings
 
 @dataclass(frozen=True)
 class Coarse(Rtn):
@@ -25,9 +26,9 @@ PLUGIN = MethodPlugin((ROW,), {"coarse": Coarse})
 """
 USE = """
 import sys, pathlib
-from quantgate.progress import Silent
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.subjects.make import quantize_checkpoint
 record = quantize_checkpoint(pathlib.Path(sys.argv[1]), METHODS["coarse-w4"], None, pathlib.Path(sys.argv[2]),
                              progress=Silent())
 print(record.method["algorithm"], len(record.quantized_modules))

@@ -1,12 +1,11 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.quantize.quip import Rotation, balance_of, quip
-from quantgate.quantize.rtn import rtn
+from quantgate.core.errors import MethodError
+from quantgate.quantize.algorithms.quip import Rotation, balance_of, quip
+from quantgate.quantize.algorithms.rtn import rtn
 from quantgate.quantize.settings import QuipSettings, RtnSettings
-
-from .test_gptq import correlated_inputs, hessian_of, weight_matrix
+from tests.unit.quantize.test_gptq import correlated_inputs, hessian_of, weight_matrix
 
 COLUMNS = 72  # 8 x 9: both kinds of factor
 

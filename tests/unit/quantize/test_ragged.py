@@ -10,12 +10,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from quantgate.quantize import batches
-from quantgate.quantize.batches import batches_of, run_block
-from quantgate.quantize.layers import decoder_blocks
-from quantgate.quantize.ragged import attention_of
-
-from .conftest import random_calibration, tiny_config
+from quantgate.models.layers import decoder_blocks
+from quantgate.quantize.numerics.ragged import attention_of
+from quantgate.quantize.sweep import batches
+from quantgate.quantize.sweep.batches import batches_of, run_block
+from tests.unit.conftest import random_calibration, tiny_config
 
 LENGTHS = [9, 4, 9, 1, 17, 4]
 SMALL = {

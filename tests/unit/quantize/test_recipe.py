@@ -4,16 +4,15 @@ import json
 import pytest
 import torch
 
-from quantgate.errors import MethodError, UsageError
-from quantgate.progress import Silent
-from quantgate.quantize.activations import ActivationLinear
-from quantgate.quantize.checkpoint import load_quantized, read_layers, read_record
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.recipe import Rule, block_of, component_of, load_recipe, recipe_method
-from quantgate.quantize.run import quantize_checkpoint
-from quantgate.subjects import unchanged_modules
-
-from .conftest import tiny_llama
+from quantgate.checkpoints.checkpoint import load_quantized, read_layers, read_record
+from quantgate.core.errors import MethodError, UsageError
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.quantize.catalogue.recipe import Rule, block_of, component_of, load_recipe, recipe_method
+from quantgate.quantize.transforms.activations import ActivationLinear
+from quantgate.subjects.make import quantize_checkpoint
+from quantgate.subjects.subject import unchanged_modules
+from tests.unit.conftest import tiny_llama
 
 NAMES = [name for name, module in tiny_llama().named_modules() if isinstance(module, torch.nn.Linear)]
 

@@ -1,16 +1,15 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.quantize.columns import Processing
-from quantgate.quantize.gptq import gptq
+from quantgate.core.errors import MethodError
+from quantgate.quantize.algorithms.gptq import gptq
+from quantgate.quantize.algorithms.slim import SampledHessian, Slim, _divergence, allocate, factors, fit, slim
 from quantgate.quantize.grids import UniformGrid
 from quantgate.quantize.grids import fit as fit_uniform
-from quantgate.quantize.hessian import Hessian
+from quantgate.quantize.numerics.columns import Processing
+from quantgate.quantize.numerics.hessian import Hessian
 from quantgate.quantize.settings import GptqSettings, SlimSettings
-from quantgate.quantize.slim import SampledHessian, Slim, _divergence, allocate, factors, fit, slim
-
-from .test_gptq import correlated_inputs, hessian_of, weight_matrix
+from tests.unit.quantize.test_gptq import correlated_inputs, hessian_of, weight_matrix
 
 COLUMNS, GROUP = 72, 8
 SETTINGS = SlimSettings(2, GROUP)

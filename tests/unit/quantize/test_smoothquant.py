@@ -1,14 +1,13 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.progress import Silent
-from quantgate.quantize.driver import Sweep
-from quantgate.quantize.rtn import Rtn
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Silent
+from quantgate.quantize.algorithms.rtn import Rtn
 from quantgate.quantize.settings import RtnSettings, SmoothQuantSettings
-from quantgate.quantize.smoothquant import SmoothQuant, smoothing_scale
-
-from .conftest import random_calibration, tiny_llama
+from quantgate.quantize.sweep.driver import Sweep
+from quantgate.quantize.transforms.smoothquant import SmoothQuant, smoothing_scale
+from tests.unit.conftest import random_calibration, tiny_llama
 
 X, W = torch.tensor([16.0, 1.0, 0.0]), torch.tensor([1.0, 4.0, 2.0])
 

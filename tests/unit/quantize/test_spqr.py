@@ -1,15 +1,14 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError, ModelError
-from quantgate.quantize.columns import Processing
-from quantgate.quantize.gptq import gptq
-from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.layout import PREFIX
+from quantgate.core.errors import MethodError, ModelError
+from quantgate.quantize.algorithms.gptq import gptq
+from quantgate.quantize.algorithms.spqr import Spqr, compress, from_tensors, leave_one_out_gain, spqr
+from quantgate.quantize.numerics.columns import Processing
+from quantgate.quantize.numerics.hessian import Hessian
+from quantgate.quantize.numerics.layout import PREFIX
 from quantgate.quantize.settings import GptqSettings, SpqrSettings
-from quantgate.quantize.spqr import Spqr, compress, from_tensors, leave_one_out_gain, spqr
-
-from .test_gptq import COLUMNS, ROWS, correlated_inputs, hessian_of, weight_matrix
+from tests.unit.quantize.test_gptq import COLUMNS, ROWS, correlated_inputs, hessian_of, weight_matrix
 
 
 def quantize(weight, hessian, settings):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from quantgate.quantize.hessian import Hessian
-from quantgate.quantize.statistics import InputStatistics
+from quantgate.quantize.numerics.hessian import Hessian
+from quantgate.quantize.numerics.statistics import InputStatistics
 
 ALL = ("hessian", "magnitude", "range")
 

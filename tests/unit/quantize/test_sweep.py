@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from quantgate.errors import MethodError
-from quantgate.progress import Silent
-from quantgate.quantize import driver
-from quantgate.quantize.methods import METHODS
-from quantgate.quantize.run import quantize_checkpoint, quantize_many, with_float_inputs
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.settings import GptqSettings
-
-from .conftest import random_calibration
+from quantgate.quantize.sweep import driver
+from quantgate.subjects.make import quantize_checkpoint, quantize_many, with_float_inputs
+from tests.unit.conftest import random_calibration
 
 ROWS = ["rtn4", "gptq4", "gptq2", "awq3", "awq-gptq-w3", "smoothquant-static-w8", "spqr3", "kv8", "int8"]
 
@@ -55,7 +54,7 @@ def test_forwards_are_shared(model_dir, tmp_path, calibration, monkeypatch):
 
 
 def test_hessians_and_factors_are_shared(model_dir, tmp_path, calibration, monkeypatch):
-    from quantgate.quantize import columns
+    from quantgate.quantize.numerics import columns
 
     factors = []
     inner = columns.inverse_factor
@@ -83,12 +82,12 @@ def test_one_method_without_calibration_stops_the_sweep(model_dir, tmp_path):
 
 
 def test_the_model_is_what_it_was(model_dir, calibration):
-    from .conftest import tiny_llama
+    from tests.unit.conftest import tiny_llama
 
     model, original = tiny_llama(), tiny_llama().state_dict()
     jobs = []
     for name in ("awq4", "gptq4", "smoothquant8"):
-        from quantgate.quantize.run import _Work
+        from quantgate.subjects.make import _Work
 
         jobs.append(_Work(METHODS[name], model).job)
     driver.run_jobs(model, jobs, calibration, Silent())

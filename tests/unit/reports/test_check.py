@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from quantgate import cli
-from quantgate.tasks.base import ItemOutcome
+from quantgate.core.items import ItemOutcome
+from quantgate.core.records import leaves_green
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import Evidence, conclude, evidence_to_json
 from quantgate.verdict.judge import build_result
 from quantgate.verdict.policy_file import parse_policy
-from quantgate.verdict.records import leaves_green
 from reports.accounting import Account
 from reports.directory import ReportDirectory
 from reports.markdown import render
@@ -247,7 +247,7 @@ def test_what_is_no_report_is_one_sentence(report, capsys, text):
 
 
 def test_a_page_is_drawn_again_with_numbers_that_json_cannot_hold(tmp_path):
-    from quantgate.verdict.verify import same
+    from quantgate.verify import same
 
     assert same(None, float("inf"))
     assert same(float("inf"), float("inf"))

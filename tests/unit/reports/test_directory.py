@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from quantgate.errors import StoreError, UsageError
+from quantgate.core.errors import StoreError, UsageError
 from reports.directory import FILES, ReportDirectory
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from quantgate.verdict.records import Result
+from quantgate.core.records import Result
 from reports import companions, markdown, table
 from reports.environment import command
 from reports.environment import facts as facts_of

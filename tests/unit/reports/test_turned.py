@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.core.items import ItemOutcome
 from quantgate.tasks.licences import quotable
 from quantgate.verdict.evidence import outcomes_to_json
 from reports import markdown, turned

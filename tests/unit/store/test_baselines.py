@@ -2,9 +2,9 @@
 
 import pytest
 
-from quantgate.errors import StoreError
+from quantgate.core.errors import StoreError
+from quantgate.core.items import ItemOutcome
 from quantgate.store import baselines
-from quantgate.tasks.base import ItemOutcome
 
 OUTCOMES = (
     ItemOutcome("a/test/0", "a", 1.0, "B", {"prob_right": 0.25}),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantgate.errors import StoreError
-from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse, RollingResponse
+from quantgate.core.errors import StoreError
+from quantgate.core.requests import GenerateResponse, LikelihoodResponse, RollingResponse
 from quantgate.store import journal
 
 ANSWERS = {

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from quantgate.errors import StoreError
-from quantgate.progress import Silent
-from quantgate.store.keys import Key
+from quantgate.core.errors import StoreError
+from quantgate.core.keys import Key
+from quantgate.core.progress import Silent
 from quantgate.store.store import ENTRY, Store, write_atomically
 
 

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from fixtures.options import BUNDLED_DATA
-from quantgate.evaluation import Evaluation, Options
-from quantgate.progress import Silent
-from quantgate.quantize.calibration_sets import CalibrationChoice
-from quantgate.quantize.methods import METHODS
+from quantgate.core.progress import Silent
+from quantgate.quantize.calibration.sources import CalibrationChoice
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.runs.evaluation import Evaluation, Options
 from quantgate.store.store import Store
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import LikelihoodResponse
-from quantgate.tasks.base import Selection, splits_note
+from quantgate.core.errors import DataError
+from quantgate.core.items import splits_note
+from quantgate.core.requests import LikelihoodResponse
+from quantgate.tasks.base import Selection
 from quantgate.tasks.bbq import CATEGORIES, Bbq, bias_score, read_metadata
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantgate.errors import DataError
+from quantgate.core.errors import DataError
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.overlap import covered, run_hashes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quantgate.errors import DataError
+from quantgate.core.errors import DataError
 from quantgate.tasks.data import DirectorySource, HubSource, open_data
 
 FIELDS = {"question": str, "answer": int}

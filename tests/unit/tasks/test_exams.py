@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse
-from quantgate.tasks.base import ItemOutcome, Selection
+from quantgate.core.errors import DataError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.requests import GenerateResponse, LikelihoodResponse
+from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.exam_subjects import CEVAL_HARD, CEVAL_NAMES, CMMLU_CHINA, CMMLU_NAMES, MMLU_GROUPS
 from quantgate.tasks.items import with_shots

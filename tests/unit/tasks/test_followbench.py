@@ -6,10 +6,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from quantgate.asked import ask_items
-from quantgate.errors import DataError, UsageError
-from quantgate.scoring.requests import GenerateResponse
-from quantgate.tasks.base import ItemOutcome, Selection
+from quantgate.core.errors import DataError, UsageError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.requests import GenerateResponse
+from quantgate.runs.asked import ask_items
+from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.followbench import NO_JUDGE, UNREADABLE, FollowBench, judged_by
 from quantgate.tasks.llm_judge import Judge, constraints_prompt, parse_verdicts

@@ -5,8 +5,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from quantgate.errors import ModelError
-from quantgate.scoring.requests import GenerateResponse
+from quantgate.core.errors import ModelError
+from quantgate.core.requests import GenerateResponse
 from quantgate.tasks import flores
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource

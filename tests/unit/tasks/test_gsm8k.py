@@ -4,9 +4,10 @@ from decimal import Decimal
 
 import pytest
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import GenerateResponse
-from quantgate.tasks.base import Item, Selection, best_constant
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item
+from quantgate.core.requests import GenerateResponse
+from quantgate.tasks.base import Selection, best_constant
 from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
 from quantgate.tasks.gsm8k import Gsm8k, any_number, first_occurrence, gold_number, last_number, numbers
 from quantgate.tasks.items import with_shots

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from quantgate.errors import DataError, UsageError
-from quantgate.scoring.requests import GenerateResponse
+from quantgate.core.errors import DataError, UsageError
+from quantgate.core.requests import GenerateResponse
 from quantgate.tasks import ifeval
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from quantgate.errors import UsageError
+from quantgate.core.errors import UsageError
 from quantgate.tasks.llm_judge import Judge
 
 GOOD = json.dumps({"choices": [{"message": {"content": "['YES']"}}]}).encode()

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from quantgate.errors import DataError
+from quantgate.core.errors import DataError
+from quantgate.core.progress import Silent
+from quantgate.core.requests import GenerateResponse, LikelihoodResponse
+from quantgate.engines.torch.engine import TorchEngine
 from quantgate.models.loading import load_reference
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import GenerateResponse, LikelihoodResponse
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.items import with_shots

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from quantgate.errors import DataError
+from quantgate.core.errors import DataError
 from quantgate.tasks.overlap import check_disjoint, covered, longest, run_hashes, texts_of, words_of
 
 WORDS = [f"word{index}" for index in range(400)]

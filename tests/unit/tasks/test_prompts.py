@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from quantgate.errors import ModelError
-from quantgate.scoring.requests import Generate
+from quantgate.core.errors import ModelError
+from quantgate.core.requests import Generate
 from quantgate.tasks.prompts import Prompts, user
 
 

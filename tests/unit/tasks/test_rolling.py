@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from quantgate.errors import DataError
-from quantgate.progress import Silent
-from quantgate.scoring.engine import TorchEngine
-from quantgate.scoring.requests import RollingResponse
-from quantgate.tasks.base import Item, Selection
+from quantgate.core.errors import DataError
+from quantgate.core.items import Item
+from quantgate.core.progress import Silent
+from quantgate.core.requests import RollingResponse
+from quantgate.engines.torch.engine import TorchEngine
+from quantgate.tasks.base import Selection
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from tests.conftest import make_model_dir, make_tokenizer
-from tests.unit.scoring.tiny import collect
+from tests.unit.engines.tiny import collect
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from quantgate.errors import DataError, UsageError
+from quantgate.core.errors import DataError, UsageError
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.table import GROUPS, TASKS, select_tasks

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from quantgate.errors import DataError
-from quantgate.scoring.requests import LikelihoodResponse
+from quantgate.core.errors import DataError
+from quantgate.core.requests import LikelihoodResponse
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts

@@ -8,7 +8,8 @@ from typing import Any
 
 from scipy import optimize
 
-from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.verdict.paired import Comparison, compare
 from quantgate.verdict.policy import Margin, Rule
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from quantgate.tasks.base import ACCURACY, PERPLEXITY, ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict.companions import COMPANIONS, calls, companion_means, compare_companion, items_for_companion
 from quantgate.verdict.noise import noise_floor
 from quantgate.verdict.paired import compare

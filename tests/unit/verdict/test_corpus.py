@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from quantgate.tasks.base import ACCURACY, ItemOutcome, Metric
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import bootstrap_difference
 from quantgate.verdict.judge import judge

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, ItemOutcome, Metric
+from quantgate.core.errors import ProvenanceError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict.evidence import Evidence, conclude, digest_outcomes, evidence_from_json, evidence_to_json
 from quantgate.verdict.policy import Floor, Margin
 from quantgate.verdict.sequential import visiting_order

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quantgate.core.records import Result
 from quantgate.verdict.family import benjamini_hochberg, confirmed, confirmed_at_once, decide, green, holm, pool
-from quantgate.verdict.records import Result
 
 
 def case(task: str, verdict: Any = "pass", method: str = "gptq4", p: float = math.nan, **more: Any) -> Result:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import ACCURACY, ItemOutcome
+from quantgate.core.errors import ProvenanceError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY
 from quantgate.verdict import guided
 from quantgate.verdict.evidence import Evidence, conclude, evidence_from_json, evidence_to_json
 from quantgate.verdict.policy import Margin, Rule

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, REPEATED, ItemOutcome, Metric
+from quantgate.core.items import REPEATED, ItemOutcome
+from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict.judge import Judgement, build_result, judge, judge_companions, with_companions
 from quantgate.verdict.paired import compare, zero_reference
 from quantgate.verdict.policy import Floor, Margin

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantgate.errors import ProvenanceError
-from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, ItemOutcome, Metric
+from quantgate.core.errors import ProvenanceError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import companion_outcomes, compare, zero_reference
 from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones

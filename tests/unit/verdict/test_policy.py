@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from quantgate.errors import PolicyError
-from quantgate.tasks.base import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
+from quantgate.core.errors import PolicyError
+from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.policy import Floor, Margin
 from quantgate.verdict.policy_file import load_policy, parse_policy

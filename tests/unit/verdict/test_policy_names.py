@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from quantgate.efficiency.tasks import EFFICIENCY_TASKS
-from quantgate.errors import PolicyError
-from quantgate.quantize.methods import METHODS
+from quantgate.core.errors import PolicyError
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.policy_file import parse_policy
 from quantgate.verdict.policy_names import Known, check_names, is_slip

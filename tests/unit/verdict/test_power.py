@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantgate.tasks.base import ACCURACY, PERPLEXITY, Metric
+from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.paired import compare
 from quantgate.verdict.power import detectable, harm, items_for_margin, items_to_decide, p_values, power_for_margin

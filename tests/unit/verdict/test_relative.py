@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from quantgate.tasks.base import ACCURACY, Metric
+from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.power import items_to_decide, p_values

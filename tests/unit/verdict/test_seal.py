@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from quantgate.tasks.base import ItemOutcome
+from quantgate.core.items import ItemOutcome
 from quantgate.verdict.evidence import outcomes_to_json
 from quantgate.verdict.seal import EvidenceFile, finite, seal_of
 from reports.payload import invalid_result

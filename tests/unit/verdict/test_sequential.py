@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from quantgate.tasks.base import ACCURACY, ItemOutcome
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACCURACY
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.sequential import SequentialTest, log_capital, looks, score_differences, visiting_order

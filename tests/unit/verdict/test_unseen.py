@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantgate.tasks.base import KLD_MEAN, PERPLEXITY, Metric
+from quantgate.core.metrics import KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.unseen import items_to_show, unseen_bound, unseen_tail
@@ -127,6 +127,6 @@ def test_a_policy_may_state_a_smaller_stake() -> None:
 
 
 def test_a_measurement_repeated_has_nothing_unseen() -> None:
-    from quantgate.efficiency.tasks import EFFICIENCY_TASKS
+    from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 
     assert {task.metric.stake for task in EFFICIENCY_TASKS.values()} == {0.0}

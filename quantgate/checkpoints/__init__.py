@@ -1,0 +1,1 @@
+"""Stored weight forms: what a checkpoint declares, how it is read, written and audited."""

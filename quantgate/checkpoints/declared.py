@@ -1,0 +1,386 @@
+"""What a checkpoint's ``quantization_config`` declares, field by field: honoured, harmless, or refused.
+
+A field that changes what is computed and is skipped gives a verdict about another model than the one that will be run.
+So every layout has one table here that accounts for all of its fields, and what is in no table is refused by name.
+Fields that are set to nothing (null, an empty list or object) say nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from quantgate.checkpoints.formats import FORMATS
+from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
+from quantgate.core.errors import ModelError
+from quantgate.models.files import read_json
+from quantgate.models.quantized import MAIN, declarations
+from quantgate.quantize.algorithms.floats import is_plain
+from quantgate.quantize.numerics.layout import QUANT_METHOD
+from quantgate.quantize.settings import (
+    ActivationSettings,
+    CacheSettings,
+    EasyQuantSettings,
+    FloatSettings,
+    HqqSettings,
+    QuipSettings,
+    SlimSettings,
+    SpqrSettings,
+)
+
+_WORDS: Final = ("bits", "group_size", "sym", "desc_act", "checkpoint_format")  # must not differ between two places
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What will be computed when the checkpoint is loaded.
+
+    ``reader``: ``own`` (`load_quantized`), or ``transformers``, which computes all that the configuration says.
+    ``kept``: whether a module of that name is declared to stay in 16 bit. ``bits``: nominal, None where nothing says.
+    """
+
+    reader: Literal["own", "transformers"]
+    kept: Callable[[str], bool]
+    bits: int | None = None
+    activation_bits: int = 16
+    cache_bits: int = 16
+    execution: str = "dequantized"
+
+
+def read_declared(path: Path, who: str) -> Declared:
+    """What the checkpoint in ``path`` declares.
+
+    Raises:
+        ModelError: a field that nothing here computes, a layout that nothing here reads, or two declarations that
+            contradict each other.
+    """
+    config = read_json(path / "config.json", who)
+    places = declarations(path, config)
+    found = places.pop(f"{MAIN} in config.json", None)
+    if found is None:
+        if places:
+            raise ModelError(
+                who,
+                f"{next(iter(places))} declares a quantization, config.json's {MAIN} does not",
+                expected=f"{MAIN} in config.json: the loader looks nowhere else",
+                hint="copy it there, or delete it if the weights are plain 16 bit",
+            )
+        return Declared("transformers", lambda name: False)
+    if not isinstance(found, Mapping):
+        raise ModelError(who, f"{MAIN} holds a {type(found).__name__}", expected="an object")
+    _agree(found, places, who)
+    return _by_layout(found, f"{who}: {MAIN}")
+
+
+def _by_layout(config: Mapping[str, Any], who: str) -> Declared:
+    method = config.get("quant_method")
+    if method not in _LAYOUTS:
+        raise ModelError(
+            who,
+            f"quant_method {method!r}",
+            expected=f"one of {', '.join(_LAYOUTS)}: no other layout is computed here as it declares",
+            hint="export the checkpoint in one of these layouts with the tool that made it",
+        )
+    return _LAYOUTS[method](config, who)
+
+
+def _agree(config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> None:
+    """Refuse a second declaration that says something else: other runtimes read that one."""
+    for place, other in places.items():
+        inner = other if isinstance(other, Mapping) else {}
+        inner = inner.get("quantization", inner) if place.startswith("hf_quant") else inner
+        for word in _WORDS:
+            if isinstance(inner, Mapping) and word in inner and word in config and inner[word] != config[word]:
+                raise ModelError(
+                    who,
+                    f"{word} is {config[word]!r} in config.json and {inner[word]!r} in {place}",
+                    expected="one declaration, or two that agree",
+                )
+
+
+def account(
+    config: Mapping[str, Any],
+    who: str,
+    *,
+    honoured: Iterable[str],
+    harmless: Iterable[str] = (),
+    only: Mapping[str, tuple[Any, ...]] | None = None,
+) -> None:
+    """Check that every field of ``config`` is known.
+
+    Args:
+        config: what a configuration says.
+        who: for messages.
+        honoured: fields that the reader computes with; their values are its business.
+        harmless: fields that say how the weights were found or where they run fastest, not what they are.
+        only: fields that are harmless with these values alone.
+
+    Raises:
+        ModelError: the first field that may change what is computed.
+    """
+    known, fixed = {*honoured, *harmless}, only or {}
+    for name, value in config.items():
+        empty = value is None or value in ({}, [])
+        if name in known or empty or (name in fixed and any(value == each for each in fixed[name])):
+            continue
+        allowed = " or ".join(map(repr, fixed[name])) if name in fixed else ""
+        shown = repr(value)
+        raise ModelError(
+            who,
+            f"{name} is {shown if len(shown) <= 80 else shown[:77] + '...'}",
+            expected=f"{allowed or 'no such field'}: this is not computed here, and it may change the answers",
+            hint="judge the checkpoint in a runtime that knows it, or export it without",
+        )
+
+
+def _integer(config: Mapping[str, Any], name: str, allowed: Callable[[int], bool], who: str, expected: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not allowed(value):
+        raise ModelError(who, f"{name} is {value!r}" if name in config else f"no {name}", expected=expected)
+    return value
+
+
+def _flag(config: Mapping[str, Any], name: str, who: str) -> bool:
+    value = config.get(name, False)
+    if value not in (True, False, None):
+        raise ModelError(who, f"{name} is {value!r}", expected="true or false")
+    return bool(value)
+
+
+# --- GPTQ -----------------------------------------------------------------------------------------------------------
+
+_GPTQ_HARMLESS: Final = (
+    "static_groups", "true_sequential", "damp_percent", "damp_auto_increment", "model_name_or_path",
+    "model_file_base_name", "meta", "dataset", "tokenizer", "model_seqlen", "block_name_to_quantize",
+    "module_name_preceding_first_block", "batch_size", "pad_token_id", "max_input_length", "cache_block_outputs",
+    "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config", "backend", "mse", "act_group_aware",
+    "parallel_packing", "modules_to_not_convert",
+    # AutoRound's export in this layout: how it looked for the weights
+    "amp", "autoround_version", "enable_minmax_tuning", "enable_quanted_input", "gradient_accumulate_steps", "iters",
+    "low_gpu_mem_usage", "lr", "minmax_lr", "nsamples", "seqlen", "provider",
+)  # fmt: skip
+_FORMATS: Final = ("gptq", "gptq_v2")
+_GROUPS: Final = "a group size above 0, or -1 for one group a column"
+
+
+def _gptq(config: Mapping[str, Any], who: str) -> Declared:
+    honoured = (
+        *("quant_method", "bits", "group_size", "sym", "desc_act", "dynamic", "lm_head"),
+        "modules_in_block_to_quantize",
+    )
+    only = {
+        "checkpoint_format": _FORMATS, "format": _FORMATS, "pack_dtype": ("int32",), "is_marlin_format": (False,),
+        "method": ("gptq",), "data_type": ("int",),
+    }  # fmt: skip
+    account(config, who, honoured=honoured, harmless=_GPTQ_HARMLESS, only=only)
+    bits = _integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
+    _integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)
+    for name in ("sym", "desc_act", "lm_head"):
+        _flag(config, name, who)
+    rules = config.get("dynamic") or {}
+    if not isinstance(rules, Mapping):
+        raise ModelError(who, f"dynamic holds a {type(rules).__name__}", expected="an object of patterns")
+    for pattern, changes in rules.items():
+        _check_pattern(pattern.removeprefix("-:").removeprefix("+:"), f"{who}.dynamic")
+        account(changes or {}, f"{who}.dynamic[{pattern!r}]", honoured=honoured[1:5], harmless=_GPTQ_HARMLESS)
+    inner = [name for stage in config.get("modules_in_block_to_quantize") or [] for name in _names(stage, who)]
+    skipped = _names(config.get("modules_to_not_convert") or [], who)
+
+    def kept(name: str) -> bool:
+        if name == "lm_head":
+            return not config.get("lm_head")
+        if dynamic_rule(config, name) is None or any(name == each or name.endswith(f".{each}") for each in skipped):
+            return True
+        return bool(inner) and not any(name.endswith(f".{each}") for each in inner)
+
+    return Declared("own", kept, bits)
+
+
+def _names(value: Any, who: str) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ModelError(who, f"{value!r} in a list of modules", expected="names of modules")
+    return value
+
+
+def _check_pattern(pattern: str, who: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ModelError(who, f"{pattern!r} is no regular expression ({error})", expected="one") from error
+
+
+# --- bitsandbytes ---------------------------------------------------------------------------------------------------
+
+_BNB_DTYPES: Final = ("float32", "float16", "bfloat16")
+
+
+def _bitsandbytes(config: Mapping[str, Any], who: str) -> Declared:
+    account(
+        config,
+        who,
+        honoured=(
+            *("quant_method", "load_in_8bit", "load_in_4bit", "_load_in_8bit", "_load_in_4bit"),
+            *("llm_int8_threshold", "llm_int8_skip_modules", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
+        ),
+        harmless=("llm_int8_enable_fp32_cpu_offload", "bnb_4bit_quant_storage"),
+        only={"llm_int8_has_fp16_weight": (False,), "bnb_4bit_compute_dtype": _BNB_DTYPES},
+    )
+    eight, four = (any(_flag(config, f"{p}load_in_{n}bit", who) for p in ("", "_")) for n in (8, 4))
+    if eight == four:
+        raise ModelError(who, f"load_in_8bit is {eight}, load_in_4bit is {four}", expected="one of them true")
+    if four and config.get("bnb_4bit_quant_type", "fp4") not in ("nf4", "fp4"):
+        raise ModelError(who, f"bnb_4bit_quant_type {config['bnb_4bit_quant_type']!r}", expected="nf4 or fp4")
+    threshold = config.get("llm_int8_threshold", 6.0)
+    if eight and (not isinstance(threshold, int | float) or isinstance(threshold, bool) or threshold < 0):
+        raise ModelError(who, f"llm_int8_threshold is {threshold!r}", expected="a number from 0")
+    patterns = config.get("llm_int8_skip_modules")
+    patterns = ["lm_head"] if patterns is None else _names(patterns, who)
+    for pattern in patterns:
+        _check_pattern(pattern, f"{who}.llm_int8_skip_modules")
+
+    def kept(name: str) -> bool:
+        from transformers.quantizers.quantizers_utils import should_convert_module
+
+        return not should_convert_module(name, patterns)
+
+    if eight:
+        return Declared("own", kept, 8, activation_bits=8, execution="int8")
+    return Declared("own", kept, 4)
+
+
+# --- compressed-tensors ---------------------------------------------------------------------------------------------
+
+_ARGUMENTS: Final = (
+    "num_bits", "type", "symmetric", "group_size", "strategy", "block_structure", "dynamic", "actorder", "scale_dtype",
+    "zp_dtype",
+)  # fmt: skip
+_OBSERVERS: Final = ("observer", "observer_kwargs")
+_COMPRESSED: Final = (
+    "int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
+    "nvfp4-pack-quantized", "mxfp4-pack-quantized",
+)  # fmt: skip
+
+
+def _compressed(config: Mapping[str, Any], who: str) -> Declared:
+    account(
+        config,
+        who,
+        honoured=("quant_method", "config_groups", "ignore"),
+        harmless=("global_compression_ratio", "version", "run_compressed", "dequantize", "use_optimized_inference"),
+        only={"quantization_status": ("compressed",), "format": _COMPRESSED, "sparsity_config": ({"format": "dense"},)},
+    )
+    groups = config.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups or not all(isinstance(each, Mapping) for each in groups.values()):
+        raise ModelError(who, f"config_groups is {groups!r}", expected="an object of groups with targets and weights")
+    ignored = _names(config.get("ignore") or [], who)
+    targets: list[str] = []
+    bits: list[int] = []
+    inputs: list[int] = []
+    for name, group in groups.items():
+        where = f"{who}.config_groups.{name}"
+        parts = ("weights", "input_activations", "output_activations")
+        account(group, where, honoured=("targets", *parts), only={"format": _COMPRESSED})
+        found = {part: _arguments(group[part], f"{where}.{part}") for part in parts if group.get(part)}
+        targets += _targets(_names(group.get("targets") or [], where), where)
+        bits += [found["weights"]] if "weights" in found else []
+        inputs += [found[part] for part in parts[1:] if part in found]
+    for pattern in (*targets, *ignored):
+        if pattern.startswith("re:"):
+            _check_pattern(pattern.removeprefix("re:"), who)
+
+    def kept(name: str) -> bool:
+        return _matches(name, ignored) or not _matches(name, targets)
+
+    own = not inputs and is_plain(config)
+    return Declared(
+        "own" if own else "transformers", kept, min(bits, default=16), min(inputs, default=16),
+        execution="simulated" if inputs else "dequantized",
+    )  # fmt: skip
+
+
+def _arguments(value: Any, who: str) -> int:
+    """Bits of what is quantized so."""
+    if not isinstance(value, Mapping):
+        raise ModelError(who, f"holds a {type(value).__name__}", expected="an object")
+    account(value, who, honoured=_ARGUMENTS, harmless=_OBSERVERS)
+    return _integer(value, "num_bits", lambda n: 1 <= n <= 16, who, "1 to 16")
+
+
+def _targets(names: list[str], who: str) -> list[str]:
+    classes = [name for name in names if not name.startswith("re:") and "." not in name and name != "Linear"]
+    if classes or not names:
+        raise ModelError(
+            who, f"targets {classes or names}", expected="Linear, names of modules, or patterns (re:...)"
+        )  # fmt: skip
+    return names
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether compressed-tensors would match a linear layer of this name."""
+    return any(
+        re.match(each.removeprefix("re:"), name) is not None if each.startswith("re:") else each in (name, "Linear")
+        for each in patterns
+    )
+
+
+# --- our own layout -------------------------------------------------------------------------------------------------
+
+_SETTINGS: Final[dict[str, tuple[str, ...]]] = {
+    name: tuple(each.name for each in fields(settings))
+    for name, settings in {
+        "spqr": SpqrSettings, "slim": SlimSettings, "easyquant": EasyQuantSettings, "float8": FloatSettings,
+        "quip": QuipSettings, "hqq": HqqSettings,
+    }.items()
+}  # fmt: skip
+
+
+def _own(config: Mapping[str, Any], who: str) -> Declared:
+    if not is_mixed(config):
+        _one(config, who)
+        bits = config.get("bits")
+        return Declared("own", lambda name: name == "lm_head", bits if isinstance(bits, int) else None)
+    account(config, who, honoured=("quant_method", "format", "configs", "layers", "kv_cache"))
+    configs, layers = config.get("configs"), config.get("layers")
+    if not isinstance(configs, list) or not isinstance(layers, Mapping):
+        raise ModelError(who, "no configs or no layers", expected="a list and an object")
+    activations = []
+    for number, each in enumerate(configs):
+        place = f"{who}.configs[{number}]"
+        if not isinstance(each, Mapping):
+            raise ModelError(place, f"holds a {type(each).__name__}", expected="an object")
+        inputs = each.get("activations") or {}
+        account(inputs, f"{place}.activations", honoured=[f.name for f in fields(ActivationSettings)])
+        activations += [int(inputs.get("bits", ActivationSettings().bits))] if inputs else []
+        rest = {key: value for key, value in each.items() if key != "activations"}
+        found = _by_layout(rest, place) if rest.get("quant_method") != QUANT_METHOD else _one(rest, place)
+        activations += [found.activation_bits]
+    cache = config.get("kv_cache") or {}
+    account(cache, f"{who}.kv_cache", honoured=[f.name for f in fields(CacheSettings)])
+    simulated = bool(cache) or any(bits < 16 for bits in activations)
+    return Declared(
+        "own", lambda name: name not in layers, None, min(activations, default=16),
+        int(cache.get("bits", CacheSettings().bits)) if cache else 16, "simulated" if simulated else "dequantized",
+    )  # fmt: skip
+
+
+def _one(config: Mapping[str, Any], who: str) -> Declared:
+    """One layer's or the whole checkpoint's settings of a single format; formats of plugins read their own."""
+    name = config.get("format")
+    if name not in FORMATS:
+        raise ModelError(who, f"format {name!r}", expected=f"one of {', '.join(FORMATS)}, mixed")
+    if name in _SETTINGS:
+        account(config, who, honoured=("quant_method", "format", *_SETTINGS[name]))
+    return Declared("own", lambda name: False)
+
+
+_LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
+    "gptq": _gptq,
+    "bitsandbytes": _bitsandbytes,
+    "compressed-tensors": _compressed,
+    QUANT_METHOD: _own,
+}

@@ -1,0 +1,1 @@
+"""Records and words that everybody shares: errors, requests, items, metrics, results, keys."""

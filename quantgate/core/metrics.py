@@ -1,0 +1,81 @@
+"""How item scores become one number, and what is known about such scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quantgate.core.items import ItemOutcome, facts_of
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How item scores become one number, and how two such numbers are compared.
+
+    ``kind``: ``binary`` (scores 0/1), ``mean`` (any real score), ``exp_mean`` (value = exp(mean score): perplexity;
+    differences are taken on the mean and shown as value differences), ``corpus`` (value = ``aggregate`` of the summed
+    facts: BLEU; an item's score then only tells which items moved).
+
+    ``best``, ``worst``: what an item can score at most and at least, None where there is no bound; 0/1 scores have
+    theirs by their kind. ``stake``: how much worse an item that was not drawn may have got at most, on the scale of the
+    scores, where no bounds say it (docs/verdicts.md, "Rare damage"); 0 where items are one measurement repeated, None
+    where nobody said: then the largest score seen. ``serial``: items are neighbours in a running text.
+    """
+
+    name: str
+    higher_is_better: bool
+    kind: Literal["binary", "mean", "exp_mean", "corpus"]
+    unit: str = ""
+    aggregate: Callable[[npt.NDArray[np.float64]], float] | None = None
+    best: float | None = None
+    worst: float | None = None
+    stake: float | None = None
+    serial: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.kind == "corpus") != (self.aggregate is not None):
+            raise ValueError(f"metric {self.name}: an aggregate belongs to the kind 'corpus', and to no other")
+        if self.kind == "binary":
+            object.__setattr__(self, "best", float(self.higher_is_better))
+            object.__setattr__(self, "worst", float(not self.higher_is_better))
+
+    @property
+    def range(self) -> float | None:
+        """How far apart two scores can be; None without bounds."""
+        return None if self.best is None or self.worst is None else abs(self.best - self.worst)
+
+    @property
+    def score_unit(self) -> str:
+        """What an item's score is counted in, with a space behind it; empty where it has no unit."""
+        if self.kind == "exp_mean":
+            return "nats "
+        return f"{self.unit} " if self.unit else ""
+
+    def of(self, outcomes: Sequence[ItemOutcome]) -> float:
+        """The metric over scored items, of whatever kind; NaN when there are none."""
+        if self.aggregate is None:
+            return self.value([outcome.score for outcome in outcomes if outcome.score is not None])
+        return self.aggregate(facts_of(outcomes).sum(axis=0)) if outcomes else math.nan
+
+    def value(self, scores: Sequence[float]) -> float:
+        """The metric over ``scores``; NaN when there are none, and for a corpus metric, which scores do not tell."""
+        if not scores or self.kind == "corpus":
+            return math.nan
+        mean = math.fsum(scores) / len(scores)
+        if self.kind != "exp_mean":
+            return mean
+        return math.exp(mean) if mean < 700 else math.inf  # exp overflows a float64 above 709
+
+
+ACCURACY = Metric("acc", True, "binary")
+ACC_NORM = Metric("acc_norm", True, "binary")
+EXACT_MATCH = Metric("exact_match", True, "binary")
+GUESSING: Final = 10.0
+"""Nats: how much a text loses at most that matters. A guess among 32,000 tokens is 10.4 away from certainty."""
+PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING, serial=True)
+KLD_MEAN = Metric("kld_mean", False, "mean", "nats", stake=GUESSING, serial=True)

@@ -1,0 +1,1 @@
+"""The text a method may look at."""

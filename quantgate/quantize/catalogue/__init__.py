@@ -1,0 +1,1 @@
+"""The table of methods, recipes, and methods of other packages."""

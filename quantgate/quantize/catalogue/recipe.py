@@ -1,0 +1,183 @@
+r"""Recipes: which method quantizes which layer, from a TOML file or from Python.
+
+    name = "attention-more"
+    default = "gptq4"              # a row of the method table, or "none": stays 16 bit
+
+    [[rules]]                      # the last rule that matches a layer decides
+    method = "gptq8"
+    component = "attention"        # attention, feed-forward or head
+    blocks = "0-3,29"              # numbers of decoder blocks
+    include = "[qk]_proj"          # regular expressions, searched in the layer's name
+    exclude = 'layers\.2\.'
+
+A rule's conditions all have to hold. A recipe is a row of its own (``recipe-attention-more``), so it is selected,
+cached and reported like any method; the effective bits in its record are the average over all its layers. Keys nobody
+knows and rules that no layer matches are errors.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from quantgate.core import reading
+from quantgate.core.errors import MethodError, UsageError
+from quantgate.core.reading import Unreadable
+from quantgate.quantize.base import Method
+from quantgate.quantize.catalogue.methods import METHODS, NO_WEIGHTS, get_methods
+
+ALGORITHM: Final = "recipe"
+NONE: Final = "none"
+Component = Literal["attention", "feed-forward", "head"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``method`` for the layers that all the other fields match; see the module's docstring."""
+
+    method: str
+    component: Component | None = None
+    blocks: str | None = None
+    include: str | None = None
+    exclude: str | None = None
+
+    def matches(self, name: str) -> bool:
+        """Whether the rule is about the layer called ``name``."""
+        return (
+            self.component in (None, component_of(name))
+            and (self.blocks is None or block_of(name) in _numbers(self.blocks))
+            and (self.include is None or re.search(self.include, name) is not None)
+            and (self.exclude is None or re.search(self.exclude, name) is None)
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a recipe's row. ``rows``: what the methods it names are, so that cache keys know their settings."""
+
+    name: str
+    default: str = NONE
+    rules: tuple[Rule, ...] = ()
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+    def assigned(self, names: Sequence[str], who: str) -> dict[str, Method]:
+        """The row of every layer that is quantized, by name.
+
+        Raises:
+            MethodError: a rule that no layer matches, or one whose layers are all taken by later rules.
+        """
+        chosen = dict.fromkeys(names, -1)
+        for number, rule in enumerate(self.rules):
+            matched = [name for name in names if rule.matches(name)]
+            if not matched:
+                raise MethodError(who, f"rule {number + 1} matches no layer", expected=f"one like {names[0]}")
+            chosen |= dict.fromkeys(matched, number)
+        for number in range(len(self.rules)):
+            if number not in chosen.values():
+                raise MethodError(who, f"rule {number + 1} is overruled everywhere", hint="put it after broader rules")
+        ids = {name: self.rules[at].method if at >= 0 else self._default(name) for name, at in chosen.items()}
+        return {name: METHODS[id] for name, id in ids.items() if id != NONE}
+
+    def _default(self, name: str) -> str:
+        return NONE if component_of(name) == "head" else self.default
+
+
+def component_of(name: str) -> Component:
+    """Attention if its name says so, head outside the decoder blocks, feed-forward otherwise."""
+    if block_of(name) is None:
+        return "head"
+    return "attention" if re.search(r"attn|attention", name) else "feed-forward"
+
+
+def block_of(name: str) -> int | None:
+    """Number of the decoder block: the first number in the layer's name."""
+    numbers = [int(part) for part in name.split(".") if part.isdecimal()]
+    return numbers[0] if numbers else None
+
+
+def _numbers(text: str) -> set[int]:
+    """``0-3,29`` -> {0, 1, 2, 3, 29}. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def recipe_method(name: str, default: str = NONE, rules: Sequence[Rule] = (), who: str = "recipe") -> Method:
+    """A row of the method table from a recipe.
+
+    Raises:
+        UsageError: an unknown method, a pattern or a range that is none, or a name that other ids are part of.
+    """
+    id = f"recipe-{name}"
+    inside = [known for known in METHODS if known in id]
+    if inside or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise UsageError(who, f"name {name!r}", expected="lower-case letters, digits and '-', and no method's id in it")
+    used = get_methods([each for each in dict.fromkeys((default, *(rule.method for rule in rules))) if each != NONE])
+    for row in used:
+        if row.algorithm == NO_WEIGHTS:
+            raise UsageError(who, f"{row.id} quantizes no weights", expected="a method for layers")
+    _check(rules, who)
+    if not used:
+        raise UsageError(who, "no method", expected="a default or at least one rule")
+    return Method(
+        id=id,
+        algorithm=ALGORITHM,
+        settings=Recipe(name, default, tuple(rules), {row.id: row.as_record() for row in used}),
+        bits=used[0].bits,
+        needs_calibration=any(row.needs_calibration for row in used),
+        storage="packed" if all(row.storage == "packed" for row in used) else "fake",
+        code_version=1,
+        summary=f"recipe of {', '.join(row.id for row in used)}",
+        source=who,
+        activation_bits=min(row.activation_bits for row in used),
+    )
+
+
+def _check(rules: Sequence[Rule], who: str) -> None:
+    for number, rule in enumerate(rules, 1):
+        where = f"{who}, rule {number}"
+        if rule.component not in (None, *get_args(Component)):
+            raise UsageError(where, f"component {rule.component!r}", expected=" or ".join(get_args(Component)))
+        try:
+            _numbers(rule.blocks or "0")
+            re.compile(rule.include or "")
+            re.compile(rule.exclude or "")
+        except (ValueError, re.error) as error:
+            raise UsageError(where, f"a range or pattern that is none ({error})", expected="as in 0-3,29") from error
+
+
+def load_recipe(path: Path) -> Method:
+    """The row that a TOML file describes.
+
+    Raises:
+        UsageError: the file cannot be read, holds keys nobody knows, or see `recipe_method`.
+    """
+    try:
+        content = tomllib.loads(reading.read_text(path))
+    except (OSError, Unreadable, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(str(path), f"cannot be read ({error})", expected="a TOML file") from error
+    _known(content, ("name", "default", "rules"), str(path))
+    rules = content.get("rules", [])
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+        raise UsageError(str(path), "rules that are no tables", expected="[[rules]]")
+    for number, rule in enumerate(rules, 1):
+        _known(rule, [each.name for each in fields(Rule)], f"{path}, rule {number}")
+        if "method" not in rule:
+            raise UsageError(f"{path}, rule {number}", "no method", expected="a row of the method table, or none")
+    name = content.get("name", path.stem.lower())
+    return recipe_method(name, content.get("default", NONE), [Rule(**rule) for rule in rules], str(path))
+
+
+def _known(content: Mapping[str, Any], keys: Sequence[str], who: str) -> None:
+    unknown = sorted(set(content) - set(keys))
+    if unknown:
+        raise UsageError(who, f"unknown key {unknown[0]!r}", expected=f"only {', '.join(keys)}")
+    odd = [key for key, value in content.items() if key != "rules" and not isinstance(value, str)]
+    if odd:
+        raise UsageError(who, f"{odd[0]} = {content[odd[0]]!r}", expected="a string")

@@ -1,0 +1,1 @@
+"""Grids, packed integers, second-order statistics, the column loop: arithmetic that knows no method."""

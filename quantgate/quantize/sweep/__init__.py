@@ -1,0 +1,1 @@
+"""Layer by layer through a model."""

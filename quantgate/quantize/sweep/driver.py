@@ -1,0 +1,416 @@
+"""Layer by layer through the model: collect what an algorithm needs of a stage's input, quantize the stage, go on.
+
+Several methods can go through together (`run_jobs`). The model is loaded and the calibration text embedded once; the
+methods that look at the 16-bit model's activations share them and their statistics, one forward for all. Methods that
+look at the activations of what they have quantized so far (`Order`) each have a stream of activations of their own:
+there nothing can be shared without changing their results.
+
+When all samples of such a stream form one batch, a block is run once: as its forward reaches a stage, the stage is
+quantized in flight and the forward goes on with the quantized weights. With several batches each stage is reached by
+running every batch up to it, and no further; then the block is run once more for its outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from quantgate.core.errors import MethodError
+from quantgate.core.progress import Progress
+from quantgate.models.layers import Block, Stage, decoder_blocks, head_of, hooks, observe_stages, replace_weight
+from quantgate.models.products import wide_products
+from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.numerics.ragged import attention_of
+from quantgate.quantize.numerics.statistics import InputStatistics
+from quantgate.quantize.settings import ActivationSettings, Need
+from quantgate.quantize.sweep.batches import Batch, Stop, batches_of, capture, run_block
+from quantgate.quantize.transforms.activations import static_grid
+from quantgate.quantize.transforms.fold import Fold, Transformation, apply, find_folds, restored
+
+Results = dict[str, LayerResult]
+
+
+@dataclass
+class Job:
+    """One method on its way through the model.
+
+    ``algorithm``: by layer name; None leaves the layer in 16 bit. ``transformation``: by the names of a stage's layers,
+    what finds the scale of its input. ``activations``: how each layer's input is quantized, by its name.
+
+    ``results``: the quantized layers. ``input_grids``: tensors of static inputs, by the name they are stored under.
+    ``changed``: other parameters that a fold has changed, in the model's dtype. ``folds``: first layer of every scaled
+    stage -> module that carries the inverse scale. ``masters``: folded weights of the present block in float32.
+    ``seconds``: time spent on this job, with its share of what it shared.
+    """
+
+    who: str
+    algorithm: Callable[[str], Algorithm | None]
+    transformation: Callable[[Sequence[str]], Transformation | None] = lambda _: None
+    activations: Callable[[str], ActivationSettings | None] = lambda _: None
+    input_grids: dict[str, Tensor] = field(default_factory=dict)
+    results: Results = field(default_factory=dict)
+    changed: dict[str, Tensor] = field(default_factory=dict)
+    folds: dict[str, str] = field(default_factory=dict)
+    masters: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def algorithms(self, names: Iterable[str]) -> list[Algorithm]:
+        """The different algorithms among the layers ``names``, in their order."""
+        found = (self.algorithm(name) for name in names)
+        return list({id(each): each for each in found if each is not None}.values())
+
+    def needs(self, names: Sequence[str]) -> frozenset[Need]:
+        """Statistics that the transformation and static activations of the stage ``names`` look at."""
+        transformation = self.transformation(names)
+        wanted = [transformation.needs] if transformation else []
+        return frozenset().union(*wanted, *(found.needs for name in names if (found := self.activations(name))))
+
+
+class StageStatistics:
+    """The statistics of one stage's input for all algorithms that read it.
+
+    Algorithms that say what they ``need`` share one object; any other keeps what it makes itself.
+    """
+
+    def __init__(
+        self, algorithms: Sequence[Algorithm], needs: frozenset[Need], features: int, device: torch.device
+    ) -> None:
+        declared = [frozenset(each.needs) for each in algorithms if hasattr(each, "needs")]
+        needs = needs.union(*declared)
+        self.shared = InputStatistics(features, device, needs) if needs else None
+        self.own = {id(each): each.statistics(features, device) for each in algorithms if not hasattr(each, "needs")}
+
+    def add(self, rows: Tensor) -> None:
+        """Take in input vectors ``[n, features]``."""
+        for each in (self.shared, *self.own.values()):
+            if each is not None:
+                each.add(rows)
+
+    def of(self, algorithm: Algorithm) -> Statistics | None:
+        """What ``algorithm`` is given."""
+        if hasattr(algorithm, "needs"):
+            return self.shared if algorithm.needs else None
+        return self.own[id(algorithm)]
+
+    def divided(self, scale: Tensor) -> StageStatistics:
+        """The statistics of the input divided by ``scale`` (float32 ``[features]``); only shared ones can be."""
+        found = StageStatistics([], frozenset(), 0, scale.device)
+        found.shared = self.shared.divided(scale) if self.shared else None
+        return found
+
+
+class Sweep:
+    """One pass over the blocks of ``model`` with one algorithm; the model's linear weights are replaced on the way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        algorithm: Algorithm,
+        who: str,
+        progress: Progress,
+        transformation: Transformation | None = None,
+    ) -> None:
+        names = {name for block in decoder_blocks(model, who) for name in block.linears}
+        self.model, self.progress = model, progress
+        self.job = Job(who, lambda name: algorithm if name in names else None, lambda _: transformation)
+
+    def run(self, calibration: Calibration | None) -> Results:
+        """Quantize every block; results by layer name, in the model's order. Raises as `run_jobs`."""
+        run_jobs(self.model, [self.job], calibration, self.progress)
+        return self.job.results
+
+
+@torch.no_grad()
+def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | None, progress: Progress) -> None:
+    """Quantize every block of ``model`` by every job; each job's results are in the model's order.
+
+    With one job the model's weights are replaced on the way; with several they are what they were.
+
+    Raises:
+        MethodError: an algorithm cannot be applied; names the layers.
+    """
+    who = ", ".join(job.who for job in jobs)
+    blocks = decoder_blocks(model, who)
+    with wide_products(next(model.parameters()).dtype), attention_of(model) as ragged:
+        batches = batches_of(model, blocks, calibration, who, ragged=ragged) if calibration else []
+        walks = _walks(blocks, jobs, batches)
+        probe = _probe(model, blocks)
+        for index, block in enumerate(blocks):
+            progress.step(f"{who}: quantizing blocks", index, len(blocks))
+            place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches))
+            for walk in walks:
+                walk.step(place)
+    progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
+    for job in jobs:
+        results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}
+        job.results = results | _heads(model, job)
+
+
+def _heads(model: nn.Module, job: Job) -> Results:
+    """The output head, quantized if the job has an algorithm for it. The model keeps its own: it may be tied.
+
+    Raises:
+        MethodError: an algorithm that wants to see the head's inputs.
+    """
+    found: Results = {}
+    for name, head in head_of(model).items():
+        if (algorithm := job.algorithm(name)) is None:
+            continue
+        if _takes_data(algorithm) or job.activations(name):
+            raise MethodError(
+                f"{job.who}: {name}",
+                "a method that looks at data or quantizes activations",
+                expected="one like rtn8, nf4 or none for the head",
+            )
+        (found[name],) = algorithm.quantize([head.weight], None)
+    return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the model the walks are: a block, its stages, its fold points."""
+
+    block: Block
+    index: int
+    stages: list[Stage]
+    last: bool
+    folds: list[Fold] = field(default_factory=list)
+
+
+def _probe(model: nn.Module, blocks: Sequence[Block]) -> Batch:
+    """Two different tokens without a zero at the first block's boundary; stages and folds are read off them."""
+    device = next(model.parameters()).device
+    probe = capture(model, blocks, torch.zeros(1, 2, dtype=torch.int64, device=device))
+    noise = torch.randn(probe.hidden.shape, generator=torch.Generator().manual_seed(0))
+    return replace(probe, hidden=noise.to(probe.hidden))
+
+
+def _place(block: Block, index: int, count: int, probe: Batch, jobs: Sequence[Job], *, calibrated: bool) -> _Place:
+    run = partial(run_block, block, probe, index)
+    if not calibrated:
+        return _Place(
+            block, index, [Stage({name: linear}) for name, linear in block.linears.items()], index + 1 == count
+        )
+    stages = observe_stages(block, run, ", ".join(job.who for job in jobs))
+    place = _Place(block, index, stages, index + 1 == count)
+    if any(_transforms(job, place) for job in jobs):
+        place.folds.extend(find_folds(block, stages, run))
+    return place
+
+
+def _transforms(job: Job, place: _Place) -> bool:
+    return any(job.transformation(stage.names) for stage in place.stages)
+
+
+def _walks(blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch]) -> list[_Walk]:
+    """How the jobs go: those without order or data together, every other one alone with its own activations."""
+    names = [name for block in blocks for name in block.linears]
+    alone: list[tuple[Job, Order]] = []
+    together: list[Job] = []
+    for job in jobs:
+        orders = [algorithm.order for algorithm in job.algorithms(names) if _takes_data(algorithm)]
+        order = Order(any(each.true_sequential for each in orders), any(each.block_sequential for each in orders))
+        if batches and (order.true_sequential or order.block_sequential):
+            alone.append((job, order))
+        else:
+            together.append(job)
+    keep = len(jobs) > 1
+    curious = any(
+        any(map(_takes_data, job.algorithms(names))) or any(job.needs([name]) for name in names) for job in together
+    )
+    walks = [_Walk(together, Order(False, False), batches if curious else [], keep)] if together else []
+    return walks + [_Walk([job], order, [replace(each) for each in batches], keep) for job, order in alone]
+
+
+def _takes_data(algorithm: Algorithm) -> bool:
+    if hasattr(algorithm, "needs"):
+        return bool(algorithm.needs)
+    return algorithm.statistics(1, torch.device("cpu")) is not None
+
+
+class _Walk:
+    """Jobs that see the same activations, ``batches``, on their way through the blocks.
+
+    ``order`` is theirs; with ``keep`` the model's parameters are restored after each of them.
+    """
+
+    def __init__(self, jobs: Sequence[Job], order: Order, batches: list[Batch], keep: bool) -> None:
+        self.jobs, self.order, self.batches, self.keep = jobs, order, batches, keep
+
+    def step(self, place: _Place) -> None:
+        """Quantize one block and move the batches to its output boundary."""
+        start, alone = time.perf_counter(), sum(job.seconds for job in self.jobs)
+        self._step(place)
+        shared = time.perf_counter() - start - (sum(job.seconds for job in self.jobs) - alone)
+        for job in self.jobs:
+            job.seconds += shared / len(self.jobs)
+
+    def _step(self, place: _Place) -> None:
+        outputs: list[Tensor] = []
+        statistics: dict[tuple[str, ...], StageStatistics] = {}
+        if self.batches and (not self.order.true_sequential or _transforms(self.jobs[0], place)):
+            outputs, statistics = self._collect(place, place.stages, outputs=self._passes_float(place))
+        elif self._passes_float(place):
+            outputs = self._outputs(place)
+        for job in self.jobs:
+            start = time.perf_counter()
+            with restored(list(place.block.module.modules()) if self.keep else []):
+                quantized = self._quantize_block(job, place, statistics)
+                if self.order.block_sequential and self.batches and not place.last:
+                    outputs = quantized or self._outputs(place)
+            job.seconds += time.perf_counter() - start
+        for batch, hidden in zip(self.batches, outputs, strict=False):
+            batch.hidden = hidden
+
+    def _passes_float(self, place: _Place) -> bool:
+        return bool(self.batches) and not self.order.block_sequential and not place.last
+
+    def _outputs(self, place: _Place) -> list[Tensor]:
+        return [run_block(place.block, batch, place.index) for batch in self.batches]
+
+    def _quantize_block(
+        self, job: Job, place: _Place, statistics: dict[tuple[str, ...], StageStatistics]
+    ) -> list[Tensor]:
+        """Quantize a block for one job; the quantized block's outputs if they were computed on the way."""
+        job.masters.clear()
+        if _transforms(job, place):
+            statistics = _transform(job, place, statistics)
+        if not self.order.true_sequential:
+            for stage in place.stages:
+                _quantize(job, stage, statistics.get(stage.names))
+            return []
+        if len(self.batches) == 1:
+            return self._in_flight(job, place)
+        for stage in place.stages:
+            _, found = self._collect(place, [stage], outputs=False)
+            _quantize(job, stage, found[stage.names])
+        return []
+
+    def _in_flight(self, job: Job, place: _Place) -> list[Tensor]:
+        """One forward; each stage is quantized when the forward reaches it. The last block's outputs are not needed."""
+        batch = self.batches[0]
+
+        def reach(stage: Stage, x: Tensor) -> None:
+            statistics = self._empty(stage)
+            statistics.add(batch.rows(x))
+            _quantize(job, stage, statistics)
+            if place.last and stage is place.stages[-1]:
+                raise Stop
+
+        with hooks([_on_input(stage, reach) for stage in place.stages]):
+            try:
+                return [run_block(place.block, batch, place.index)]
+            except Stop:
+                return []
+
+    def _collect(
+        self, place: _Place, stages: Sequence[Stage], *, outputs: bool
+    ) -> tuple[list[Tensor], dict[tuple[str, ...], StageStatistics]]:
+        """One forward of every batch for the statistics of ``stages``; with ``outputs`` up to the block's end."""
+        collected = {stage.names: self._empty(stage) for stage in stages}
+        found: list[Tensor] = []
+        for batch in self.batches:
+
+            def reach(stage: Stage, x: Tensor, batch: Batch = batch) -> None:
+                collected[stage.names].add(batch.rows(x))
+                if stage is stages[-1] and not outputs:
+                    raise Stop
+
+            with hooks([_on_input(stage, reach) for stage in stages]), suppress(Stop):
+                found.append(run_block(place.block, batch, place.index))
+        return found, collected
+
+    def _empty(self, stage: Stage) -> StageStatistics:
+        algorithms = {id(each): each for job in self.jobs for each in job.algorithms(stage.names)}
+        needs = frozenset[Need]().union(*(job.needs(stage.names) for job in self.jobs))
+        return StageStatistics(list(algorithms.values()), needs, stage.first.in_features, stage.first.weight.device)
+
+
+def _transform(
+    job: Job, place: _Place, statistics: Mapping[tuple[str, ...], StageStatistics]
+) -> dict[tuple[str, ...], StageStatistics]:
+    """Scale the stages of a block that can be scaled; gives the statistics of the scaled inputs.
+
+    All scales are found on the block as it was, then folded in.
+
+    Raises:
+        MethodError: no stage of the block can be scaled.
+    """
+    scales: list[tuple[Fold, Tensor]] = []
+    for fold in place.folds:
+        shared, transformation = statistics[fold.stage.names].shared, job.transformation(fold.stage.names)
+        weights = [linear.weight for linear in fold.stage.linears.values()]
+        if shared is not None and transformation is not None and transformation.covers(fold):
+            scales.append((fold, transformation.scale(fold, weights, shared)))
+    if not scales:
+        raise MethodError(
+            f"{job.who}: {place.block.name}",
+            "no norm or linear layer that could carry the inverse of a scale",
+            expected="a norm or a linear layer right before a stage",
+        )
+    found = dict(statistics)
+    scales = [(fold, scale) for fold, scale in scales if not bool((scale == 1).all())]
+    for fold, scale in scales:
+        apply(fold, scale, job.masters)
+        job.folds[fold.stage.names[0]] = fold.source
+        found[fold.stage.names] = statistics[fold.stage.names].divided(scale[fold.channels])
+    _keep_changed(job, place, [fold for fold, _ in scales])
+    return found
+
+
+def _keep_changed(job: Job, place: _Place, folds: Sequence[Fold]) -> None:
+    """Remember the folded parameters that no algorithm of the job will store."""
+    touched: dict[str, nn.Module] = {}
+    for fold in folds:
+        touched |= {fold.source: fold.module, **fold.stage.linears}
+    for name, module in touched.items():
+        quantized = name in place.block.linears and job.algorithm(name) is not None
+        for kind, parameter in module.named_parameters(recurse=False):
+            if not (quantized and kind == "weight"):
+                job.changed[f"{name}.{kind}"] = parameter.detach().clone()
+
+
+def _quantize(job: Job, stage: Stage, statistics: StageStatistics | None) -> None:
+    """Quantize the layers of a stage by their algorithms and put the result into the model; fit static inputs."""
+    for algorithm in job.algorithms(stage.names):
+        mine = {name: linear for name, linear in stage.linears.items() if job.algorithm(name) is algorithm}
+        weights = [job.masters.get(name, linear.weight) for name, linear in mine.items()]
+        try:
+            found = algorithm.quantize(weights, statistics.of(algorithm) if statistics else None)
+        except MethodError as error:
+            raise MethodError(
+                f"{job.who}: {', '.join(mine)}", error.found, expected=error.expected, hint=error.hint
+            ) from error
+        for (name, linear), result in zip(mine.items(), found, strict=True):
+            replace_weight(linear, _finite(result.weight.dequantize(linear.weight.dtype), f"{job.who}: {name}"))
+        job.results.update(zip(mine, found, strict=True))
+    for name in stage.names:
+        settings = job.activations(name)
+        if settings and not settings.dynamic and statistics and statistics.shared:
+            found_grid = static_grid(statistics.shared, settings)
+            job.input_grids |= {f"{name}.{part}": tensor for part, tensor in found_grid.items()}
+
+
+def _finite(weight: Tensor, who: str) -> Tensor:
+    """``weight`` itself. Raises MethodError when a scale, a statistic or a code of it has overflowed."""
+    if not bool(torch.isfinite(weight).all()):
+        raise MethodError(
+            who,
+            "its quantized weight is not finite",
+            expected="weights and statistics that the method's number formats can hold",
+            hint="look at the layer's largest weights and inputs; fp16 scales end at 65504",
+        )
+    return weight
+
+
+def _on_input(stage: Stage, reach: Callable[[Stage, Tensor], None]) -> RemovableHandle:
+    """Call ``reach`` when the stage's first layer is about to run."""
+    return stage.first.register_forward_pre_hook(lambda _, args: reach(stage, args[0]))

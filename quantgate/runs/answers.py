@@ -1,0 +1,115 @@
+"""Ask a model once, keep the answers: journal while asking, store entry when done.
+
+The store's key holds the digest of the literal requests, of the weights, and the engine's version and dtype. So two
+tasks that ask the same share the answers, a changed scorer costs no model run, and the 16-bit model's answers can
+never be served as a quantized model's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.core.errors import StoreError
+from quantgate.core.keys import ResponsesKey
+from quantgate.core.progress import Progress
+from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, Sink
+from quantgate.store import journal
+from quantgate.store.store import Store
+
+RESPONSES: Final = "responses.jsonl"
+STATS: Final = "stats.json"
+
+_CHUNK_REQUESTS: Final = {Likelihood: 512, Rolling: 4, Generate: 128}
+
+Ask = Callable[[Sequence[Request], int, Sink, Path], dict[str, float]]
+"""Answers a chunk of requests that starts at the given index, calls the sink per answer (with the index in the whole
+list), may write further files into the given directory, and returns plain numbers (seconds, tokens)."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Responses in the order of the requests. ``path``: the store entry, which may hold further files."""
+
+    responses: list[Response]
+    stats: dict[str, float]
+    path: Path
+    from_cache: bool
+
+
+def ask(
+    store: Store,
+    key: ResponsesKey,
+    requests: Sequence[Request],
+    answer: Ask,
+    progress: Progress,
+    what: str,
+    cuts: Collection[int] = (),
+) -> Answered:
+    """The answers to ``requests``: from the store, or by ``answer``, going on where a killed run stopped.
+
+    ``cuts``: see :func:`chunks`; part of the key's business like all that an answer may depend on.
+    """
+    log = store.root / "journals" / f"{key.digest}.jsonl"
+    extra = log.with_suffix(".files")
+
+    def build(target: Path) -> None:
+        known, damaged = journal.read(log, key.digest)
+        known = {index: response for index, response in known.items() if index < len(requests)}
+        if known or damaged:
+            lost = f", {damaged} damaged lines are asked again" if damaged else ""
+            progress.note(f"resuming {what}: {len(known)} of {len(requests)} answers were kept{lost}")
+        extra.mkdir(parents=True, exist_ok=True)
+        with journal.appending(log, key.digest) as lines:
+
+            def sink(index: int, response: Response) -> None:
+                known[index] = response
+                lines.add(index, response)
+
+            stats: dict[str, float] = {}
+            for start, stop in chunks(requests, cuts):
+                if all(index in known for index in range(start, stop)):
+                    continue
+                for name, value in answer(requests[start:stop], start, sink, extra).items():
+                    stats[name] = stats.get(name, 0.0) + value
+        lines_of = [journal.dump_line(index, known[index], key.digest) for index in range(len(requests))]
+        _publish(target, lines_of, stats, extra)
+
+    entry = store.fetch(key, build, what=what)
+    with contextlib.suppress(OSError):  # the answers are kept; a journal that stays behind is never read again
+        log.unlink(missing_ok=True)
+    shutil.rmtree(extra, ignore_errors=True)
+    responses, _ = journal.read(entry.path / RESPONSES, key.digest)
+    stats = entry.json(STATS)
+    if not isinstance(stats, dict) or not all(isinstance(value, (int, float)) for value in stats.values()):
+        raise StoreError(f"store entry {entry.path}", f"{STATS} holds no numbers", hint="delete the entry")
+    if missing := [index for index in range(len(requests)) if index not in responses]:
+        found = f"{len(missing)} of {len(requests)} answers of {what} cannot be read"
+        raise StoreError(f"store entry {entry.path}", found, hint="delete the entry, and they are asked anew")
+    return Answered([responses[index] for index in range(len(requests))], stats, entry.path, entry.from_cache)
+
+
+def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tuple[int, int]]:
+    """(start, stop) of the chunks the engine is given one after the other; a new one begins at each of ``cuts``.
+
+    An engine's batches are a function of its chunk alone. A resumed run redoes the chunk it was killed in as a whole,
+    so every answer was computed in the same company as in an uninterrupted run, and equals it to the last bit.
+    """
+    bounds = [0]
+    for index in range(1, len(requests)):
+        kind = type(requests[index])
+        if index in cuts or kind is not type(requests[bounds[-1]]) or index - bounds[-1] >= _CHUNK_REQUESTS[kind]:
+            bounds.append(index)
+    return list(zip(bounds, [*bounds[1:], len(requests)], strict=True))
+
+
+def _publish(target: Path, lines: list[str], stats: dict[str, Any], extra: Path) -> None:
+    (target / RESPONSES).write_text("".join(lines), encoding="utf-8")
+    (target / STATS).write_text(json.dumps(stats) + "\n", encoding="utf-8")
+    for file in sorted(extra.glob("*.safetensors")):  # not what a kill left half-written
+        shutil.copyfile(file, target / file.name)

@@ -1,1 +1,0 @@
-"""Requests, engines that answer them, logit fidelity."""

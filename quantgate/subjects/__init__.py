@@ -1,0 +1,1 @@
+"""The models under judgement: made here, or brought along."""

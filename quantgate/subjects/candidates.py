@@ -1,0 +1,286 @@
+"""Candidates: quantized checkpoints that somebody else made, judged like our own subjects (``--candidate NAME=DIR``).
+
+What was quantized is found out, not believed: every weight matrix of the reference's blocks is looked up in the
+candidate's files. It is quantized if it is stored in another form or with other values, and unchanged otherwise. What
+the configuration declares to stay in 16 bit (and routers of experts, which no tool quantizes) is a fact of the record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from quantgate.checkpoints.audit import audited, check_complete
+from quantgate.core.errors import ModelError, UsageError
+from quantgate.models.digest import digest_model
+from quantgate.models.files import read_json, weight_files
+from quantgate.models.loading import load_reference, load_tokenizer
+from quantgate.models.quantized import quantized_tensors
+from quantgate.models.source import ModelFiles, check_model_directory
+from quantgate.models.tensors import stored
+from quantgate.models.unchanged import stamps
+from quantgate.quantize.base import Method, QuantizationRecord
+from quantgate.store.store import Store
+from quantgate.subjects.subject import Subject, lies_on_grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantgate.checkpoints.declared import Declared
+
+ALGORITHM: Final = "candidate"
+_BLOCK_WEIGHT: Final = re.compile(r".*\.\d+\..*\.weight")  # a numbered block: neither embeddings nor the output head
+_ALIKE: Final = ("hidden_size", "num_hidden_layers", "vocab_size")
+_PROBES: Final = ("The 3 ships sailed at 07:45.", "  naïve café — 东京\n\tdef f(x): return x**2", "<|im_start|>user")
+
+_WORDS: Final = 64  # tokens of the vocabulary in one probe
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """``directory``: where the checkpoint lies."""
+
+    directory: str
+
+
+def parse_candidate(text: str) -> Method:
+    """``NAME=DIR`` as a row of the method table.
+
+    Raises:
+        UsageError: no name, no directory, or an address, which this engine cannot ask.
+    """
+    name, equals, place = text.partition("=")
+    who = f"--candidate {text}"
+    if not equals or not name or not place:
+        raise UsageError(who, "no NAME=DIR", expected="a short name, '=', and a checkpoint directory")
+    if "://" in place:
+        raise UsageError(who, "an address", expected="a directory", hint="download the checkpoint first")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
+        raise UsageError(who, f"the name {name!r}", expected="lower-case letters, digits, '-' and '_'")
+    if not Path(place).is_dir():
+        raise UsageError(who, f"{place!r} is no directory", expected="a checkpoint in safetensors")
+    return Method(
+        id=name,
+        algorithm=ALGORITHM,
+        settings=CandidateSettings(str(Path(place).resolve())),
+        bits=16,
+        needs_calibration=False,
+        storage="packed",
+        code_version=1,
+        summary="a checkpoint made elsewhere",
+        source=Path(place).name,
+    )
+
+
+def check_candidate(method: Method, reference: Path | None) -> None:
+    """Check, without reading a weight, that the candidate is whole and declares what can be judged.
+
+    ``reference``: a directory with the original's config.json, where it is known already.
+
+    Raises:
+        ModelError: a file is missing or cut short, it is of another architecture, or its declaration is refused.
+    """
+    from quantgate.checkpoints.declared import read_declared
+
+    path, who = directory_of(method), f"candidate {method.id!r}"
+    check_model_directory(path, method.id, who)
+    stored(path, who)
+    if reference is not None:
+        _check_alike(reference, path, who)
+    read_declared(path, who)
+
+
+def directory_of(method: Method) -> Path:
+    """Where the checkpoint of a candidate's row lies."""
+    assert isinstance(method.settings, CandidateSettings)
+    return Path(method.settings.directory)
+
+
+def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
+    """The candidate as a subject of ``model``.
+
+    Raises:
+        ModelError: it is incomplete, or of another architecture than the reference.
+    """
+    from quantgate.checkpoints.declared import read_declared
+
+    path, who = directory_of(method), f"candidate {method.id!r}"
+    check_model_directory(path, method.id, who)
+    seen = stamps(path)
+    _check_alike(model.path, path, who)
+    declared = read_declared(path, who)
+    if declared.reader == "transformers" and declared.bits is None:
+        _refuse_codes(path, who)
+    check_complete(model.path, path, who)
+    found = _inspect(model.path, path, method, declared)
+    weights = weight_files(path, who)
+    if weights.leftovers:
+        store.progress.note(f"{who}: {weights.note()}")
+    loaded = digest_model(path, who).loaded
+    problems = [
+        *_claimed(found.record),
+        *_tokenizer_problems(model.path, path),
+        *(audited(model, path, loaded, store, who) if declared.reader == "own" else []),
+    ]
+    return replace(found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen)
+
+
+def load_candidate(path: Path, name: str, dtype: str, device: str) -> Any:
+    """The model in evaluation mode: our own reader for the layouts it knows, transformers for all others."""
+    from quantgate.checkpoints.checkpoint import load_quantized
+    from quantgate.checkpoints.declared import read_declared
+    from quantgate.models.loading import torch_dtype
+
+    if read_declared(path, f"candidate {name!r}").reader == "own":
+        return load_quantized(path, torch_dtype(dtype), device)
+    return load_reference(path, name, dtype, device)
+
+
+def _refuse_codes(path: Path, who: str) -> None:
+    """Without a quantization_config codes would be taken for weights."""
+    for name, dtype in quantized_tensors(path):
+        raise ModelError(
+            who, f"{name} is stored in {dtype}, but config.json has no quantization_config",
+            expected="a declaration of how codes become weights", hint="export the checkpoint with its configuration",
+        )  # fmt: skip
+
+
+def _check_alike(reference: Path, candidate: Path, who: str) -> None:
+    ours, theirs = (read_json(path / "config.json", who) for path in (reference, candidate))
+    for name in _ALIKE:
+        if ours.get(name) != theirs.get(name):
+            raise ModelError(
+                who, f"{name} {theirs.get(name)}", expected=f"{ours.get(name)}, as in the reference",
+                hint="give the 16-bit model it was made from with --model",
+            )  # fmt: skip
+
+
+def _claimed(record: QuantizationRecord) -> list[str]:
+    """Says so when the configuration claims fewer bits than plain weights hold: a claim is no fact of the files."""
+    if record.storage == "packed" or record.bits_nominal >= round(record.bits_effective):
+        return []
+    return [
+        f"config.json says {record.bits_nominal} bits, and every weight matrix is stored plainly: "
+        f"the files hold {record.bits_effective:.1f} bits a weight"
+    ]
+
+
+def _tokenizer_problems(reference: Path, candidate: Path) -> list[str]:
+    """How the candidate's tokenizer, if it brings one, differs in what it does."""
+    if not any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return []
+    ours, theirs = (load_tokenizer(path, path.name) for path in (reference, candidate))
+    numbers = theirs.get_vocab()
+    if any(numbers.get(token) != number for token, number in ours.get_vocab().items()):
+        return ["the candidate's tokenizer numbers tokens otherwise than the reference's"]
+    if any(ours.encode(probe) != theirs.encode(probe) for probe in _probes(ours)):
+        return ["the candidate's tokenizer splits text otherwise than the reference's"]
+    if theirs.chat_template and ours.chat_template != theirs.chat_template:
+        return ["the candidate's chat template is not the reference's"]
+    return []
+
+
+def _probes(tokenizer: Any) -> list[str]:
+    """Texts that show how a tokenizer splits: a few odd ones, and every token of its vocabulary as a word.
+
+    A merge that is missing or comes too late shows in no text but those that need it.
+    """
+    words = [tokenizer.convert_tokens_to_string([token]) for token in sorted(tokenizer.get_vocab())]
+    lines = [" ".join(words[start : start + _WORDS]) for start in range(0, len(words), _WORDS)]
+    return [*_PROBES, *lines]
+
+
+@dataclass
+class _Found:
+    """What the files say about the matrices of the reference's blocks; numbers of weights by module."""
+
+    quantized: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    unchanged: list[str] = field(default_factory=list)
+    on_grid: list[str] = field(default_factory=list)
+    nbytes: int = 0
+    packed: bool = False
+
+
+def _inspect(reference: Path, candidate: Path, method: Method, declared: Declared) -> Subject:
+    """What the files say, as a subject without weights of its own yet."""
+    from quantgate.checkpoints.checkpoint import bytes_on_disk
+
+    found = _matrices(reference, candidate, declared, f"candidate {method.id!r}")
+    config = read_json(candidate / "config.json", method.id).get("quantization_config") or {}
+    weights, kept = sum(found.quantized.values()), sum(found.kept.values())
+    bits = 8 * found.nbytes / max(weights, 1)
+    record = QuantizationRecord(
+        method=method.as_record() | {"quantization_config": config},
+        calibration=None,
+        bits_nominal=declared.bits or round(bits),
+        bits_effective=bits,
+        bytes_on_disk=bytes_on_disk(candidate),
+        storage="packed" if found.packed else "fake",
+        seconds=0.0,
+        quantized_modules=tuple(found.quantized),
+        execution=declared.execution,
+        activation_bits=declared.activation_bits,
+        cache_bits=declared.cache_bits,
+    )
+    share = kept / max(weights + kept, 1)
+    return Subject(
+        method, candidate, record, "", True, tuple(found.unchanged), on_grid=tuple(found.on_grid),
+        kept=tuple(found.kept), kept_share=share,
+    )  # fmt: skip
+
+
+def _matrices(reference: Path, candidate: Path, declared: Declared, who: str) -> _Found:
+    """Look up every matrix of the blocks. All tensors of a module count, whatever they are called.
+
+    Raises:
+        ModelError: a module is stored quantized although the configuration keeps it in 16 bit.
+    """
+    import torch
+
+    from quantgate.checkpoints.checkpoint import stored_tensors
+
+    theirs = dict(stored_tensors(candidate))
+    experts = _experts(read_json(reference / "config.json", who))
+    found = _Found()
+    for name, weight in stored_tensors(reference):
+        module = name.removesuffix(".weight")
+        in_block = weight.ndim == 2 and _BLOCK_WEIGHT.fullmatch(name)
+        if not in_block and not (name == "lm_head.weight" and declared.kept("lm_head")):
+            continue
+        own = {key: value for key, value in theirs.items() if key.startswith(f"{module}.") and key != f"{module}.bias"}
+        same = own.get(name)
+        packed = same is None or same.itemsize < 2 or not same.is_floating_point() or same.shape != weight.shape
+        if declared.kept(module):
+            if packed and own:
+                raise ModelError(
+                    who, f"{module} is stored quantized", expected="16 bit, as its quantization_config declares",
+                    hint="the runtime would not read these tensors: correct the configuration",
+                )  # fmt: skip
+            if in_block:
+                found.kept[module] = weight.numel()
+            continue
+        if same is not None and not packed and _is_router(name, weight, experts):
+            found.kept[module] = weight.numel()
+            continue
+        found.quantized[module] = weight.numel()
+        found.nbytes += sum(value.nbytes for value in own.values())
+        found.packed |= packed
+        if same is not None and not packed and torch.equal(same.to(torch.bfloat16), weight.to(torch.bfloat16)):
+            (found.on_grid if lies_on_grid(weight) else found.unchanged).append(module)
+    return found
+
+
+def _experts(config: Mapping[str, Any]) -> set[int]:
+    text = config.get("text_config")
+    places = (config, text if isinstance(text, Mapping) else {})
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return {int(place[name]) for place in places for name in names if isinstance(place.get(name), int)}
+
+
+def _is_router(name: str, weight: Tensor, experts: set[int]) -> bool:
+    """Whether the matrix has one row an expert and is called as routers are."""
+    return len(weight) in experts and name.split(".")[-2] in ("gate", "router", "wg")

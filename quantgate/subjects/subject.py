@@ -1,0 +1,237 @@
+"""Subjects: make (or find) a quantized model, load it for scoring, and prove that it was quantized at all."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from quantgate.core.errors import MethodError, StoreError, translated
+from quantgate.core.keys import AuditKey, SubjectKey
+from quantgate.core.progress import Progress
+from quantgate.models.digest import digest_model
+from quantgate.models.files import read_json
+from quantgate.models.source import ModelFiles
+from quantgate.models.unchanged import Stamps, check_unchanged, stamps
+from quantgate.quantize.base import Method, QuantizationRecord, StoredWeight
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.store.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AUDIT_VERSION: Final = 4
+_FLOAT_BITS: Final = 16
+_ROUNDING: Final = 2.0**-6  # relative: two roundings to bf16 and two medians of ratios that were rounded so
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A quantized model on disk. ``weights``: digest of what is loaded, by which its answers are cached.
+
+    ``unchanged``: names of modules that claim to be quantized although their weights equal the reference's.
+    ``foreign``: how a checkpoint made elsewhere does not belong to the reference.
+    ``leftovers``: weights in the directory that are not read.
+    ``on_grid``: modules that are quantized and equal the reference's, whose weights quantizing does not change.
+    ``stamps``: of its files, taken before anything was read.
+    ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
+    """
+
+    method: Method
+    path: Path
+    record: QuantizationRecord
+    weights: str
+    from_cache: bool
+    unchanged: tuple[str, ...] = field(default=())
+    foreign: tuple[str, ...] = field(default=())
+    leftovers: tuple[str, ...] = field(default=())
+    on_grid: tuple[str, ...] = field(default=())
+    kept: tuple[str, ...] = field(default=())
+    kept_share: float = 0.0
+    stamps: Stamps = ()
+
+    def check_unchanged(self) -> None:
+        """Raises ModelError when the files are no longer those that were digested."""
+        check_unchanged(self.path, self.stamps, lambda now: now.loaded == self.weights, f"subject {self.method.id!r}")
+
+    @property
+    def is_unquantized(self) -> bool:
+        """Whether nothing differs from the reference: no weight, and keys and values are not quantized either."""
+        return len(self.unchanged) + len(self.on_grid) == len(self.record.quantized_modules) + (
+            self.record.cache_bits < 16
+        )
+
+    def problems(self) -> list[str]:
+        """What speaks against judging this subject as a product of its method."""
+        if not self.unchanged or self.is_unquantized:
+            return list(self.foreign)
+        total = len(self.record.quantized_modules) + (self.record.cache_bits < 16)
+        return [
+            *self.foreign,
+            f"{len(self.unchanged)} of {total} modules still hold 16-bit weights (first: {self.unchanged[0]})",
+        ]
+
+
+def make_subject(
+    model: ModelFiles,
+    method: Method,
+    calibrate: Callable[[], Calibration],
+    store: Store,
+    *,
+    device: str,
+    shared: bool,
+    progress: Progress,
+) -> Subject:
+    """The model quantized by ``method``: from the store, or quantized now.
+
+    Args:
+        model: the 16-bit original.
+        method: a row of the method table.
+        calibrate: gives the calibration set; called only when the method needs one.
+        store: keeps the checkpoint.
+        device: where to quantize.
+        shared: other workers use this machine too: take turns.
+        progress: told about long steps.
+
+    Raises:
+        MethodError: the method cannot be applied to this model.
+    """
+    from quantgate.checkpoints.checkpoint import LAYOUT_VERSION, bytes_on_disk, read_record
+    from quantgate.subjects.make import quantize_checkpoint
+
+    calibration = calibrate() if method.needs_calibration else None
+    key = SubjectKey(
+        model_digest=model.digest.whole,
+        method=method.as_record(),
+        calibration_digest=calibration.digest if calibration else "",
+        libraries={name: importlib.metadata.version(name) for name in libraries_of(method)},
+        device=device.split(":")[0],
+        layout=LAYOUT_VERSION,
+    )
+    what = f"{method.id} of {model.id}"
+
+    def build(target: Path) -> None:
+        with (
+            store.computing(shared),
+            translated(what, "cannot be quantized", kind=MethodError, hint="choose another method or --device"),
+        ):
+            quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
+        model.check_unchanged()
+
+    entry = store.fetch(key, build, what=what)
+    seen = stamps(entry.path)
+    record = read_record(entry.path)
+    check_record(record, method, bytes_on_disk(entry.path), f"store entry {entry.path}")
+    weights = digest_model(entry.path).loaded
+    unchanged, on_grid = audit(model, entry.path, weights, record, store)
+    return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid, stamps=seen)
+
+
+def check_record(record: QuantizationRecord, method: Method, nbytes: int, who: str) -> None:
+    """Refuse a checkpoint whose record is of another method, or does not fit its ``nbytes`` bytes on disk.
+
+    Raises:
+        StoreError: it was put in place of the one that was made.
+    """
+    wanted = json.loads(json.dumps(method.as_record()))  # tuples are lists in the file
+    if record.method != wanted:
+        found, expected = f"a checkpoint of {record.method.get('method')!r}", f"{method.id!r} with its settings"
+    elif record.bytes_on_disk != nbytes:
+        found, expected = f"a model of {nbytes} bytes", f"{record.bytes_on_disk}, as its record says"
+    else:
+        return
+    raise StoreError(who, f"holds {found}", expected=expected, hint="delete the entry, and it is made anew")
+
+
+def libraries_of(method: Method) -> tuple[str, ...]:
+    """Distributions whose version may change the weights a method gives."""
+    return ("torch", "bitsandbytes") if method.algorithm.startswith(("bnb", "recipe")) else ("torch",)
+
+
+def audit(
+    model: ModelFiles, path: Path, weights: str, record: QuantizationRecord, store: Store
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Modules that ``record`` calls quantized although their weights equal the reference's (kept in the store).
+
+    Returns:
+        Those that still hold 16-bit weights, and those that are stored quantized and lost nothing by it.
+    """
+    claims = json.dumps([record.quantized_modules, record.folds, record.cache_bits], sort_keys=True, default=list)
+    key = AuditKey(
+        reference=model.digest.weights,
+        subject=weights,
+        claims=hashlib.sha256(claims.encode()).hexdigest(),
+        version=AUDIT_VERSION,
+    )
+
+    def build(target: Path) -> None:
+        unchanged, on_grid = equal_modules(model.path, path, record)
+        content = {"unchanged": unchanged, "on_grid": on_grid}
+        (target / "audit.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+    entry = store.fetch(key, build, what=f"the audit of {record.method['method']}")
+    content = entry.json("audit.json")
+    return tuple(content["unchanged"]), tuple(content["on_grid"])
+
+
+def unchanged_modules(reference: Path, subject: Path, record: QuantizationRecord) -> list[str]:
+    """Names of quantized modules that are missing, or that hold the 16-bit weights; see `equal_modules`."""
+    return equal_modules(reference, subject, record)[0]
+
+
+def equal_modules(reference: Path, subject: Path, record: QuantizationRecord) -> tuple[list[str], list[str]]:
+    """Names of quantized modules that are missing, or whose dequantized weights equal the 16-bit ones bit for bit.
+
+    After a transformation (AWQ, SmoothQuant) weights that are the 16-bit ones times a scale per row and per column do
+    not count as quantized either.
+
+    Returns:
+        Those that still hold 16-bit weights, and those that are stored in fewer bits and equal all the same: zeros,
+        constants, values that lay on the grid already.
+    """
+    import torch
+
+    from quantgate.checkpoints.checkpoint import read_layers, stored_tensors
+
+    original = dict(stored_tensors(reference))
+    tied = [tensor for name, tensor in original.items() if name.endswith("embed_tokens.weight")]
+    original.setdefault("lm_head.weight", *tied[:1])
+    config = read_json(subject / "config.json", str(record.method["method"]))["quantization_config"]
+    _, layers = read_layers(subject, config)
+    same = equal_up_to_scales if record.folds else torch.equal
+    unchanged = ["key/value cache"] if record.cache_bits < 16 and "kv_cache" not in config else []
+    on_grid: list[str] = []
+    for name in record.quantized_modules:
+        if name not in layers:
+            unchanged.append(name)
+        elif same(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16)):
+            (on_grid if _stored_bits(layers[name]) < _FLOAT_BITS else unchanged).append(name)
+    return unchanged, on_grid
+
+
+def _stored_bits(weight: StoredWeight) -> float:
+    """Bits a weight: a matrix that equals the original in fewer than 16 lay on the method's grid before."""
+    return 8 * sum(tensor.nbytes for tensor in weight.tensors().values()) / weight.n_weights
+
+
+def lies_on_grid(weight: Tensor) -> bool:
+    """Whether a 16-bit matrix has so few different values that 8 bits hold it: quantizing it need not change it."""
+    import torch
+
+    different = len(torch.unique(weight))
+    return different == 1 or different <= min(256, weight.numel() // 16)
+
+
+def equal_up_to_scales(one: Tensor, other: Tensor) -> bool:
+    """Whether ``other`` is ``one`` (both ``[out, in]``) times a factor per row and column, up to 16-bit rounding."""
+    one, other = one.float(), other.float()
+    if not bool(((one == 0) == (other == 0)).all()):
+        return False
+    ratio = (other / one).nan_to_num(1.0)
+    ratio = ratio / ratio.median(0, keepdim=True).values
+    ratio = ratio / ratio.median(1, keepdim=True).values
+    return bool((ratio - 1).abs().max() <= _ROUNDING)

@@ -1,0 +1,272 @@
+"""Every field of a foreign quantization_config is honoured, harmless, or refused by name; none is skipped."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from quantgate.checkpoints.declared import read_declared
+from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
+from quantgate.models.source import resolve_model
+from quantgate.quantize.algorithms.bnb import _config as bnb_config
+from quantgate.quantize.algorithms.floats import compressed_config
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.quantize.numerics.uniform import gptq_layout_config
+from quantgate.store.store import Store
+from quantgate.subjects.candidates import load_candidate, open_candidate, parse_candidate
+from quantgate.subjects.make import quantize_checkpoint
+
+GPTQ = gptq_layout_config(bits=4, group_size=128, sym=True)
+NF4 = bnb_config(load_in_4bit=True)
+FP8 = compressed_config("e4m3")
+ARGUMENTS = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "symmetric": True}
+KV8 = {"quant_method": "quantgate", "format": "mixed", "configs": [], "layers": {}, "kv_cache": {"bits": 8}}
+
+
+def declared(path, config, **beside):
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"quantization_config": config} if config else {}))
+    for name, content in beside.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return read_declared(path, "theirs")
+
+
+def in_group(**changes):
+    return {**FP8, "config_groups": {"group_0": {**FP8["config_groups"]["group_0"], **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({**GPTQ, "checkpoint_format": "marlin"}, "checkpoint_format"),
+        ({**GPTQ, "is_marlin_format": True}, "is_marlin_format"),
+        ({**GPTQ, "pack_dtype": "int8"}, "pack_dtype"),
+        ({**GPTQ, "adapter": {"rank": 8}}, "adapter"),
+        ({**GPTQ, "rotation": "hadamard"}, "rotation"),
+        ({**GPTQ, "input_activations": ARGUMENTS}, "input_activations"),
+        ({**GPTQ, "bits": "4"}, "bits"),
+        ({name: value for name, value in GPTQ.items() if name != "bits"}, "no bits"),
+        ({name: value for name, value in GPTQ.items() if name != "group_size"}, "no group_size"),
+        ({**GPTQ, "dynamic": {"+:.*up": {"rotation": "x"}}}, "rotation"),
+        ({**GPTQ, "dynamic": {"+:(": {}}}, "regular expression"),
+        ({**NF4, "load_in_8bit": True}, "load_in_8bit"),
+        ({**NF4, "load_in_4bit": False}, "load_in_8bit"),
+        ({**NF4, "llm_int8_has_fp16_weight": True}, "llm_int8_has_fp16_weight"),
+        ({**NF4, "bnb_4bit_quant_type": "af4"}, "bnb_4bit_quant_type"),
+        ({**NF4, "kv_cache_scheme": ARGUMENTS}, "kv_cache_scheme"),
+        ({**FP8, "kv_cache_scheme": ARGUMENTS}, "kv_cache_scheme"),
+        ({**FP8, "transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
+        ({**FP8, "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
+        ({**FP8, "moe_sparsity_config": {"method": "prune"}}, "moe_sparsity_config"),
+        ({**FP8, "quantization_status": "frozen"}, "quantization_status"),
+        (in_group(targets=["Embedding"]), "targets"),
+        (in_group(rotation=True), "rotation"),
+        (in_group(input_activations={**ARGUMENTS, "smoothing": 0.5}), "smoothing"),
+        ({**KV8, "kv_cache": {"bits": 8, "residual": 128}}, "residual"),
+        ({"quant_method": "quantgate", "format": "hqq", "bits": 4, "group_size": 64, "rotate": True}, "rotate"),
+        *(({"quant_method": name, "bits": 4}, name) for name in ("awq", "fp8", "quark", "exl3", "modelopt", "torchao")),
+    ],
+)
+def test_what_would_change_the_answers_is_refused_by_name(config, word, tmp_path):
+    with pytest.raises(ModelError, match=word):
+        declared(tmp_path, config)
+
+
+def test_what_says_nothing_is_harmless(tmp_path):
+    assert declared(tmp_path, {**GPTQ, "damp_percent": 0.1, "meta": {"quantizer": "x"}, "adapter": None}).bits == 4
+    assert declared(tmp_path, {**FP8, "version": "0.9", "sparsity_config": {}, "transform_config": {}}).reader == "own"
+    without = {name: value for name, value in GPTQ.items() if name != "sym"}
+    assert declared(tmp_path, without).reader == "own"
+    assert declared(tmp_path, None).reader == "transformers"
+
+
+def test_activations_are_left_to_who_computes_them(tmp_path):
+    found = declared(tmp_path, in_group(input_activations={**ARGUMENTS, "num_bits": 4}))
+    assert (found.reader, found.activation_bits, found.execution) == ("transformers", 4, "simulated")
+    found = declared(tmp_path, bnb_config(load_in_8bit=True))
+    assert (found.reader, found.activation_bits, found.execution) == ("own", 8, "int8")
+    assert declared(tmp_path, KV8).cache_bits == 8
+
+
+@pytest.mark.parametrize("name", ["quantize_config", "quant_config", "hf_quant_config"])
+def test_a_declaration_where_nobody_looks(name, tmp_path):
+    with pytest.raises(ModelError, match=f"{name}.json declares a quantization"):
+        declared(tmp_path, None, **{name: {"bits": 4}})
+
+
+def test_two_declarations_that_contradict_each_other(tmp_path):
+    with pytest.raises(ModelError, match=r"bits is 4 in config.json and 8 in quantize_config.json"):
+        declared(tmp_path, GPTQ, quantize_config={**GPTQ, "bits": 8})
+
+
+def test_declarations_under_modelopts_own_heading_are_compared(tmp_path):
+    with pytest.raises(ModelError, match=r"bits is 4 in config.json and 8 in hf_quant_config.json"):
+        declared(tmp_path, GPTQ, hf_quant_config={"quantization": {"bits": 8}})
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        # as GPTQModel 7.7 and AutoRound 0.16.1 write them
+        {"method": "gptq", "format": "gptq", "pack_dtype": "int32", "meta": {"quantizer": ["gptqmodel:7.7.0"]}},
+        {
+            "amp": False, "autoround_version": "0.16.1", "data_type": "int", "enable_quanted_input": False,
+            "provider": "auto-round", "damp_percent": 0.01, "true_sequential": False,
+        },
+    ],
+)  # fmt: skip
+def test_what_other_tools_note_in_this_layout_is_harmless(further, tmp_path):
+    assert declared(tmp_path, {**GPTQ, **further}).bits == 4
+    for name, value in (("method", "awq"), ("data_type", "mx_fp")):
+        with pytest.raises(ModelError, match=f"{name} is '{value}'"):
+            declared(tmp_path, {**GPTQ, **further, name: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({**KV8, "configs": [{**GPTQ, "activations": {"bits": 8, "rotation": 1}}]}, "rotation"),
+        ({"quant_method": "quantgate", "format": "unheard"}, "format 'unheard'"),
+        ({**GPTQ, "group_size": True}, "group_size"),
+    ],
+)
+def test_what_is_inside_our_own_layout_is_accounted_for_too(config, word, tmp_path):
+    with pytest.raises(ModelError, match=word):
+        declared(tmp_path, config)
+
+
+def test_what_is_simulated_says_so(tmp_path):
+    assert declared(tmp_path, KV8).execution == "simulated"
+    assert declared(tmp_path, {**KV8, "kv_cache": {}, "configs": [GPTQ]}).execution == "dequantized"
+    inputs = {**KV8, "kv_cache": {}, "configs": [{**GPTQ, "activations": {"bits": 8}}]}
+    assert declared(tmp_path, inputs).execution == "simulated"
+
+
+def test_a_head_stays_unless_it_is_declared_quantized(tmp_path):
+    assert declared(tmp_path, GPTQ).kept("lm_head")
+    assert not declared(tmp_path, {**GPTQ, "lm_head": True}).kept("lm_head")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**GPTQ, "dynamic": {"-:.*down_proj": {}}},
+        {**GPTQ, "modules_in_block_to_quantize": [["self_attn.q_proj"]]},
+        {**NF4, "llm_int8_skip_modules": ["lm_head", "down_proj"]},
+        {**FP8, "ignore": ["lm_head", "re:.*down_proj"]},
+        in_group(targets=["re:.*q_proj"]),
+    ],
+)
+def test_what_is_declared_to_stay(config, tmp_path):
+    kept = declared(tmp_path, config).kept
+    assert kept("model.layers.0.mlp.down_proj")
+    assert not kept("model.layers.0.self_attn.q_proj")
+
+
+# --- whole candidates -----------------------------------------------------------------------------------------------
+
+
+class Scene:
+    def __init__(self, tiny_model, root):
+        self.root, self.store = root, Store(root / "store", Silent())
+        self.model = resolve_model(str(tiny_model), None, self.store)
+
+    def candidate(self, method, change=lambda config: None):
+        path = self.root / "theirs"
+        quantize_checkpoint(self.model.path, METHODS[method], None, path, progress=Silent())
+        (path / "quantgate.json").unlink()
+        content = json.loads((path / "config.json").read_text())
+        change(content["quantization_config"])
+        (path / "config.json").write_text(json.dumps(content))
+        if (path / "quantize_config.json").is_file():
+            (path / "quantize_config.json").write_text(json.dumps(content["quantization_config"]))
+        return path
+
+    def plainly(self, path, word):
+        """Put the original's weights of some modules in the place of the quantized ones."""
+        state = {k: v for k, v in load_file(path / "model.safetensors").items() if word not in k}
+        plain = load_file(Path(self.model.path) / "model.safetensors")
+        state |= {name: weight for name, weight in plain.items() if word in name}
+        save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+
+    def open(self, path):
+        return open_candidate(self.model, parse_candidate(f"theirs={path}"), self.store)
+
+
+@pytest.fixture
+def scene(tiny_model, tmp_path):
+    return Scene(tiny_model, tmp_path)
+
+
+def test_declared_16_bit_is_a_fact_and_undeclared_a_problem(scene):
+    path = scene.candidate("rtn8", lambda config: config.update(dynamic={"-:.*down_proj": {}}))
+    scene.plainly(path, "down_proj")
+    subject = scene.open(path)
+    assert (subject.problems(), subject.unchanged, len(subject.kept)) == ([], (), 2)
+    assert 0.1 < subject.kept_share < 0.5
+    shutil.rmtree(path)
+    path = scene.candidate("rtn8")
+    scene.plainly(path, "down_proj")
+    assert "2 of 14 modules still hold 16-bit weights" in scene.open(path).problems()[0]
+
+
+def test_declared_16_bit_and_stored_quantized(scene):
+    path = scene.candidate("rtn8", lambda config: config.update(dynamic={"-:.*down_proj": {}}))
+    with pytest.raises(ModelError, match=r"down_proj is stored quantized"):
+        scene.open(path)
+
+
+def test_all_declared_16_bit_is_no_quantized_model(scene):
+    path = scene.candidate("rtn8", lambda config: config.update(dynamic={"-:.*": {}}))
+    scene.plainly(path, ".layers.")
+    assert scene.open(path).is_unquantized
+
+
+def test_dynamic_bits_are_read_by_layer(scene):
+    """The same checkpoint, once with all layers in 8 bit and once with 8 bit as the exception of 4."""
+    import torch
+
+    path = scene.candidate("rtn8")
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        before = load_candidate(path, "theirs", "float32", "cpu")(input_ids=tokens).logits
+        content = json.loads((path / "config.json").read_text())
+        content["quantization_config"] |= {"bits": 4, "dynamic": {"+:model.*": {"bits": 8}}}
+        (path / "config.json").write_text(json.dumps(content))
+        (path / "quantize_config.json").unlink()
+        assert torch.equal(load_candidate(path, "theirs", "float32", "cpu")(input_ids=tokens).logits, before)
+
+
+@pytest.mark.parametrize("num_bits", [8, 4])
+def test_activations_are_quantized_while_a_candidate_is_judged(num_bits, scene):
+    """FP8 weights whose configuration quantizes inputs too: as transformers with compressed-tensors computes it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    inputs = {**ARGUMENTS, "num_bits": num_bits}
+    change = lambda config: config["config_groups"]["group_0"].update(input_activations=inputs)  # noqa: E731
+    path = scene.candidate("float8-e4m3", change)
+    assert scene.open(path).record.activation_bits == num_bits
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        ours = load_candidate(path, "theirs", "float32", "cpu")(input_ids=tokens).logits
+        theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(input_ids=tokens).logits
+    assert torch.equal(ours, theirs)
+
+
+def test_codes_without_a_declaration(scene):
+    path = scene.candidate("float8-e4m3")
+    content = json.loads((path / "config.json").read_text())
+    del content["quantization_config"]
+    (path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="no quantization_config"):
+        scene.open(path)
+
+
+def test_another_kind_of_four_bit_than_declared(scene):
+    path = scene.candidate("nf4", lambda config: config.update(bnb_4bit_quant_type="fp4"))
+    with pytest.raises(ModelError, match="stored as nf4; expected fp4"):
+        load_candidate(path, "theirs", "bfloat16", "cpu")

@@ -1,0 +1,54 @@
+"""Tiny models with random weights, small enough that every test takes a fraction of a second."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from quantgate.quantize.calibration.samples import Calibration
+
+VOCABULARY = 64
+
+# tensors here are tiny: with several threads the tests would mostly wait for each other on a busy machine
+torch.set_num_threads(1)
+
+
+def tiny_config(**changes):
+    # 160 = 1.25 x 128: the last group is shorter, as in the bundled model (576 = 4.5 x 128)
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return LlamaConfig(**shape | changes)
+
+
+def tiny_llama(**changes):
+    torch.manual_seed(0)
+    return LlamaForCausalLM(tiny_config(**changes)).to(torch.bfloat16).eval()
+
+
+def random_calibration(lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    samples = tuple(tuple(torch.randint(0, VOCABULARY, (n,), generator=generator).tolist()) for n in lengths)
+    return Calibration("random", "noise", samples, (), seed)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tiny") / "model"
+    tiny_llama().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def calibration():
+    return random_calibration([12, 7, 12, 9])

@@ -1,0 +1,80 @@
+"""What others wrote is read within bounds, and complained about in one way."""
+
+import json
+import os
+
+import pytest
+
+from quantgate.core import reading
+from quantgate.core.reading import Unreadable
+
+
+def test_what_is_sound_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": ["ü", 1.5, null]}', encoding="utf-8")
+    assert reading.read_json(path) == json.loads(path.read_text(encoding="utf-8"))
+    assert reading.read_text(path) == path.read_text(encoding="utf-8")
+
+
+def test_a_missing_file_is_told_from_a_broken_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        reading.read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe", "byte 0 is not UTF-8"),
+        (b"{", r"no JSON \(Expecting"),
+        (b"", r"no JSON \(Expecting value"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a":' * 200_000, "nested too deeply"),
+        (b"1" * 5000, r"no JSON \(Exceeds the limit"),
+        (b"x" * 2000, "it holds 2000 bytes, more than the 1000 that are read"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(Unreadable, match=words):
+        reading.read_json(path, 1000 if content[:1] == b"x" else reading.MOST_SETTINGS)
+
+
+def test_what_is_no_file_is_no_file(tmp_path):
+    with pytest.raises(Unreadable, match="directory"):
+        reading.read_bytes(tmp_path)
+    with pytest.raises(Unreadable, match="no plain file"):
+        reading.read_bytes(reading.Path("/dev/zero"))
+    with pytest.raises(Unreadable, match="too long"):
+        reading.read_bytes(tmp_path / ("x" * 300))
+    with pytest.raises(Unreadable, match="path is none"):
+        reading.read_bytes(tmp_path / "a\0b")
+
+
+def test_an_object_is_asked_for():
+    assert reading.parse_object('{"a": 1}') == {"a": 1}
+    with pytest.raises(Unreadable, match="a list, no JSON object"):
+        reading.parse_object("[1]")
+    with pytest.raises(Unreadable, match="11 characters of JSON, more than the 10"):
+        reading.parse_json("[1,2,3,4,5]", 10)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "bad\udcff", "\x00", "\u2028"])
+def test_what_no_report_can_hold(text):
+    assert not reading.plain(text)
+    assert reading.plain(reading.visible(text))
+
+
+@pytest.mark.parametrize("text", ["models/qwen", "日本語", "a b", "naïve", ""])
+def test_what_a_report_can_hold(text):
+    assert reading.plain(text)
+    assert reading.visible(text) == text
+
+
+def test_a_file_that_grows_while_it_is_read_stays_bounded(tmp_path, monkeypatch):
+    """Files of the kernel say that they hold nothing, and others are written to meanwhile."""
+    path = tmp_path / "grows"
+    path.write_bytes(b"x" * 100)
+    monkeypatch.setattr(os, "fstat", lambda number: os.stat_result((0,) * 10))
+    with pytest.raises(reading.Unreadable, match="more than the 10 bytes"):
+        reading.read_bytes(path, 10)
