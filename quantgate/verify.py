@@ -10,7 +10,6 @@ out.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -342,7 +341,7 @@ def _rules(
             findings.unconfirmed.append(f"the rule of {method} on {task} (no task of that name is known here)")
             continue
         rule = policy.rule(task, known.dimension, evidence.rule.metric, content["model"]["id"], method)
-        if not same(json.loads(json.dumps(rule_to_json(evidence.rule))), rule_to_json(rule)):
+        if not same(reading.through_json(rule_to_json(evidence.rule)), rule_to_json(rule)):
             found.append(f"{method} on {task}: judged by another rule than the policy's text gives it")
     return found
 

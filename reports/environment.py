@@ -15,6 +15,9 @@ from typing import Any, Final
 
 import pytest
 
+from quantgate.core import reading
+from quantgate.core.reading import Unreadable
+
 _LIBRARIES: Final = ("quantgate", "torch", "transformers", "tokenizers", "bitsandbytes", "numpy", "scipy", "pytest")
 
 
@@ -83,10 +86,10 @@ def _version(name: str) -> str:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
+        for line in reading.read_text(Path("/proc/cpuinfo")).split("\n"):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
+    except (OSError, Unreadable):
         pass
     return platform.processor() or platform.machine()
 

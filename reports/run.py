@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from quantgate.core import reading
 from quantgate.core.records import Result
 from quantgate.studies.derived import counts, derived
 from quantgate.verdict.family import MethodDecision, alone, alone_words, decide, family_size, green
@@ -164,7 +165,7 @@ def sealed(run: Run, environment: Mapping[str, Any], markdown: str, picture: str
     that of report.json's content: a change in any of them shows. A seal has no key: who changes all of them and makes
     the seals anew is found out only where something follows from something else.
     """
-    content = json.loads(dumps(run.as_json(environment)))
+    content = reading.parse_object(dumps(run.as_json(environment)))
     texts = {"report.md": markdown, "roofline.svg": picture}
     content["files"] = {name: text_digest(text) for name, text in texts.items() if text}
     evidence = run.evidence.sealed(seal_of(content))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.core import reading
 from quantgate.core.errors import ModelError
 from quantgate.core.keys import AuditKey
 from quantgate.models.digest import HEAD
@@ -89,8 +90,8 @@ def audited(reference: ModelFiles, candidate: Path, weights: str, store: Store, 
 
     key = AuditKey(reference=reference.digest.weights, subject=weights, claims="rounding", version=_VERSION)
     entry = store.fetch(key, build, what=f"the audit of {who}")
-    problems: list[str] = json.loads((entry.path / "problems.json").read_text(encoding="utf-8"))
-    return problems
+    problems = reading.read_json(entry.path / "problems.json")
+    return [str(each) for each in problems]
 
 
 def weight_problems(reference: Path, candidate: Path, quantization: Mapping[str, Any]) -> list[str]:

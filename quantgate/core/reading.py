@@ -10,12 +10,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tomllib
 import unicodedata
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 MIB: Final = 1 << 20
-MOST_SETTINGS: Final = 32 * MIB  # a configuration, a policy, an entry's note, an index of shards
+MOST_SETTINGS: Final = 32 * MIB  # a configuration, an entry's note, an index of shards
+MOST_TOML: Final = MIB  # policies and recipes, which people write
 MOST_RECORDS: Final = 512 * MIB  # baselines, reports
 MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
 MOST_LINE: Final = 16 * MIB  # of a file of one JSON value a line
@@ -78,14 +82,25 @@ def parse_json(text: str | bytes, most: int = MOST_RECORDS) -> Any:
     Raises:
         Unreadable: it is no JSON, longer than ``most``, or nested deeper than Python can follow.
     """
+    return _parsed(text, most)
+
+
+def _parsed(text: str | bytes, most: int, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     if len(text) > most:
         raise Unreadable(f"{len(text)} characters of JSON, more than the {most} that are read")
     try:
-        return json.loads(text)
+        return json.loads(decode(text) if isinstance(text, bytes) else text, object_pairs_hook=pairs)
     except RecursionError as error:
         raise Unreadable("no JSON that can be read (it is nested too deeply)") from error
     except ValueError as error:
-        raise Unreadable(f"no JSON ({error})") from error
+        raise error if isinstance(error, Unreadable) else Unreadable(f"no JSON ({error})") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise Unreadable(f"it holds {twice[0]} twice")
+    return dict(pairs)
 
 
 def parse_object(text: str | bytes, most: int = MOST_RECORDS) -> dict[str, Any]:
@@ -94,6 +109,37 @@ def parse_object(text: str | bytes, most: int = MOST_RECORDS) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Unreadable(f"a {type(content).__name__}, no JSON object")
     return content
+
+
+def parse_unique(text: str | bytes, most: int = MOST_RECORDS) -> Any:
+    """As `parse_json`, and Unreadable where an object names something twice, of which readers take different ones."""
+    return _parsed(text, most, _unique)
+
+
+def through_json(value: Any) -> Any:
+    """``value`` as a JSON file of it would be read again: tuples are lists there."""
+    return parse_json(json.dumps(value))
+
+
+def read_toml(path: Path, most: int = MOST_TOML) -> dict[str, Any]:
+    """The TOML table in ``path``; as `read_text`, and as `parse_toml`."""
+    return parse_toml(read_text(path, most))
+
+
+def parse_toml(text: str, most: int = MOST_TOML) -> dict[str, Any]:
+    """The TOML table that ``text`` spells out.
+
+    Raises:
+        Unreadable: it is no TOML, longer than ``most``, or nested deeper than Python can follow.
+    """
+    if len(text) > most:
+        raise Unreadable(f"{len(text)} characters of TOML, more than the {most} that are read")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise Unreadable("no TOML that can be read (it is nested too deeply)") from error
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise Unreadable(f"no TOML ({error})") from error
 
 
 def plain(text: str) -> bool:

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from quantgate.core import reading
 from quantgate.core.errors import ModelError
+from quantgate.core.reading import Unreadable
 from quantgate.efficiency.meters import Stages, gauge_for
 from quantgate.efficiency.workload import Generator, Workload, cache_size, prompt_of, run_in_turns
 
@@ -49,8 +51,10 @@ def run_job(job: Job) -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]  # the package may be run from its checkout, without being installed
     done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, check=False, cwd=root)
     if done.returncode == 0:
-        found: dict[str, Any] = json.loads(done.stdout.strip().rpartition("\n")[2])
-        return found
+        try:
+            return reading.parse_object(done.stdout.strip().rpartition("\n")[2])
+        except Unreadable as error:
+            raise ModelError(f"measuring {job.kind}", f"its process answered with {error}") from error
     names = " and ".join(name for name, _, _ in job.models)
     killed = -done.returncode == signal.SIGKILL
     words = "it was killed" if killed else (done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}")
@@ -63,7 +67,7 @@ def run_job(job: Job) -> dict[str, Any]:
 
 def main() -> None:
     """Read a job, do it, print the result."""
-    content = json.loads(sys.stdin.read())
+    content = reading.parse_object(sys.stdin.read(reading.MOST_SETTINGS))
     content["models"] = tuple(tuple(each) for each in content["models"])
     content["workloads"] = tuple(tuple(each) for each in content["workloads"])
     job = Job(**content)

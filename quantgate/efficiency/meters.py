@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from quantgate.core import reading
+
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")
 _RESET_PEAK: Final = "5"  # proc(5): writing 5 resets the peak resident set size
@@ -68,7 +70,7 @@ class ResidentGauge:
             unit = 1 if sys.platform == "darwin" else 1024
             highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
             return Peak(highest, highest, highest)
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").split("\n") if ":" in line)
+        lines = dict(line.split(":", 1) for line in reading.read_text(_STATUS).split("\n") if ":" in line)
         highest, now = (int(lines[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
         return Peak(highest, highest, now)
 

@@ -6,10 +6,8 @@ The files are those that the loader opens (`quantgate.models.files`). Reading a 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import mmap
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -102,9 +100,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _MAX_HEADER):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
+            header = reading.parse_unique(file.read(length), _MAX_HEADER)
         return _entries(header, path, 8 + length, size)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             str(path), f"no whole safetensors file ({error})", expected="a complete file", hint="finish the download"
         ) from error
@@ -127,13 +125,6 @@ def _entries(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     if place != size:
         raise ValueError(f"{size} bytes instead of {place}")
     return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} twice")
-    return dict(pairs)
 
 
 def read_tensor(tensor: StoredTensor) -> Any:

@@ -66,7 +66,7 @@ def read(path: Path) -> Baseline | None:
         return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"baseline {path}",
             f"unreadable ({type(error).__name__}: {error})",

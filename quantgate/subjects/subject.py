@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from quantgate.core import reading
 from quantgate.core.errors import MethodError, StoreError, translated
 from quantgate.core.keys import AuditKey, SubjectKey
 from quantgate.core.progress import Progress
@@ -137,7 +138,7 @@ def check_record(record: QuantizationRecord, method: Method, nbytes: int, who: s
     Raises:
         StoreError: it was put in place of the one that was made.
     """
-    wanted = json.loads(json.dumps(method.as_record()))  # tuples are lists in the file
+    wanted = reading.through_json(method.as_record())  # tuples are lists in the file
     if record.method != wanted:
         found, expected = f"a checkpoint of {record.method.get('method')!r}", f"{method.id!r} with its settings"
     elif record.bytes_on_disk != nbytes:

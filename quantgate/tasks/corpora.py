@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from quantgate.core import reading
 from quantgate.core.errors import DataError
 from quantgate.tasks.data import DataSource
 
@@ -39,7 +40,7 @@ def code(data: DataSource) -> str:
     missing = [name for name in _MODULES if not (root / name).is_file()]
     if missing:
         raise DataError("corpus 'code'", f"{missing[0]} is missing from {root}", expected="a CPython with its sources")
-    return "\n\n".join((root / name).read_text(encoding="utf-8") for name in _MODULES)
+    return "\n\n".join(reading.read_text(root / name) for name in _MODULES)
 
 
 _MODULES: Final = ("argparse.py", "ast.py", "calendar.py", "collections/__init__.py", "configparser.py", "csv.py",

@@ -39,14 +39,17 @@ class Prompts:
         self.max_length, self.ends = max_length, ends
         self._name = name
         self._context: tuple[str, bool, int] = ("", False, 0)
+        self._corpora: dict[str, Tokens] = {}
 
     def encode(self, text: str) -> Tokens:
         """Tokens of plain text, with the special tokens the tokenizer puts in front of every text (often none)."""
         return self._ids(text, special=True)
 
     def plain(self, text: str) -> Tokens:
-        """Tokens of plain text and nothing else."""
-        return self._ids(text, special=False)
+        """Tokens of plain text and nothing else; kept, since several tasks read the same corpus, a second each."""
+        if text not in self._corpora:
+            self._corpora[text] = self._ids(text, special=False)
+        return self._corpora[text]
 
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, special tokens included."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ def load_policy(path: Path | None) -> Policy:
     """The policy in ``path``, or the shipped one (evals/policy.toml). Raises PolicyError for anything unclear."""
     path = path or DEFAULT_POLICY
     try:
-        text = reading.read_text(path)
+        text = reading.read_text(path, reading.MOST_TOML)
     except (OSError, Unreadable) as error:
         raise PolicyError(f"policy file {path}", f"cannot be read ({error})", hint="give --policy FILE") from error
     return parse_policy(text, path.name)
@@ -41,9 +40,9 @@ def load_policy(path: Path | None) -> Policy:
 def parse_policy(text: str, name: str) -> Policy:
     """The policy that ``text`` spells out; ``name`` stands in messages."""
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PolicyError(name, f"is not valid TOML: {error}") from error
+        table = reading.parse_toml(text)
+    except Unreadable as error:
+        raise PolicyError(name, f"is {error}", expected="a policy in TOML", hint="see docs/policy.md") from error
     return replace(_Reader(name).policy(table), text=text)
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from quantgate.core import reading
 from quantgate.core.records import Result
 from quantgate.verdict.evidence import digest_outcomes, outcomes_from_json
 
@@ -43,7 +44,7 @@ class EvidenceFile:
     def sides(self, method: str, task: str) -> dict[str, Any] | None:
         """Outcomes of both sides of a case, as the lines hold them; None without evidence."""
         case = self._cases.get((method, task))
-        return case and {side: json.loads(self._outcomes[case[side]])["items"] for side in SIDES}
+        return case and {side: reading.parse_object(self._outcomes[case[side]])["items"] for side in SIDES}
 
     @property
     def text(self) -> str:

@@ -51,6 +51,25 @@ def test_nothing_is_unpickled_and_no_remote_code_runs(path):
         assert not calls, f"{forbidden} in {path.name}"
 
 
+UNBOUNDED = {("json", "loads"), ("json", "load"), ("tomllib", "loads"), ("tomllib", "load")}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in LIBRARY if path.name != "reading.py"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_what_others_wrote_is_read_within_bounds(path):
+    """Files, replies and what users give come through `quantgate.reading`: bounded, UTF-8, never a traceback."""
+    for node in ast.walk(tree_of(path)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+        bare = (owner, node.func.attr) in UNBOUNDED
+        whole = node.func.attr in ("read_text", "read_bytes") and owner != "reading"
+        endless = node.func.attr == "read" and not node.args and ast.unparse(node.func.value) in ("file", "sys.stdin")
+        found = f"{ast.unparse(node)} in line {node.lineno}" if bare or whole or endless else ""
+        assert not found, "read it by quantgate.reading"
+
+
 def test_the_library_does_not_import_pytest():
     for path in (ROOT / "quantgate").rglob("*.py"):
         names = {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, Final
 
+from quantgate.core import reading
 from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE
 from quantgate.quantize.base import Method, Settings
 from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS, Later
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is not up to date")
     if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
+    elif not PAGE.is_file() or reading.read_text(PAGE) != page():
         raise SystemExit(f"{PAGE} is not up to date: run python -m quantgate.quantize.catalogue.docs")
 
 

@@ -18,7 +18,6 @@ knows and rules that no layer matches are errors.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -159,8 +158,8 @@ def load_recipe(path: Path) -> Method:
         UsageError: the file cannot be read, holds keys nobody knows, or see `recipe_method`.
     """
     try:
-        content = tomllib.loads(reading.read_text(path))
-    except (OSError, Unreadable, tomllib.TOMLDecodeError, RecursionError) as error:
+        content = reading.read_toml(path)
+    except (OSError, Unreadable) as error:
         raise UsageError(str(path), f"cannot be read ({error})", expected="a TOML file") from error
     _known(content, ("name", "default", "rules"), str(path))
     rules = content.get("rules", [])

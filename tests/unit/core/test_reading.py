@@ -78,3 +78,28 @@ def test_a_file_that_grows_while_it_is_read_stays_bounded(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "fstat", lambda number: os.stat_result((0,) * 10))
     with pytest.raises(reading.Unreadable, match="more than the 10 bytes"):
         reading.read_bytes(path, 10)
+
+
+def test_a_name_twice_is_no_object():
+    assert reading.parse_unique('{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}
+    with pytest.raises(Unreadable, match="it holds b twice"):
+        reading.parse_unique('{"a": {"b": 1, "b": 2}}')
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = ", r"no TOML \(Invalid value"),
+        (f"a = {'7' * 5000}", r"no TOML \(Exceeds the limit"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("a = 1 # the longest", "19 characters of TOML, more than the 10"),
+    ],
+)
+def test_what_is_no_toml(text, words):
+    assert reading.parse_toml("a = 1") == {"a": 1}
+    with pytest.raises(Unreadable, match=words):
+        reading.parse_toml(text, 10 if "longest" in text else reading.MOST_TOML)
+
+
+def test_lists_come_back_from_a_file_of_json():
+    assert reading.through_json({"a": (1, 2)}) == {"a": [1, 2]}

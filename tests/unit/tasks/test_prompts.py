@@ -150,3 +150,17 @@ def test_an_answer_gets_the_models_end_tokens_and_no_more_room_than_there_is(tok
     prompts = Prompts(tokenizer, 10, "tiny", ends=(3, 4))
     assert prompts.ended(Generate((1, 2), 4, ("x",))) == Generate((1, 2), 4, ("x",), (3, 4))
     assert prompts.ended(Generate((1,) * 8, 100)).max_new_tokens == 3
+
+
+def test_a_corpus_is_encoded_once(tokenizer):
+    calls = []
+
+    class Counting:
+        def __call__(self, text, **settings):
+            calls.append(text)
+            return tokenizer(text, **settings)
+
+    prompts = Prompts(Counting(), 512, "tiny")
+    tokens = [prompts.plain("a corpus"), prompts.plain("another"), prompts.plain("a corpus")]
+    assert tokens[0] == tokens[2] != tokens[1]
+    assert calls == ["a corpus", "another"]

@@ -114,7 +114,7 @@ def test_a_floor_can_be_taken_away() -> None:
         ("[tasks.a]\ncompanions = { prob_rigt = { absolute = 1 } }", "did you mean 'prob_right'"),
         ("[tasks]\na = 3", "tasks.a: found 3; expected a table"),
         ("[family]\ncorrection = 'bonferroni'", "family.correction: found 'bonferroni'"),
-        ("[tasks.a]\n[tasks.a]", r"is not valid TOML: .*\(at line 5"),
+        ("[tasks.a]\n[tasks.a]", r"is no TOML .*\(at line 5"),
     ],
 )
 def test_refusals_name_the_key_path(text: str, words: str) -> None:
