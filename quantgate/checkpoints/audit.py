@@ -7,13 +7,11 @@ coarse margin.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.core import reading
 from quantgate.core.errors import ModelError
 from quantgate.core.keys import AuditKey
 from quantgate.models.digest import HEAD
@@ -21,6 +19,7 @@ from quantgate.models.files import read_json
 from quantgate.models.loading import empty_model, read_config
 from quantgate.models.source import ModelFiles
 from quantgate.models.tensors import stored
+from quantgate.store import bound
 from quantgate.store.store import Store
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from quantgate.quantize.base import StoredWeight
 
-_VERSION: Final = 3  # counts up when other things are found in the same files
+_VERSION: Final = 4  # counts up when other things are found in the same files
 _STEPS: Final = 4  # of the fit of scales: each halves what is left at least
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
 _LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
@@ -84,14 +83,14 @@ def audited(reference: ModelFiles, candidate: Path, weights: str, store: Store, 
     if not is_known_layout(config):
         return []
 
+    key = AuditKey(reference=reference.digest.weights, subject=weights, claims="rounding", version=_VERSION)
+
     def build(target: Path) -> None:
         found = weight_problems(reference.path, candidate, config["quantization_config"])
-        (target / "problems.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+        bound.write_json(target / "problems.json", found, key.digest)
 
-    key = AuditKey(reference=reference.digest.weights, subject=weights, claims="rounding", version=_VERSION)
     entry = store.fetch(key, build, what=f"the audit of {who}")
-    problems = reading.read_json(entry.path / "problems.json")
-    return [str(each) for each in problems]
+    return [str(each) for each in entry.json("problems.json")]
 
 
 def weight_problems(reference: Path, candidate: Path, quantization: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -286,17 +286,15 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
         ModelError: a layer that is not complete, or has no configuration.
     """
     state = dict(stored_tensors(directory))
-    patterns = [_layout(each)[0] for each in (config["configs"] if is_mixed(config) else [config])]
-    matches = {name: match for name in state for pattern in patterns if (match := pattern.fullmatch(name))}
-    names = sorted({match["layer"] for match in matches.values()})
-    parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for name, match in matches.items():
-        parts[match["layer"]][match["key"]] = state.pop(name)
-    for name in names:
+    found = layers_of(state, config)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensors in found.items():
+        parts[name] = {key: state.pop(tensor) for key, tensor in tensors.items()}
+    for name in found:
         if f"{name}.weight" in state:  # bitsandbytes keeps its codes under the name of an ordinary weight
             parts[name]["weight"] = state.pop(f"{name}.weight")
     layers: dict[str, StoredWeight] = {}
-    for name in names:
+    for name in found:
         who = f"{directory}: {name}"
         with translated(
             who,
@@ -308,6 +306,19 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
             mine = layer_config(config, name)
             layers[name] = _layout(mine)[1](parts[name], mine, who)
     return state, layers
+
+
+def layers_of(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The quantized layers among the tensors called ``names``, in the order of their own names: part -> tensor.
+
+    ``config``: the ``quantization_config``, whose layout says what the parts are called.
+    """
+    patterns = [_layout(each)[0] for each in (config["configs"] if is_mixed(config) else [config])]
+    matches = [match for name in names for pattern in patterns if (match := pattern.fullmatch(name))]
+    found: dict[str, dict[str, str]] = {name: {} for name in sorted({match["layer"] for match in matches})}
+    for match in matches:
+        found[match["layer"]][match["key"]] = match.string
+    return found
 
 
 def _layout(config: Mapping[str, Any]) -> tuple[re.Pattern[str], _Reader]:

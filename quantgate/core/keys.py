@@ -68,7 +68,7 @@ class ResponsesKey(Key):
     requests: str
     engine: Mapping[str, Any]
     against: str = ""
-    layout: int = 2
+    layout: int = 3
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.models.files import read_json
 from quantgate.models.loading import read_config
 
 _MAY_DIFFER: Final = re.compile(
@@ -49,9 +50,20 @@ def differing_fields(reference: Path, subject: Path) -> list[str]:
     ]
 
 
+def spelt_twice(subject: Path) -> list[str]:
+    """What config.json says in an old and in a new place, and not the same: which one counts hangs on the runtime."""
+    config = read_json(subject / "config.json", str(subject))
+    rope = config.get("rope_parameters")
+    new = rope.get("rope_theta") if isinstance(rope, Mapping) else None
+    old = config.get("rope_theta")
+    if old is None or new is None or old == new:
+        return []
+    return [f"rope_theta {old!r} for older runtimes and {new!r} in rope_parameters"]
+
+
 def configuration_problems(reference: Path, subject: Path) -> list[str]:
     """The same as one phrase for a verdict's reason; empty when nothing differs."""
-    found = differing_fields(reference, subject)
+    found = differing_fields(reference, subject) + spelt_twice(subject)
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return [f"the subject's config.json computes otherwise: {', '.join(found[:_SHOWN])}{more}"] if found else []
 

@@ -8,7 +8,6 @@ never be served as a quantized model's.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from quantgate.core.errors import StoreError
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Progress
 from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, Sink
-from quantgate.store import journal
+from quantgate.store import bound, journal
 from quantgate.store.store import Store
 
 RESPONSES: Final = "responses.jsonl"
@@ -34,12 +33,15 @@ list), may write further files into the given directory, and returns plain numbe
 
 @dataclass(frozen=True)
 class Answered:
-    """Responses in the order of the requests. ``path``: the store entry, which may hold further files."""
+    """Responses in the order of the requests. ``path``: the store entry, which may hold further files; ``digest``: of
+    its key, to which they are tied.
+    """
 
     responses: list[Response]
     stats: dict[str, float]
     path: Path
     from_cache: bool
+    digest: str
 
 
 def ask(
@@ -78,7 +80,7 @@ def ask(
                 for name, value in answer(requests[start:stop], start, sink, extra).items():
                     stats[name] = stats.get(name, 0.0) + value
         lines_of = [journal.dump_line(index, known[index], key.digest) for index in range(len(requests))]
-        _publish(target, lines_of, stats, extra)
+        _publish(target, lines_of, stats, extra, key.digest)
 
     entry = store.fetch(key, build, what=what)
     with contextlib.suppress(OSError):  # the answers are kept; a journal that stays behind is never read again
@@ -91,7 +93,8 @@ def ask(
     if missing := [index for index in range(len(requests)) if index not in responses]:
         found = f"{len(missing)} of {len(requests)} answers of {what} cannot be read"
         raise StoreError(f"store entry {entry.path}", found, hint="delete the entry, and they are asked anew")
-    return Answered([responses[index] for index in range(len(requests))], stats, entry.path, entry.from_cache)
+    answered = [responses[index] for index in range(len(requests))]
+    return Answered(answered, stats, entry.path, entry.from_cache, entry.digest)
 
 
 def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tuple[int, int]]:
@@ -108,8 +111,8 @@ def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tupl
     return list(zip(bounds, [*bounds[1:], len(requests)], strict=True))
 
 
-def _publish(target: Path, lines: list[str], stats: dict[str, Any], extra: Path) -> None:
+def _publish(target: Path, lines: list[str], stats: dict[str, Any], extra: Path, key: str) -> None:
     (target / RESPONSES).write_text("".join(lines), encoding="utf-8")
-    (target / STATS).write_text(json.dumps(stats) + "\n", encoding="utf-8")
+    bound.write_json(target / STATS, stats, key)
     for file in sorted(extra.glob("*.safetensors")):  # not what a kill left half-written
         shutil.copyfile(file, target / file.name)

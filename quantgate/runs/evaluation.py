@@ -451,7 +451,7 @@ class Evaluation:
         rolling = bool(asked.requests) and isinstance(asked.requests[0], Rolling)
         exact = isinstance(task, RollingTask) and task.exact
         compared = rolling and (subject is not None or batch_tokens is not None)
-        against = self._answer(task, None).path if compared else None
+        against = self._answer(task, None) if compared else None
         name = f"{subject.method.id if subject else 'reference'}{', asked again,' if batch_tokens else ''}"
         alone = NOISE_ALONE if batch_tokens else 0
         cuts = frozenset(cut for mine in asked.slices[:alone] for cut in (mine.start, mine.stop))
@@ -469,14 +469,14 @@ class Evaluation:
             from quantgate.engines.torch.fidelity import TOP_K, TopKReader, TopKWriter
 
             share = Share(self.progress, start, len(requests), len(asked.requests))
-            what = f"{name} on {task.id}"
+            what, kept = f"{name} on {task.id}", None if exact else TOP_K
             engine = self._engine(subject, what, engine_record.get("batch_tokens"), share)
             with self.store.computing(self.options.shared), translated(what, "cannot be asked", hint=_ASKING):
                 stats = engine.run(
                     requests,
                     lambda index, response: sink(start + index, response),
-                    topk=TopKWriter(extra, None if exact else TOP_K, start) if rolling and not compared else None,
-                    against=TopKReader(against, start=start) if against else None,
+                    topk=TopKWriter(extra, kept, start, key=key.digest) if rolling and not compared else None,
+                    against=TopKReader(against.path, start, against.digest) if against else None,
                 )
             (subject or self.model).check_unchanged()  # weights are mapped: a file written in place changes them later
             return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}

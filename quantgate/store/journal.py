@@ -9,7 +9,6 @@ until the finished answers are published as a store entry.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from quantgate.core import reading
 from quantgate.core.errors import StoreError
 from quantgate.core.requests import Response, response_from_json, response_to_json
+from quantgate.store.bound import checksum
 
 
 def dump_line(index: int, response: Response, key: str = "") -> str:
@@ -27,13 +27,13 @@ def dump_line(index: int, response: Response, key: str = "") -> str:
 
 
 def _checksum(body: str, key: str) -> str:
-    return f"{zlib.crc32(body.encode(), zlib.crc32(key.encode())):08x}"
+    return checksum(key, (body.encode(),))
 
 
 def parse_line(line: str, key: str = "") -> tuple[int, Response] | None:
     """Index and response of a line, or None when it is damaged or belongs to another key."""
-    checksum, _, body = line.partition(" ")
-    if checksum != _checksum(body, key):
+    found, _, body = line.partition(" ")
+    if found != _checksum(body, key):
         return None
     try:
         content: list[Any] = reading.parse_json(body, reading.MOST_LINE)

@@ -28,6 +28,7 @@ from quantgate.core.errors import StoreError
 from quantgate.core.keys import Key
 from quantgate.core.progress import Progress
 from quantgate.core.reading import Unreadable
+from quantgate.store import bound
 
 ENTRY: Final = "entry.json"
 _CHUNK: Final = 1 << 22
@@ -55,12 +56,18 @@ class Entry:
     digest: str
 
     def json(self, name: str) -> Any:
-        """The content of one of its JSON files. Raises StoreError if it is gone since the entry was checked."""
+        """The content of one of its JSON files, which `bound.write_json` wrote for this entry's key.
+
+        Raises:
+            StoreError: it is gone since the entry was checked, was edited, or was made for another entry.
+        """
         try:
-            return reading.read_json(self.path / name)
+            return bound.read_json(self.path / name, self.digest)
         except (OSError, Unreadable) as error:
             raise StoreError(
-                f"store {self.path}", f"{name} cannot be read any more ({error})", hint="run it again"
+                f"store entry {self.path}",
+                f"{name} cannot be read ({error})",
+                hint="delete the entry, and it is made anew",
             ) from error
 
 

@@ -119,10 +119,13 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     weights = weight_files(path, who)
     if weights.leftovers:
         store.progress.note(f"{who}: {weights.note()}")
+    ours, theirs = load_tokenizer(model.path, model.id), load_tokenizer(path, method.id)
+    if ours.chat_template and not theirs.chat_template:
+        store.progress.note(f"{who}: its files hold no chat template; it is asked with the reference's")
     loaded = digest_model(path, who).loaded
     problems = [
         *_claimed(found.record),
-        *_tokenizer_problems(model.path, path),
+        *_tokenizer_problems(ours, theirs),
         *(audited(model, path, loaded, store, who) if declared.reader == "own" else []),
     ]
     return replace(found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen)
@@ -168,11 +171,8 @@ def _claimed(record: QuantizationRecord) -> list[str]:
     ]
 
 
-def _tokenizer_problems(reference: Path, candidate: Path) -> list[str]:
-    """How the candidate's tokenizer, if it brings one, differs in what it does."""
-    if not any((candidate / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        return []
-    ours, theirs = (load_tokenizer(path, path.name) for path in (reference, candidate))
+def _tokenizer_problems(ours: Any, theirs: Any) -> list[str]:
+    """How the candidate's tokenizer differs from the reference's in what it does."""
     numbers = theirs.get_vocab()
     if any(numbers.get(token) != number for token, number in ours.get_vocab().items()):
         return ["the candidate's tokenizer numbers tokens otherwise than the reference's"]

@@ -27,6 +27,7 @@ from quantgate.quantize.settings import ActivationSettings
 from quantgate.quantize.sweep.driver import Job, run_jobs
 from quantgate.quantize.transforms.activations import cache_layers
 from quantgate.quantize.transforms.fold import Transformation
+from quantgate.subjects.recorded import of_method
 
 
 def quantize_checkpoint(
@@ -168,22 +169,17 @@ class _Work:
         method, results = self.method, self.job.results
         n_weights = sum(result.weight.n_weights for result in results.values())
         packed_bytes += sum(grid.nbytes for grid in self.job.input_grids.values())
-        bits = [row.activations.bits for row in self.rows.values() if row.activations]
-        simulated = bool(bits or method.kv_cache)
+        inputs = [row.activations.bits for row in self.rows.values() if row.activations]
         return QuantizationRecord(
             method=method.as_record(),
             calibration=calibration.as_record() if calibration else None,
-            bits_nominal=method.bits,
             bits_effective=8 * packed_bytes / n_weights if n_weights else 16.0,
             bytes_on_disk=bytes_on_disk,
-            storage=method.storage,
             seconds=seconds,
             quantized_modules=tuple(results),
             losses={name: result.loss for name, result in results.items()},
-            execution="simulated" if simulated else "int8" if method.algorithm == "llm_int8" else "dequantized",
             folds=self.job.folds,
-            activation_bits=min(bits, default=method.activation_bits),
-            cache_bits=method.kv_cache.bits if method.kv_cache else 16,
+            **of_method(method, inputs),
         )
 
 

@@ -20,12 +20,13 @@ from quantgate.models.source import ModelFiles
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.quantize.base import Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration.samples import Calibration
+from quantgate.store import bound
 from quantgate.store.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-AUDIT_VERSION: Final = 4
+AUDIT_VERSION: Final = 5
 _FLOAT_BITS: Final = 16
 _ROUNDING: Final = 2.0**-6  # relative: two roundings to bf16 and two medians of ratios that were rounded so
 
@@ -101,7 +102,7 @@ def make_subject(
     Raises:
         MethodError: the method cannot be applied to this model.
     """
-    from quantgate.checkpoints.checkpoint import LAYOUT_VERSION, bytes_on_disk, read_record
+    from quantgate.checkpoints.checkpoint import LAYOUT_VERSION, read_record
     from quantgate.subjects.make import quantize_checkpoint
 
     calibration = calibrate() if method.needs_calibration else None
@@ -126,26 +127,31 @@ def make_subject(
     entry = store.fetch(key, build, what=what)
     seen = stamps(entry.path)
     record = read_record(entry.path)
-    check_record(record, method, bytes_on_disk(entry.path), f"store entry {entry.path}")
+    check_record(record, method, calibration, model.path, entry.path)
     weights = digest_model(entry.path).loaded
     unchanged, on_grid = audit(model, entry.path, weights, record, store)
     return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid, stamps=seen)
 
 
-def check_record(record: QuantizationRecord, method: Method, nbytes: int, who: str) -> None:
-    """Refuse a checkpoint whose record is of another method, or does not fit its ``nbytes`` bytes on disk.
+def check_record(
+    record: QuantizationRecord, method: Method, calibration: Calibration | None, reference: Path, path: Path
+) -> None:
+    """Refuse a store entry whose record is of another method, or does not say what the files beside it hold.
 
     Raises:
-        StoreError: it was put in place of the one that was made.
+        StoreError: it was put in place of the one that was made, or edited.
     """
+    from quantgate.subjects.recorded import contradiction
+
+    who = f"store entry {path}"
     wanted = reading.through_json(method.as_record())  # tuples are lists in the file
     if record.method != wanted:
-        found, expected = f"a checkpoint of {record.method.get('method')!r}", f"{method.id!r} with its settings"
-    elif record.bytes_on_disk != nbytes:
-        found, expected = f"a model of {nbytes} bytes", f"{record.bytes_on_disk}, as its record says"
+        found, expected = f"holds a checkpoint of {record.method.get('method')!r}", f"{method.id!r} with its settings"
+    elif wrong := contradiction(record, method, calibration, reference, path, who):
+        found, expected = f"its record says {wrong[0]}", wrong[1]
     else:
         return
-    raise StoreError(who, f"holds {found}", expected=expected, hint="delete the entry, and it is made anew")
+    raise StoreError(who, found, expected=expected, hint="delete the entry, and it is made anew")
 
 
 def libraries_of(method: Method) -> tuple[str, ...]:
@@ -172,7 +178,7 @@ def audit(
     def build(target: Path) -> None:
         unchanged, on_grid = equal_modules(model.path, path, record)
         content = {"unchanged": unchanged, "on_grid": on_grid}
-        (target / "audit.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        bound.write_json(target / "audit.json", content, key.digest)
 
     entry = store.fetch(key, build, what=f"the audit of {record.method['method']}")
     content = entry.json("audit.json")

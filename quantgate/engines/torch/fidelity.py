@@ -25,23 +25,26 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.core.errors import StoreError
+from quantgate.core.reading import Unreadable
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS
+from quantgate.store.bound import checksum
 
 TOP_K: Final = KEPT_TOKENS
 VERSION: Final = 2  # counts up whenever the same distributions could give other numbers
 _CACHED_BYTES: Final = 1 << 30
 _GOLDEN: Final = 0.6180339887498949  # multiples of it, modulo 1, fill the unit interval evenly
+_CHECKSUM: Final = "checksum"
 _CLOSE: Final = 0.1  # nats of the bound up to which exp(r) - 1 - r has the smaller variance
 
 
@@ -179,10 +182,13 @@ class TopKWriter:
         k: tokens kept per position; None keeps all.
         start: number of the run's first request in a longer list, by which the files are named.
         draws: of the other tokens, per position.
+        key: digest of the key that the files are tied to.
     """
 
-    def __init__(self, directory: Path, k: int | None = TOP_K, start: int = 0, draws: int = KEPT_DRAWS) -> None:
-        self.directory, self.k, self.start, self.draws = directory, k, start, draws
+    def __init__(
+        self, directory: Path, k: int | None = TOP_K, start: int = 0, draws: int = KEPT_DRAWS, key: str = ""
+    ) -> None:
+        self.directory, self.k, self.start, self.draws, self.key = directory, k, start, draws, key
         directory.mkdir(parents=True, exist_ok=True)
 
     def has(self, index: int) -> bool:
@@ -194,7 +200,8 @@ class TopKWriter:
         path = _file(self.directory, self.start + index)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in top.tensors.items()}, partial)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in top.tensors.items()}
+            save_file(tensors, partial, metadata={_CHECKSUM: _checksum(tensors, path, self.key)})
             partial.replace(path)
         except (OSError, SafetensorError) as error:
             raise StoreError(
@@ -205,24 +212,27 @@ class TopKWriter:
 
 
 class TopKReader:
-    """Reads what a :class:`TopKWriter` left, counting from ``start``; keeps the last used files in memory."""
+    """Reads what a :class:`TopKWriter` left under ``key``, counting from ``start``.
 
-    def __init__(self, directory: Path, start: int = 0) -> None:
-        self.directory, self.start = directory, start
+    The last used files are kept in memory.
+    """
+
+    def __init__(self, directory: Path, start: int = 0, key: str = "") -> None:
+        self.directory, self.start, self.key = directory, start, key
         self._files: OrderedDict[int, TopK] = OrderedDict()
 
     def read(self, index: int) -> TopK:
         """The reference's positions of one request, on the CPU.
 
         Raises:
-            StoreError: the file is missing or is not a whole safetensors file.
+            StoreError: the file is missing or no whole safetensors file, was edited, or belongs to another request
+                or another key.
         """
         if index not in self._files:
             path = _file(self.directory, self.start + index)
             try:
-                content = load_file(path)
-                top = TopK(**{field.name: content[field.name] for field in fields(TopK)})
-            except (OSError, SafetensorError, KeyError) as error:
+                top = _load(path, self.key)
+            except (OSError, SafetensorError, Unreadable) as error:
                 raise StoreError(
                     f"fidelity file {path}",
                     f"cannot be read ({error})",
@@ -238,6 +248,24 @@ class TopKReader:
 
 def _bytes(top: TopK) -> int:
     return sum(tensor.nbytes for tensor in top.tensors.values())
+
+
+def _load(path: Path, key: str) -> TopK:
+    """Raises OSError, SafetensorError or Unreadable."""
+    file: Any = safe_open(path, framework="pt")
+    with file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+        recorded = (file.metadata() or {}).get(_CHECKSUM)
+    if tensors.keys() != {field.name for field in fields(TopK)}:
+        raise Unreadable(f"it holds {', '.join(sorted(tensors)) or 'nothing'}")
+    if recorded != _checksum(tensors, path, key):
+        raise Unreadable("it was edited, or belongs to another request or entry")
+    return TopK(**tensors)
+
+
+def _checksum(tensors: Mapping[str, Tensor], path: Path, key: str) -> str:
+    """Ties the tensors to the request, by which the file is named, and to the key."""
+    return checksum(key, (path.name.encode(), *(tensors[name].numpy() for name in sorted(tensors))))
 
 
 def _file(directory: Path, index: int) -> Path:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from quantgate.core.errors import DataError, StoreError
 from quantgate.core.progress import Silent
@@ -154,6 +157,28 @@ def test_a_resumed_run_sees_what_was_written_and_no_half_files(tmp_path):
     score(tiny_model("llama"), requests, topk=writer)
     assert [writer.has(index) for index in range(4)] == [True, True, True, False]
     assert sorted(path.name for path in writer.directory.iterdir()) == [f"{at:06d}.safetensors" for at in range(3)]
+
+
+def test_files_of_another_key_another_request_or_edited_ones_are_refused(tmp_path):
+    requests = segments(2)
+    for key in "ab":
+        score(tiny_model("llama"), requests, topk=TopKWriter(tmp_path / key, 4, draws=2, key=key))
+    first, second = (tmp_path / "a" / f"00000{number}.safetensors" for number in range(2))
+    TopKReader(tmp_path / "a", key="a").read(1)
+    for source in (tmp_path / "b" / second.name, first):
+        shutil.copy(source, second)
+        with pytest.raises(StoreError, match="it was edited, or belongs to another request or entry"):
+            TopKReader(tmp_path / "a", key="a").read(1)
+    tensors = load_file(first)
+    tensors["tail"][0] += 1
+    with safe_open(first, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, first, metadata=metadata)
+    with pytest.raises(StoreError, match="it was edited"):
+        TopKReader(tmp_path / "a", key="a").read(0)
+    save_file({"tail": tensors["tail"]}, first)
+    with pytest.raises(StoreError, match="it holds tail"):
+        TopKReader(tmp_path / "a", key="a").read(0)
 
 
 def test_missing_and_foreign_files_are_named(tmp_path):

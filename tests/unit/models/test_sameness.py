@@ -8,7 +8,7 @@ import shutil
 import pytest
 import transformers as hf
 
-from quantgate.models.sameness import configuration_problems, differing_fields
+from quantgate.models.sameness import configuration_problems, differing_fields, spelt_twice
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
@@ -104,3 +104,16 @@ def test_a_reason_shows_the_first_few(pair):
     assert problem.startswith("the subject's config.json computes otherwise: attention_bias True instead of False, ")
     assert problem.endswith(" and 1 more")
     assert configuration_problems(ours, ours) == []
+
+
+def test_an_old_spelling_that_says_something_else_is_named(pair):
+    ours, theirs = pair()
+    config = json.loads((theirs / "config.json").read_text())
+    new = config["rope_parameters"]["rope_theta"]
+    for old, found in (
+        (new, []),
+        (2 * new, [f"rope_theta {2 * new!r} for older runtimes and {new!r} in rope_parameters"]),
+    ):
+        (theirs / "config.json").write_text(json.dumps(config | {"rope_theta": old}))
+        assert spelt_twice(theirs) == found
+        assert bool(configuration_problems(ours, theirs)) == bool(found)

@@ -11,6 +11,7 @@ import pytest
 from quantgate.core.errors import StoreError
 from quantgate.core.keys import Key
 from quantgate.core.progress import Silent
+from quantgate.store import bound
 from quantgate.store.store import ENTRY, Store, write_atomically
 
 
@@ -188,8 +189,38 @@ def edit(path, **changes):
 
 
 def test_a_file_of_an_entry_that_is_gone_meanwhile(store):
-    entry = store.fetch(SampleKey(4, 128), writes("{}"), what="sample")
-    assert entry.json("weights") == {}
-    (entry.path / "weights").unlink()
-    with pytest.raises(StoreError, match="weights cannot be read any more"):
-        entry.json("weights")
+    entry = store.fetch(SampleKey(4, 128), writes_json({"a": 0.1}), what="sample")
+    assert entry.json("facts") == {"a": 0.1}
+    (entry.path / "facts").unlink()
+    with pytest.raises(StoreError, match=r"facts cannot be read .*delete the entry, and it is made anew"):
+        entry.json("facts")
+
+
+def writes_json(content, key=None):
+    return lambda target: bound.write_json(target / "facts", content, (key or SampleKey(4, 128)).digest)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda text: text.replace("0.1", "0.2"), "it was edited, or belongs to another entry"),
+        (lambda text: "[]", "no JSON object"),
+        (lambda text: '{"content": {"a": 0.1}}', "its checksum is missing"),
+        (lambda text: text[:-3], "no JSON"),
+    ],
+)
+def test_a_file_of_an_entry_that_was_edited(store, change, wrong):
+    entry = store.fetch(SampleKey(4, 128), writes_json({"a": 0.1}), what="sample")
+    (entry.path / "facts").write_text(change((entry.path / "facts").read_text()))
+    with pytest.raises(StoreError, match=wrong):
+        entry.json("facts")
+
+
+def test_a_file_that_was_made_for_another_entry_or_under_another_name(store):
+    mine = store.fetch(SampleKey(4, 128), writes_json({"a": 1}), what="sample")
+    other = store.fetch(SampleKey(2, 128), writes_json({"a": 2}, SampleKey(2, 128)), what="sample")
+    shutil.copy(other.path / "facts", mine.path / "facts")
+    shutil.copy(other.path / "facts", other.path / "facts2")
+    for entry, name in ((mine, "facts"), (other, "facts2")):
+        with pytest.raises(StoreError, match="belongs to another entry"):
+            entry.json(name)
