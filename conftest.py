@@ -6,4 +6,4 @@ import os
 # made quantizing by gptq4 four times slower (137 s against 32 s).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-pytest_plugins = ["fixtures.plugin", "reports.plugin"]
+pytest_plugins = ["quantgate.fixtures.plugin", "quantgate.reports.plugin"]

@@ -313,7 +313,8 @@ def survivors(words: str = "") -> tuple[int, list[Mutant]]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in COPIED:
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "out"))
+            ignored = shutil.ignore_patterns("__pycache__", "out")
+            shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=ignored)
         for name in FILES:
             shutil.copyfile(ROOT / name, root / name)
         green = dict.fromkeys(mutant.tests for mutant in chosen)

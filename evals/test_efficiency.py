@@ -6,10 +6,12 @@ The bytes of the weights are compared in every run. Memory and speed are measure
 
 import pytest
 
+from quantgate.fixtures.case import Allowed, Case, Judge
+
 pytestmark = pytest.mark.efficiency
 
 
-def test_within_tolerance(case, judge, allowed):
+def test_within_tolerance(case: Case, judge: Judge, allowed: Allowed) -> None:
     """The subject is not worse than its 16-bit reference by more than the policy's margin."""
     result = judge(case)
     assert result.verdict in allowed(case), result.reason

@@ -16,7 +16,7 @@ from quantgate import export
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.words import for_stream
-from reports import check
+from quantgate.reports import check
 
 _WRONG_USAGE: Final = 4
 

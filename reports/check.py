@@ -10,9 +10,9 @@ from typing import Any
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.core.words import say
+from quantgate.reports.markdown import render
+from quantgate.reports.run import Run
 from quantgate.verify import verify
-from reports.markdown import render
-from reports.run import Run
 
 
 def drawn_again(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reports.accounting import Account, Key
-from reports.late import is_late
-from reports.payload import Payload, invalid_result
-from reports.run import Run, key_of
+from quantgate.reports.accounting import Account, Key
+from quantgate.reports.late import is_late
+from quantgate.reports.payload import Payload, invalid_result
+from quantgate.reports.run import Run, key_of
 
 
 class Collector:

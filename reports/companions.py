@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from quantgate.core.records import Result
+from quantgate.reports.table import number, ordered
 from quantgate.verdict.companions import COMPANIONS, FLIPS
-from reports.table import number, ordered
 
 HEADER: Final = ("method", "task", "beside the metric", "16-bit", "subject", "items for one of the metric's")
 _FLIPS: Final = "flips"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quantgate.core.records import Result
+from quantgate.reports.table import number, signed
 from quantgate.studies.pareto import REFERENCE
 from quantgate.studies.proxy import Correlation, Proxy, proxies
-from reports.table import number, signed
 
 GIB: Final = 2**30
 MEMORY_HEADER: Final = (

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from reports import waivers
+from quantgate.reports import waivers
 
 if TYPE_CHECKING:
-    from reports.accounting import Key
-    from reports.run import Run
+    from quantgate.reports.accounting import Key
+    from quantgate.reports.run import Run
 
 ALONE: Final = "regressed alone"
 OPEN: Final = "regressed alone, unless the other cases of the run confirm it"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quantgate.reports import companions, efficiency, turned, waivers
+from quantgate.reports.run import Run, key_of
+from quantgate.reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 from quantgate.studies.pareto import fronts
-from reports import companions, efficiency, turned, waivers
-from reports.run import Run, key_of
-from reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 
 
 def render(run: Run, environment: Mapping[str, Any]) -> str:

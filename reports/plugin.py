@@ -10,12 +10,21 @@ from typing import Any, Final
 import pytest
 
 from quantgate.core.errors import QuantgateError
-from reports import waivers
-from reports.failures import fold_failures
-from reports.late import ALONE, OPEN
-from reports.payload import PAYLOAD, Payload
-from reports.session import ACCOUNT, RUN, final_code, finish, nothing_selected, release, report_directory, start
-from reports.terminal import Page, summarize
+from quantgate.reports import waivers
+from quantgate.reports.failures import fold_failures
+from quantgate.reports.late import ALONE, OPEN
+from quantgate.reports.payload import PAYLOAD, Payload
+from quantgate.reports.session import (
+    ACCOUNT,
+    RUN,
+    final_code,
+    finish,
+    nothing_selected,
+    release,
+    report_directory,
+    start,
+)
+from quantgate.reports.terminal import Page, summarize
 
 _PROPERTIES: Final = (
     "metric", "n_items", "reference", "value", "delta", "ci_low", "ci_high", "confidence", "margin", "verdict",

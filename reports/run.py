@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from quantgate.core import reading
 from quantgate.core.records import Result
+from quantgate.reports.accounting import Account, Key
+from quantgate.reports.payload import Payload
 from quantgate.studies.derived import counts, derived
 from quantgate.verdict.family import MethodDecision, alone, alone_words, decide, family_size, green
 from quantgate.verdict.policy import Correction, FamilyExit
 from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
-from reports.accounting import Account, Key
-from reports.payload import Payload
 
 SCHEMA: Final = 2
 FINISHED: Final = "finished"

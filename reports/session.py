@@ -15,16 +15,16 @@ import pytest
 
 from quantgate.core.errors import StoreError, UsageError
 from quantgate.core.naming import closest
+from quantgate.reports.accounting import BROKEN, GREEN, Account
+from quantgate.reports.collector import Collector
+from quantgate.reports.directory import ReportDirectory, now
+from quantgate.reports.environment import environment
+from quantgate.reports.late import LateFailures
+from quantgate.reports.markdown import render
+from quantgate.reports.picture import roofline_svg
+from quantgate.reports.run import Run, dumps, sealed
+from quantgate.reports.usage import wrong_usage
 from quantgate.verify import UNFINISHED
-from reports.accounting import BROKEN, GREEN, Account
-from reports.collector import Collector
-from reports.directory import ReportDirectory, now
-from reports.environment import environment
-from reports.late import LateFailures
-from reports.markdown import render
-from reports.picture import roofline_svg
-from reports.run import Run, dumps, sealed
-from reports.usage import wrong_usage
 
 RUN: Final = pytest.StashKey[Run]()
 COLLECTOR: Final = pytest.StashKey[Collector]()
@@ -52,7 +52,9 @@ def begin(config: pytest.Config) -> Account:
         pytest.UsageError: the report's directory cannot be used, or nobody would keep account of the run.
     """
     if ACCOUNT not in config.stash:
-        raise wrong_usage("the plugin reports.plugin is switched off: without it no run is judged; drop -p no:...")
+        raise wrong_usage(
+            "the plugin quantgate.reports.plugin is switched off: without it no run is judged; drop -p no:..."
+        )
     account = config.stash[ACCOUNT]
     if hasattr(config, "workerinput") or account.begun:
         return account

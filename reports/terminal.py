@@ -8,11 +8,10 @@ from typing import Final
 import pytest
 
 from quantgate.core.words import folded
-from quantgate.studies.pareto import fronts
-from reports import efficiency, waivers
-from reports.fit import Look, draw, fit
-from reports.run import Run, key_of
-from reports.table import (
+from quantgate.reports import efficiency, waivers
+from quantgate.reports.fit import Look, draw, fit
+from quantgate.reports.run import Run, key_of
+from quantgate.reports.table import (
     GIVE_UP,
     HEADER,
     NAMES,
@@ -23,6 +22,7 @@ from reports.table import (
     result_row,
     subject_row,
 )
+from quantgate.studies.pareto import fronts
 
 _MARKUP: Final = {"pass": "green", "regressed": "red", "inconclusive": "yellow", "invalid": "red"}
 _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantgate.core.records import Result
-from reports.table import ordered
+from quantgate.reports.table import ordered
 
 
 def sentence(result: Result, alone: str = "") -> str:

@@ -12,8 +12,8 @@ import lxml.etree  # noqa: F401
 import pytest
 import sacrebleu  # noqa: F401
 
-import fixtures.plan  # noqa: F401
-import reports.session  # noqa: F401
+import quantgate.fixtures.plan
+import quantgate.reports.session  # noqa: F401
 from quantgate.store import baselines
 
 ROOT = Path(__file__).resolve().parents[2]

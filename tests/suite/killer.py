@@ -54,7 +54,7 @@ def kill_scoring(passed):
 
 
 def kill_reporting(passed):
-    from reports import directory
+    from quantgate.reports import directory
 
     original = directory.write_atomically
 

@@ -108,7 +108,7 @@ def _(scene):
     return scene.run("--tasks", "perplexity")
 
 
-A_WRITING_RUN_IS_RED = ("fixtures.plugin.pytest_sessionfinish", NOTHING)
+A_WRITING_RUN_IS_RED = ("quantgate.fixtures.plugin.pytest_sessionfinish", NOTHING)
 
 
 @row("a run that writes baselines", "*baseline of kld_ptb written*", A_WRITING_RUN_IS_RED)
@@ -119,7 +119,7 @@ def _(scene):
 @row(
     "baselines updated in CI",
     "*refused when CI is set*",
-    ("fixtures.plugin._refuse_in_ci", NOTHING),
+    ("quantgate.fixtures.plugin._refuse_in_ci", NOTHING),
     A_WRITING_RUN_IS_RED,
     code=4,
 )

@@ -11,9 +11,9 @@ from tests.suite.sabotage_scene import NO_LIST, NOTHING, row
 
 RED = ("--methods", "rtn2", "--tasks", "kld")  # regresses under the scene's margin
 # with the account out of order the exit code is whatever pytest and its plugins make of it
-NO_FAILURE_OF_OURS = ("reports.plugin._fail", NOTHING)
-NO_RUN = ("fixtures.plugin._asked_to_show", lambda original: lambda config: True)
-NO_LAST_WORD = ("reports.plugin.final_code", lambda original: lambda config, code: code)
+NO_FAILURE_OF_OURS = ("quantgate.reports.plugin._fail", NOTHING)
+NO_RUN = ("quantgate.fixtures.plugin._asked_to_show", lambda original: lambda config: True)
+NO_LAST_WORD = ("quantgate.reports.plugin.final_code", lambda original: lambda config, code: code)
 
 
 def hostile(scene, way, *command):
@@ -98,13 +98,13 @@ def _(scene):
 
 @row(
     "the report's plugin switched off",
-    "*reports.plugin is switched off*",
+    "*quantgate.reports.plugin is switched off*",
     code=4,
 )
 def _(scene):
     report = scene.gate.base.pop("--report-dir")  # its option goes with the plugin
     try:
-        return scene.run(*RED, "-p", "no:reports.plugin")
+        return scene.run(*RED, "-p", "no:quantgate.reports.plugin")
     finally:
         scene.gate.base["--report-dir"] = report
 

@@ -12,8 +12,8 @@ from tests.suite.sabotage_scene import KLD, NO_LIST, NO_WORDS, NOTHING, SENSIBLE
 
 # the account of a run, and its last word on the exit code
 ACCOUNTED = (
-    ("reports.session._account_for_all", NOTHING),
-    ("reports.accounting.Account.exit_code", lambda original: lambda self, code: code),
+    ("quantgate.reports.session._account_for_all", NOTHING),
+    ("quantgate.reports.accounting.Account.exit_code", lambda original: lambda self, code: code),
 )
 REPORT_MD = ("quantgate.verify._files", NO_LIST)
 
@@ -53,7 +53,11 @@ def _(scene):
     return scene.run(*KLD)
 
 
-@row("a full disk while quantizing", "*cannot write*No space left on device*", ("fixtures.plugin.judged", forgiving))
+@row(
+    "a full disk while quantizing",
+    "*cannot write*No space left on device*",
+    ("quantgate.fixtures.plugin.judged", forgiving),
+)
 def _(scene):
     def full(work, key):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -228,7 +232,7 @@ def _(scene):
 @row(
     "a dimension without cases",
     "*deselected*",
-    ("fixtures.plugin.pytest_collection_modifyitems", NOTHING),
+    ("quantgate.fixtures.plugin.pytest_collection_modifyitems", NOTHING),
     *ACCOUNTED,
     code=5,
 )
@@ -242,7 +246,7 @@ def _(scene):
     *ACCOUNTED,
 )
 def _(scene):
-    from reports.collector import Collector
+    from quantgate.reports.collector import Collector
 
     receive = Collector.pytest_runtest_logreport
 
@@ -257,12 +261,12 @@ def _(scene):
 @row(
     "a full disk while reporting",
     "*the report could not be written*",
-    ("reports.session._not_green", lambda original: lambda: 0),
+    ("quantgate.reports.session._not_green", lambda original: lambda: 0),
     code=3,
 )
 def _(scene):
     from quantgate.core.errors import StoreError
-    from reports import directory
+    from quantgate.reports import directory
 
     write = directory.write_atomically
 

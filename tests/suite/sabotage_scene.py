@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quantgate.core.errors import QuantgateError
-from reports.payload import failed_payload
+from quantgate.reports.payload import failed_payload
 
 LURE = 99.0  # a reference that is this bad makes every subject look better
 PROVENANCE = ("model", "weights", "config", "tokenizer", "protocol", "task_version", "requests", "data", "engine")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from quantgate.cli import main
-from reports.directory import ReportDirectory
+from quantgate.reports.directory import ReportDirectory
 
 TASKS = ("--tasks", "kld,perplexity")
 

@@ -106,8 +106,8 @@ def test_clock_and_locale_change_nothing(scene, monkeypatch, tmp_path):
 
 
 def test_verify_confirms_an_honest_report(scene):
+    from quantgate.reports.check import drawn_again
     from quantgate.verify import verify
-    from reports.check import drawn_again
 
     scene.policy.write_text(scene.policy.read_text() + "[metrics.weight_bytes]\nmargin = { relative = 0.0 }\n")
     scene.run("--tasks", "kld,perplexity,truthfulqa,weight_bytes", "--methods", "rtn8,rtn2")

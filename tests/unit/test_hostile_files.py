@@ -13,11 +13,11 @@ from quantgate.core.reading import plain
 from quantgate.models.files import read_json
 from quantgate.models.tensors import read_header
 from quantgate.quantize.catalogue.recipe import load_recipe
+from quantgate.reports.check import drawn_again
 from quantgate.store import baselines
 from quantgate.tasks.data import DirectorySource
 from quantgate.verdict.policy_file import load_policy
 from quantgate.verify import verify
-from reports.check import drawn_again
 
 HUGE = 1 << 40  # bytes, of a file with nothing in it: reading it would end the machine
 

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from fixtures.options import GROUP, ROOT, add_options
 from quantgate import cli
 from quantgate.core.arguments import names, whole_number
+from quantgate.fixtures.options import GROUP, ROOT, add_options
 
 
 class Recorder:

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from fixtures.options import BUNDLED_DATA
 from quantgate.checkpoints.checkpoint import load_quantized
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
+from quantgate.fixtures.options import BUNDLED_DATA
 from quantgate.quantize.algorithms.floats import quantize_float8
 from quantgate.quantize.algorithms.rtn import rtn
 from quantgate.quantize.algorithms.slim import SampledHessian, Slim

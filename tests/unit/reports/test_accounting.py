@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.accounting import Account
+from quantgate.reports.accounting import Account
 
 PLAN = [(method, task, "knowledge") for method in ("gptq4", "awq4") for task in ("mmlu", "gsm8k")]
 

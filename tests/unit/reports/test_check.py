@@ -9,15 +9,15 @@ import pytest
 from quantgate import cli
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import leaves_green
+from quantgate.reports.accounting import Account
+from quantgate.reports.directory import ReportDirectory
+from quantgate.reports.markdown import render
+from quantgate.reports.payload import Payload
+from quantgate.reports.run import Run, sealed
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import Evidence, conclude, evidence_to_json
 from quantgate.verdict.judge import build_result
 from quantgate.verdict.policy_file import parse_policy
-from reports.accounting import Account
-from reports.directory import ReportDirectory
-from reports.markdown import render
-from reports.payload import Payload
-from reports.run import Run, sealed
 
 POLICY = """schema = 1
 [metrics.acc]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from quantgate.core.errors import StoreError, UsageError
-from reports.directory import FILES, ReportDirectory
+from quantgate.reports.directory import FILES, ReportDirectory
 
 
 def unfinished(directory):
@@ -48,7 +48,7 @@ def test_a_command_that_can_run_leaves_nothing_to_put_back(directory):
 
 
 def test_report_json_is_written_last(directory, monkeypatch):
-    from reports import directory as module
+    from quantgate.reports import directory as module
 
     directory.begin(unfinished(directory))
     written = []

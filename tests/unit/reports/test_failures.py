@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reports.failures import fold_failures
+from quantgate.reports.failures import fold_failures
 
 TEXT = "gptq4 on mmlu: regressed: acc fell from 90.0% to 25.5%; with 95% confidence it is at least 50.00 points worse"
 

@@ -3,8 +3,8 @@
 import pytest
 from rich.cells import cell_len
 
-from reports import efficiency, table
-from reports.fit import LOG_WIDTH, Look, draw, fit, shorten
+from quantgate.reports import efficiency, table
+from quantgate.reports.fit import LOG_WIDTH, Look, draw, fit, shorten
 
 RESULT = (
     "smoothquant8-with-a-long-name", "mmlu_generate_cascade", "exact_match", "14042", "0.3295", "0.2500", "-0.0795",

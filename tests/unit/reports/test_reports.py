@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from quantgate.core.records import Result
-from reports import companions, markdown, table
-from reports.environment import command
-from reports.environment import facts as facts_of
-from reports.payload import Payload, invalid_result
-from reports.run import Run, dumps
+from quantgate.reports import companions, markdown, table
+from quantgate.reports.environment import command
+from quantgate.reports.environment import facts as facts_of
+from quantgate.reports.payload import Payload, invalid_result
+from quantgate.reports.run import Run, dumps
 
 RESULT = Result(
     task="mmlu",

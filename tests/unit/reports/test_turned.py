@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from quantgate.core.items import ItemOutcome
+from quantgate.reports import markdown, turned
+from quantgate.reports.payload import Payload, invalid_result
+from quantgate.reports.run import Run
 from quantgate.tasks.licences import quotable
 from quantgate.verdict.evidence import outcomes_to_json
-from reports import markdown, turned
-from reports.payload import Payload, invalid_result
-from reports.run import Run
 
 RESULT = replace(invalid_result("gptq4", "mmlu", "knowledge", "x"), verdict="pass", higher_is_better=True)
 

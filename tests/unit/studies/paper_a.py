@@ -7,7 +7,7 @@ GPTQ-8, the memory of 14B SpQR-3, and the mean perplexity of 7B SpQR-3 (13.40; i
 
 from dataclasses import replace
 
-from reports.payload import invalid_result
+from quantgate.reports.payload import invalid_result
 
 # model, bits, method: accuracy, GB (256 in, 512 out), tokens/s
 TABLE_2 = {

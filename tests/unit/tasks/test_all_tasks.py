@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from fixtures.options import BUNDLED_DATA
 from quantgate.core.progress import Silent
+from quantgate.fixtures.options import BUNDLED_DATA
 from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs.evaluation import Evaluation, Options

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from quantgate.core.items import ItemOutcome
+from quantgate.reports.payload import invalid_result
 from quantgate.verdict.evidence import outcomes_to_json
 from quantgate.verdict.seal import EvidenceFile, finite, seal_of
-from reports.payload import invalid_result
 
 CONTENT = {"decisions": ["may"], "results": [{"value": 1.0}], "plan": {}, "run": {"exit": 0}, "notes": []}
 
