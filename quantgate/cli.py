@@ -38,11 +38,21 @@ COMMANDS: Final = (
 
 
 class StderrProgress:
-    """Steps as one line that overwrites itself on a terminal; notes as lines. Nothing goes to stdout."""
+    """Steps as one line that overwrites itself on a terminal, and as one line each in a log; notes as lines.
+
+    Nothing goes to stdout.
+    """
+
+    def __init__(self) -> None:
+        self._begun = ""
 
     def step(self, what: str, done: float, total: float) -> None:
-        """Show ``done`` of ``total``; silent where stderr is no terminal."""
-        if sys.stderr.isatty():
+        """Show ``done`` of ``total``; where stderr is no terminal, only that ``what`` has begun."""
+        if not sys.stderr.isatty():
+            if what != self._begun:
+                self._begun = what
+                self.note(what)
+        else:
             end = "\n" if done >= total else ""
             print(f"\r{what}: {done / max(total, 1):4.0%}", end=end, file=sys.stderr, flush=True)
 

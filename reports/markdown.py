@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quantgate.core.words import counted
 from quantgate.reports import companions, efficiency, turned, waivers
 from quantgate.reports.run import Run, key_of
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
@@ -78,7 +79,7 @@ def _turned(run: Run) -> list[str]:
         found = turned.turned(result, sides) if sides and result.dimension != "efficiency" else []
         if found:
             more = f", the first {turned.MOST}" if len(found) > turned.MOST else ""
-            title = f"{result.method} on {result.task}: {len(found)} items came out otherwise{more}"
+            title = f"{result.method} on {result.task}: {counted(len(found), 'item')} came out otherwise{more}"
             parts += [_plain(title), _table(turned.HEADER, turned.rows(found, run.texts.get(result.task, {})))]
     return ["## Items that turned", *parts] if parts else []
 

@@ -8,12 +8,13 @@ coarse margin.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import ModelError
 from quantgate.core.keys import AuditKey
+from quantgate.core.words import counted
 from quantgate.models.digest import HEAD
 from quantgate.models.files import read_json
 from quantgate.models.loading import empty_model, read_config
@@ -66,7 +67,7 @@ def check_complete(reference: Path, candidate: Path, who: str) -> None:
     if missing:
         raise ModelError(
             who,
-            f"{len(missing)} weights are missing ({', '.join(missing[:3])})",
+            f"{counted(len(missing), 'weight is', 'weights are')} missing ({', '.join(missing[:3])})",
             expected="every weight of the architecture, quantized or not",
             hint="finish the download, or write the checkpoint again",
         )
@@ -123,15 +124,19 @@ def weight_problems(reference: Path, candidate: Path, quantization: Mapping[str,
                 far.append(f"{name} ({error:.0%} of it is error)")
     problems = []
     if dead:
-        problems.append(f"{len(dead)} matrices are all zeros where the reference's are not ({', '.join(dead[:3])})")
+        problems.append(f"{_matrices(dead)} all zeros where the reference's are not ({', '.join(dead[:3])})")
     if far:
-        problems.append(f"{len(far)} matrices are no rounding of the reference's ({', '.join(far[:3])})")
+        problems.append(f"{_matrices(far)} no rounding of the reference's ({', '.join(far[:3])})")
     if times and (usual := statistics.median(times)) > _USUAL:
         problems.append(
-            f"{len(times)} matrices are {usual:.0f} times as far from the reference's as rounding to their own steps "
+            f"{_matrices(times)} {usual:.0f} times as far from the reference's as rounding to their own steps "
             f"puts them (median; up to {_USUAL:g} is usual)"
         )
     return problems
+
+
+def _matrices(found: Sized) -> str:
+    return counted(len(found), "matrix is", "matrices are")
 
 
 def _pairs(

@@ -40,6 +40,8 @@ class Declared:
 
     ``reader``: ``own`` (`load_quantized`), or ``transformers``, which computes all that the configuration says.
     ``kept``: whether a module of that name is declared to stay in 16 bit. ``bits``: nominal, None where nothing says.
+    ``compute_dtype``: in which the runtime that it was written for unpacks and multiplies, where it says so; here that
+    is always the run's ``--dtype``.
     """
 
     reader: Literal["own", "transformers"]
@@ -48,6 +50,7 @@ class Declared:
     activation_bits: int = 16
     cache_bits: int = 16
     execution: str = "dequantized"
+    compute_dtype: str = ""
 
 
 def read_declared(path: Path, who: str) -> Declared:
@@ -250,7 +253,8 @@ def _bitsandbytes(config: Mapping[str, Any], who: str) -> Declared:
 
     if eight:
         return Declared("own", kept, 8, activation_bits=8, execution="int8")
-    return Declared("own", kept, 4)
+    # a checkpoint that says nothing is computed in transformers' default
+    return Declared("own", kept, 4, compute_dtype=config.get("bnb_4bit_compute_dtype") or "float32")
 
 
 # --- compressed-tensors ---------------------------------------------------------------------------------------------

@@ -10,6 +10,11 @@ from typing import IO
 _USUAL_WIDTH = 80
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 item``, ``2 items``; ``many`` where an ``s`` at the end does not make it: ``weight is``, ``weights are``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def folded(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` columns; names and paths stay whole, so that they can be copied."""
     return [

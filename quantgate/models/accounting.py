@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import ModelError
+from quantgate.core.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +39,15 @@ def check_loaded(model: Any, info: Mapping[str, Any], who: str, tensor: Callable
     if missing:
         raise ModelError(
             who,
-            f"{len(missing)} weights are missing or of another shape ({_named(missing)})",
+            f"{counted(len(missing), 'weight is', 'weights are')} missing or of another shape ({_named(missing)})",
             expected="every weight of the architecture in the safetensors files",
             hint="finish the download, or compare config.json with the weights",
         )
     check_placed(sorted(name for name in info["unexpected_keys"] if not adds_nothing(name, tensor)), who)
     if errors := list(info["error_msgs"]):
-        raise ModelError(who, f"{len(errors)} weights could not be loaded ({_named(errors)})", hint="check the files")
+        raise ModelError(
+            who, f"{counted(len(errors), 'weight')} could not be loaded ({_named(errors)})", hint="check the files"
+        )
     _check_head(model, who)
     check_finite(model, who)
 
@@ -55,7 +58,7 @@ def check_placed(names: Iterable[str], who: str) -> None:
     if names:
         raise ModelError(
             who,
-            f"{len(names)} tensors have no place in the architecture ({_named(names)})",
+            f"{counted(len(names), 'tensor has', 'tensors have')} no place in the architecture ({_named(names)})",
             expected="only weights that config.json's architecture reads",
             hint="compare config.json with the weights: what they hold would silently be left out",
         )
@@ -72,7 +75,8 @@ def check_finite(model: Any, who: str) -> None:
     ]
     if broken:
         raise ModelError(
-            who, f"{len(broken)} weights are not finite ({_named(broken)})", expected="numbers",
+            who, f"{counted(len(broken), 'weight is', 'weights are')} not finite ({_named(broken)})",
+            expected="numbers",
             hint="they were NaN or infinite in the files, or became so in this --dtype",
         )  # fmt: skip
 

@@ -83,6 +83,8 @@ def ask(
         _publish(target, lines_of, stats, extra, key.digest)
 
     entry = store.fetch(key, build, what=what)
+    if entry.from_cache:
+        progress.step(what, 1, 1)
     with contextlib.suppress(OSError):  # the answers are kept; a journal that stays behind is never read again
         log.unlink(missing_ok=True)
     shutil.rmtree(extra, ignore_errors=True)

@@ -56,6 +56,7 @@ NOISE_SEED: Final = 99
 NOISE_BATCH: Final = 1024
 NOISE_ALONE: Final = 8  # so many of them have no company at all
 NOISE_CONFIDENCE: Final = 0.95
+_AGAIN: Final = ", asked again,"
 _ASKING: Final = "compare the model's configuration with its weights and its tokenizer, or choose another --device"
 
 
@@ -189,6 +190,8 @@ class Evaluation:
             self._unload()  # quantizing loads the 16-bit weights itself: never two models in memory
             with translated(f"subject {method.id!r}", "cannot be made", hint="compare its files with the original's"):
                 subject = self._open(method)
+            if subject.from_cache:
+                self.progress.step(f"{method.id}: quantizing", 1, 1)
             problems = configuration_problems(self.model.path, subject.path)
             subject.check_unchanged()
             self._subjects[method.id] = replace(subject, foreign=(*subject.foreign, *problems))
@@ -196,6 +199,8 @@ class Evaluation:
 
     def _open(self, method: Method) -> Subject:
         if method.algorithm == candidates.ALGORITHM:
+            if note := candidates.computed_otherwise(method, self.options.dtype):
+                self.progress.note(note)
             return candidates.open_candidate(self.model, method, self.store)
         return make_subject(
             self.model,
@@ -358,7 +363,11 @@ class Evaluation:
         if isinstance(task, RollingTask):
             self._answer(task, None)  # the subject will be compared with its top-k log-probabilities
         stored = self._matching_baseline(task)
-        return Scored(list(stored.outcomes), "baseline", noise=stored.noise) if stored else self.compute_reference(task)
+        if stored is None:
+            return self.compute_reference(task)
+        for who in ("reference", f"reference{_AGAIN}"):
+            self.progress.step(f"{who} on {task.id}", 1, 1)
+        return Scored(list(stored.outcomes), "baseline", noise=stored.noise)
 
     def _is_distance(self, task: Task) -> bool:
         """Whether the task measures a distance from the reference, whose own distance is 0 by definition."""
@@ -452,7 +461,7 @@ class Evaluation:
         exact = isinstance(task, RollingTask) and task.exact
         compared = rolling and (subject is not None or batch_tokens is not None)
         against = self._answer(task, None) if compared else None
-        name = f"{subject.method.id if subject else 'reference'}{', asked again,' if batch_tokens else ''}"
+        name = f"{subject.method.id if subject else 'reference'}{_AGAIN if batch_tokens else ''}"
         alone = NOISE_ALONE if batch_tokens else 0
         cuts = frozenset(cut for mine in asked.slices[:alone] for cut in (mine.start, mine.stop))
         again = {"batch_tokens": batch_tokens, "alone": alone} if batch_tokens else {}

@@ -17,6 +17,7 @@ from typing import Any, Final
 from quantgate.core import reading
 from quantgate.core.errors import StoreError
 from quantgate.core.items import ItemOutcome
+from quantgate.core.words import counted
 from quantgate.store.store import write_atomically
 
 SCHEMA: Final = 2
@@ -122,7 +123,8 @@ def describe_change(old: Sequence[ItemOutcome], new: Sequence[ItemOutcome]) -> s
     after = {outcome.item_id: outcome.score for outcome in new}
     changed = sum(before[name] != after[name] for name in before.keys() & after.keys())
     return (
-        f"{len(after)} items ({len(after.keys() - before.keys())} new, {len(before.keys() - after.keys())} gone), "
+        f"{counted(len(after), 'item')} "
+        f"({len(after.keys() - before.keys())} new, {len(before.keys() - after.keys())} gone), "
         f"{changed} scores changed, mean {_mean(before)} -> {_mean(after)}"
     )
 

@@ -99,6 +99,24 @@ def directory_of(method: Method) -> Path:
     return Path(method.settings.directory)
 
 
+def computed_otherwise(method: Method, dtype: str) -> str:
+    """What to tell the user where the candidate's runtime multiplies in another dtype than ``dtype``; empty else.
+
+    Raises:
+        ModelError: see `read_declared`.
+    """
+    from quantgate.checkpoints.declared import read_declared
+
+    who = f"candidate {method.id!r}"
+    theirs = read_declared(directory_of(method), who).compute_dtype
+    if theirs in ("", dtype):
+        return ""
+    return (
+        f"{who}: its configuration has bitsandbytes compute in {theirs} (bnb_4bit_compute_dtype); "
+        f"here its weights are unpacked to {dtype} and multiplied in it: give --dtype {theirs} to judge it so"
+    )
+
+
 def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     """The candidate as a subject of ``model``.
 

@@ -59,6 +59,7 @@ def _likelihood(response: Response) -> LikelihoodResponse:
     return response
 
 
+TIED: Final = " = "  # between the names of options that are equally likely
 _TIE: Final = 1e-6  # nats: below what a sum of float32 log-probabilities resolves
 NOT_FINITE = "the model gave a likelihood that is not finite"
 
@@ -67,7 +68,7 @@ def score_options(item: Item, logprobs: Sequence[float], right: int, names: Sequ
     """Outcome of a multiple-choice item: 1 when ``right`` alone is the likeliest; NaN likelihoods make it unscored.
 
     A tie is nobody's choice: a model whose probabilities are all equal would otherwise be right wherever the right
-    option stands first (in TruthfulQA always).
+    option stands first (in TruthfulQA always). The recorded answer then names all that are likeliest: ``A = C``.
 
     The companion ``prob_right`` is the probability of the right option among the options: it moves before the argmax
     does, so it needs fewer items to show a loss.
@@ -75,9 +76,10 @@ def score_options(item: Item, logprobs: Sequence[float], right: int, names: Sequ
     if not all(math.isfinite(value) for value in logprobs):
         return ItemOutcome(item.id, item.group, None, unscored=NOT_FINITE)
     best = max(range(len(logprobs)), key=lambda index: logprobs[index])
-    alone = all(logprobs[best] - value > _TIE for index, value in enumerate(logprobs) if index != best)
+    likeliest = [index for index, value in enumerate(logprobs) if logprobs[best] - value <= _TIE]
+    answer = TIED.join(names[index] for index in likeliest)
     prob_right = probabilities(logprobs)[right]
-    return ItemOutcome(item.id, item.group, float(best == right and alone), names[best], {"prob_right": prob_right})
+    return ItemOutcome(item.id, item.group, float(likeliest == [right]), answer, {"prob_right": prob_right})
 
 
 def probabilities(logprobs: Sequence[float]) -> list[float]:

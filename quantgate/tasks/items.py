@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from quantgate.core.errors import DataError
 from quantgate.core.items import Item
+from quantgate.core.words import counted
 from quantgate.tasks.base import Selection, Task
 from quantgate.tasks.data import DataSource, Fields, Row
 
@@ -56,7 +57,7 @@ def first_shots(
     if len(rows) < wanted:
         raise DataError(
             f"{dataset}/{config}/{split} in {data.name}",
-            f"{len(rows)} rows",
+            counted(len(rows), "row"),
             expected=f"at least {wanted} for {wanted}-shot prompts",
             hint="lower --num-fewshot",
         )

@@ -18,6 +18,7 @@ import numpy as np
 
 from quantgate.core.items import REPEATED, ItemOutcome
 from quantgate.core.records import Result, Verdict
+from quantgate.core.words import counted
 from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
 from quantgate.verdict.paired import Comparison
@@ -189,7 +190,8 @@ def _decide(comparison: Comparison, rule: Rule, margin: float, reference: float)
     p_pass, p_regressed = p_values(comparison, margin)
     told = detectable(comparison)
     if comparison.n_items < rule.min_items:
-        reason = f"only {comparison.n_items} items were scored, and the policy asks for {rule.min_items}{words.counted}"
+        scored = counted(comparison.n_items, "item was", "items were")
+        reason = f"only {scored} scored, and the policy asks for {rule.min_items}{words.counted}"
         return Judgement("inconclusive", reason, margin, p_pass, p_regressed, told, float(rule.min_items))
     if high <= margin:
         return Judgement("pass", words.passed(margin) + words.counted, margin, p_pass, p_regressed, told)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
@@ -35,6 +35,7 @@ import numpy as np
 from quantgate.core.errors import ProvenanceError
 from quantgate.core.items import REPEATED, ItemOutcome, facts_of
 from quantgate.core.metrics import Metric
+from quantgate.core.words import counted
 from quantgate.verdict import intervals
 from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import mcnemar_worse
@@ -216,8 +217,8 @@ def _by_id(outcomes: Sequence[ItemOutcome], side: str) -> dict[str, ItemOutcome]
 def _same_items(before: Mapping[str, ItemOutcome], after: Mapping[str, ItemOutcome]) -> None:
     missing, extra = before.keys() - after.keys(), after.keys() - before.keys()
     if missing or extra:
-        parts = [f"{len(missing)} items of the reference are missing ({_some(missing)})"] if missing else []
-        parts += [f"{len(extra)} items are not in the reference ({_some(extra)})"] if extra else []
+        parts = [f"{_items(missing, 'of the reference ')} missing ({_some(missing)})"] if missing else []
+        parts += [f"{_items(extra)} not in the reference ({_some(extra)})"] if extra else []
         raise ProvenanceError(
             "outcomes of the subject",
             " and ".join(parts),
@@ -228,10 +229,14 @@ def _same_items(before: Mapping[str, ItemOutcome], after: Mapping[str, ItemOutco
     if moved:
         raise ProvenanceError(
             "outcomes of the subject",
-            f"{len(moved)} items belong to another group than in the reference ({_some(moved)})",
+            f"{_items(moved)} of another group than in the reference ({_some(moved)})",
             expected="the same items in the same groups",
             hint="score both models with the same version of the task",
         )
+
+
+def _items(names: Collection[str], which: str = "") -> str:
+    return counted(len(names), f"item {which}is", f"items {which}are")
 
 
 def _some(ids: Iterable[str]) -> str:

@@ -59,14 +59,14 @@ def _two_sets(scene):
 # --- missing, left over ---------------------------------------------------------------------------------------------
 
 
-@row("a candidate without a projection", f"*1 weights are missing*{KEY}.weight*", *COUNTED)
+@row("a candidate without a projection", f"*1 weight is missing*{KEY}.weight*", *COUNTED)
 def _(scene):
     path = scene.checkpoint()
     _drop(path, f"{KEY}.")
     return scene.judge_candidate(path)
 
 
-@row("a candidate without a norm", f"*1 weights are missing*{NORM}*", *COUNTED)
+@row("a candidate without a norm", f"*1 weight is missing*{NORM}*", *COUNTED)
 def _(scene):
     path = scene.checkpoint()
     _drop(path, NORM)
@@ -75,7 +75,7 @@ def _(scene):
 
 @row(
     "a bias without a home",
-    f"*1 tensors have no place in the architecture ({KEY}.bias)*",
+    f"*1 tensor has no place in the architecture ({KEY}.bias)*",
     ("quantgate.models.accounting.check_placed", NOTHING),
 )
 def _(scene):
@@ -103,7 +103,7 @@ def _(scene):
 
 @row(
     "a reference without a norm",
-    f"*1 weights are missing or of another shape ({NORM})*",
+    f"*1 weight is missing or of another shape ({NORM})*",
     ("quantgate.models.loading.check_loaded", NOTHING),
     ("quantgate.checkpoints.checkpoint.check_loaded", NOTHING),
 )
@@ -209,7 +209,7 @@ def _(scene):
 # --- weights that are no rounding, another computation --------------------------------------------------------------
 
 
-@row("a dead layer", "*1 matrices are all zeros where the reference's are not*", AUDITED, HONEST)
+@row("a dead layer", "*1 matrix is all zeros where the reference's are not*", AUDITED, HONEST)
 def _(scene):
     path = scene.checkpoint()
     _edit(path, lambda state: state["model.layers.1.mlp.down_proj.scales"].zero_())
@@ -246,7 +246,7 @@ def _(scene):
 
 @row(
     "a norm that is no number",
-    f"*1 weights are not finite ({NORM})*",
+    f"*1 weight is not finite ({NORM})*",
     ("quantgate.models.accounting.check_finite", NOTHING),
     *FINITE,
     SENSIBLE,

@@ -244,7 +244,7 @@ def test_more_examples_than_the_data_holds(gate, data_dir, write_jsonl, shots, c
     write_jsonl(data_dir, "google/boolq", "default", "train", [option])
     line = refused(gate, "--tasks", "lambada,boolq,truthfulqa", "--num-fewshot", str(shots))
     assert f"--num-fewshot {shots}: {count} task" in line
-    assert "boolq: google/boolq/default/train in data: 1 rows" in line
+    assert "boolq: google/boolq/default/train in data: 1 row" in line
     assert ("lambada: EleutherAI/lambada_openai/default/train in data: 2 rows" in line) == (count == 2)
     assert "lower --num-fewshot" in line
 

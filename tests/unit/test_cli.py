@@ -38,3 +38,14 @@ def test_wrong_usage_is_4(arguments, capsys):
 def test_runs_as_a_module():
     shown = subprocess.run([sys.executable, "-m", "quantgate", "--help"], capture_output=True, text=True, check=True)
     assert "export" in shown.stdout
+
+
+def test_a_log_gets_one_line_a_step(capsys):
+    progress = cli.StderrProgress()
+    for index in range(5):
+        progress.step("gptq4: quantizing blocks", index, 4)
+    progress.step("gptq4: writing", 0, 1)
+    progress.step("gptq4: writing", 1, 1)
+    captured = capsys.readouterr()
+    assert captured.err == "quantgate: gptq4: quantizing blocks\nquantgate: gptq4: writing\n"
+    assert captured.out == ""

@@ -96,11 +96,11 @@ def turned(state):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (zero, "1 matrices are all zeros where the reference's are not \\(model.layers.0.mlp.up_proj"),
+        (zero, "1 matrix is all zeros where the reference's are not \\(model.layers.0.mlp.up_proj"),
         (zero_group, "matrices are no rounding of the reference's"),
         (swap, "4 matrices are no rounding of the reference's"),
         (next_zero, "14 matrices are 1[0-9] times as far from the reference's as rounding to their own steps"),
-        (turned, f"1 matrices are no rounding of the reference's \\({UP}"),
+        (turned, f"1 matrix is no rounding of the reference's \\({UP}"),
     ],
 )
 def test_what_no_rounding_gives_is_named(damage, message, reference, damaged):
@@ -129,7 +129,7 @@ def test_a_bias_is_no_sign_of_a_stored_matrix(reference, damaged):
         drop(f"{UP}.")(state)
         state[f"{UP}.bias"] = torch.ones(4)
 
-    with pytest.raises(ModelError, match=rf"1 weights are missing \({UP}.weight"):
+    with pytest.raises(ModelError, match=rf"1 weight is missing \({UP}.weight"):
         check_complete(reference, damaged(only_the_bias), "mine")
 
 
@@ -155,7 +155,7 @@ def test_a_model_that_was_turned_as_a_whole_is_not_compared(reference, damaged):
 
 def test_a_dead_layer_of_nf4(reference, damaged):
     path = damaged(lambda state: state[f"{UP}.weight.absmax"].zero_(), "nf4")
-    assert "1 matrices are all zeros" in found(reference, path)[0]
+    assert "1 matrix is all zeros" in found(reference, path)[0]
 
 
 def test_scales_that_are_no_numbers(reference, damaged):
@@ -179,8 +179,8 @@ def drop(*starts):
 @pytest.mark.parametrize(
     ("start", "named"),
     [
-        (f"{UP}.", f"1 weights are missing \\({UP}.weight"),
-        ("model.norm", "1 weights are missing \\(model.norm.weight"),
+        (f"{UP}.", f"1 weight is missing \\({UP}.weight"),
+        ("model.norm", "1 weight is missing \\(model.norm.weight"),
         ("model.layers.1.", "9 weights are missing"),
         ("model.embed_tokens", "2 weights are missing \\(model.embed_tokens.weight, lm_head"),
     ],
@@ -199,5 +199,5 @@ def edit(path, **changes):
 def test_a_head_that_is_no_longer_tied_is_needed(reference, damaged):
     path = damaged(lambda state: None)
     edit(path, tie_word_embeddings=False)
-    with pytest.raises(ModelError, match=r"1 weights are missing \(lm_head"):
+    with pytest.raises(ModelError, match=r"1 weight is missing \(lm_head"):
         check_complete(reference, path, "mine")

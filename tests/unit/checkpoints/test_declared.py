@@ -16,7 +16,7 @@ from quantgate.quantize.algorithms.floats import compressed_config
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.numerics.uniform import gptq_layout_config
 from quantgate.store.store import Store
-from quantgate.subjects.candidates import load_candidate, open_candidate, parse_candidate
+from quantgate.subjects.candidates import computed_otherwise, load_candidate, open_candidate, parse_candidate
 from quantgate.subjects.make import quantize_checkpoint
 
 GPTQ = gptq_layout_config(bits=4, group_size=128, sym=True)
@@ -270,3 +270,25 @@ def test_another_kind_of_four_bit_than_declared(scene):
     path = scene.candidate("nf4", lambda config: config.update(bnb_4bit_quant_type="fp4"))
     with pytest.raises(ModelError, match="stored as nf4; expected fp4"):
         load_candidate(path, "theirs", "bfloat16", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("declares", "dtype", "named"),
+    [
+        ("float16", "bfloat16", "float16"),
+        ("float16", "float16", ""),
+        ("bfloat16", "bfloat16", ""),
+        (None, "bfloat16", "float32"),  # what transformers takes where nothing is said
+    ],
+)
+def test_another_compute_dtype_is_named(tmp_path, declares, dtype, named):
+    declared(tmp_path, {**NF4, "bnb_4bit_compute_dtype": declares})
+    note = computed_otherwise(parse_candidate(f"theirs={tmp_path}"), dtype)
+    assert bool(note) == bool(named)
+    assert not named or f"bitsandbytes compute in {named} (bnb_4bit_compute_dtype)" in note
+    assert not named or f"unpacked to {dtype}" in note
+
+
+def test_a_layout_without_a_compute_dtype_names_none(tmp_path):
+    declared(tmp_path, GPTQ)
+    assert computed_otherwise(parse_candidate(f"theirs={tmp_path}"), "float16") == ""

@@ -56,13 +56,13 @@ def adding(name, tensor):
 
 LEFT_OVER = [
     (adding("model.layers.7.mlp.up_proj.weight", torch.ones(48, 32)), "no place.*model.layers.7.mlp.up_proj.weight"),
-    (adding(f"{PROJECTION}.bias", torch.ones(16)), f"1 tensors have no place.*{PROJECTION}.bias"),
+    (adding(f"{PROJECTION}.bias", torch.ones(16)), f"1 tensor has no place.*{PROJECTION}.bias"),
 ]
 DAMAGES = [
-    (without(NORM), f"1 weights are missing.*{NORM}"),
-    (without("model.norm"), "1 weights are missing.*model.norm.weight"),
+    (without(NORM), f"1 weight is missing.*{NORM}"),
+    (without("model.norm"), "1 weight is missing.*model.norm.weight"),
     (without("model.embed_tokens"), "weights are missing.*model.embed_tokens.weight"),
-    (without(f"{PROJECTION}."), f"1 weights are missing.*{PROJECTION}.weight"),
+    (without(f"{PROJECTION}."), f"1 weight is missing.*{PROJECTION}.weight"),
     (adding(NORM, torch.ones(16)), rf"of another shape.*{NORM} is \(16,\), not \(32,\)"),
     (adding(NORM, torch.full((32,), float("nan"))), f"not finite.*{NORM}"),
     *LEFT_OVER,
@@ -147,7 +147,7 @@ NOTHING_ODD = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys
 
 def test_what_the_loader_reports_as_an_error_is_refused():
     check_loaded(Bare(tied=False), NOTHING_ODD, "mine", torch.zeros)
-    with pytest.raises(ModelError, match=r"1 weights could not be loaded \(size mismatch\)"):
+    with pytest.raises(ModelError, match=r"1 weight could not be loaded \(size mismatch\)"):
         check_loaded(Bare(tied=False), NOTHING_ODD | {"error_msgs": ["size mismatch"]}, "mine", torch.zeros)
 
 

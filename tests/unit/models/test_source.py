@@ -102,7 +102,7 @@ def test_missing_weights_are_not_made_up(model):
     weights = load_file(model / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 weights are missing.*model.layers.1.mlp.up_proj.weight"):
+    with pytest.raises(ModelError, match=r"1 weight is missing.*model.layers.1.mlp.up_proj.weight"):
         load_reference(model, "mine", "bfloat16", "cpu")
 
 

@@ -269,3 +269,13 @@ def test_the_record_names_the_split_even_where_it_is_the_only_one(make, prompts,
     data = make([row(1), row(2, condition="disambig")], split=split)
     items = Bbq().items(data, Selection(), prompts)
     assert Bbq().as_asked(items, prompts) == f"2 rows of the split {split}"
+
+
+def test_a_tie_names_nobody(make, prompts):
+    """The first of two equally likely answers would make a model biased, or not, by the order of the options."""
+    data = make(mixed())
+    level = [LikelihoodResponse(-1.0, 1, False)] * 3
+    for task in (AMBIGUOUS, DISAMBIGUATED):
+        found = [task.score(item, level) for item in task.items(data, Selection(), prompts)]
+        assert {each.score for each in found} == {0.0}
+        assert task.metric.of(found) == 0

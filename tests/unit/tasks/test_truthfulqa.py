@@ -86,7 +86,8 @@ def test_a_tie_is_nobodys_choice(data, prompts):
     item = task.items(data, Selection(), prompts)[0]
     count = len(task.requests(item, prompts))
     level = [LikelihoodResponse(-10.8 * length, length, False) for length in range(1, count + 1)]
-    assert task.score(item, level).score == 0
+    tied = task.score(item, level)
+    assert (tied.score, tied.answer) == (0, " = ".join(map(str, range(count))))
     best = [LikelihoodResponse(-10.8, 1, False)] + [LikelihoodResponse(-10.9, 1, False)] * (count - 1)
     labels = item.row["mc1_targets"]["labels"]
     assert task.score(item, best).score == float(labels[0] == 1)

@@ -97,7 +97,7 @@ def test_a_case_that_went_on_to_the_last_item_gets_the_fixed_verdict() -> None:
 
 def test_a_subject_that_lacks_items_is_refused_unless_it_was_stopped() -> None:
     evidence = case(*turned(100, 2, 2))
-    with pytest.raises(ProvenanceError, match="1 items of the reference are missing"):
+    with pytest.raises(ProvenanceError, match="1 item of the reference is missing"):
         conclude(replace(evidence, subject=evidence.subject[:-1]))
 
 

@@ -35,9 +35,9 @@ def test_worse_and_better_follow_the_metrics_direction() -> None:
 def test_refuses_missing_and_extra_items() -> None:
     before, after = outcomes([1, 0, 1]), outcomes([1, 0, 1])
     extra = ItemOutcome("other", "g", 1.0)
-    with pytest.raises(ProvenanceError, match=r"1 items of the reference are missing \(item/2\).*--limit and --seed"):
+    with pytest.raises(ProvenanceError, match=r"1 item of the reference is missing \(item/2\).*--limit and --seed"):
         compare(before, after[:2], ACCURACY, 0.95)
-    with pytest.raises(ProvenanceError, match=r"1 items are not in the reference \(other\)"):
+    with pytest.raises(ProvenanceError, match=r"1 item is not in the reference \(other\)"):
         compare(before, [*after, extra], ACCURACY, 0.95)
 
 
