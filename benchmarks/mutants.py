@@ -65,6 +65,27 @@ SLOW = (
 )
 
 of(
+    "quantgate/verify.py",
+    "tests/unit/reports/test_check.py",
+    ('if dict(stated) != {"file": EVIDENCE, "sha256": stated["sha256"]}:', NEVER),
+)
+of(
+    "quantgate/core/reading.py",
+    "tests/unit/core/test_reading.py",
+    ("content = parse_unique(text, most)", "content = parse_json(text, most)"),
+    ("or letter in _TURNING", "or False"),
+)
+of(
+    "quantgate/models/files.py",
+    "tests/unit/models/test_files.py",
+    ("content = reading.parse_unique(reading.read_text(path))", "content = reading.read_json(path)"),
+)
+of(
+    "quantgate/verdict/policy_file.py",
+    "tests/unit/verdict/test_policy.py",
+    ("if not reading.plain(value):", NEVER),
+)
+of(
     "quantgate/store/bound.py",
     "tests/unit/store/test_store.py",
     ("found = zlib.crc32(key.encode())", 'found = zlib.crc32(b"")'),

@@ -123,7 +123,7 @@ def _check_all(
     sealed = content["schema"] == SEALED_SINCE
     if not sealed and (content["schema"] != 1 or "plan" in content or '{"report":' in text):
         findings.differences.append(f"format {content['schema']} is recorded, which does not fit the content")
-    findings.differences += _foreign(evidence, content["evidence"]["sha256"])
+    findings.differences += _foreign(evidence, content["evidence"])
     cases = dict(read_cases(text, findings))
     known = dict(cases)
     results = [_check(each, cases.pop(_key(each), None), findings, sealed) for each in content["results"]]
@@ -159,10 +159,13 @@ def _key(recorded: Mapping[str, Any]) -> tuple[str, str]:
 # --- seals ----------------------------------------------------------------------------------------------------------
 
 
-def _foreign(evidence: bytes, digest: str) -> list[str]:
-    if hashlib.sha256(evidence).hexdigest() == digest:
-        return []
-    return [f"{EVIDENCE} is not the file this report was written with"]
+def _foreign(evidence: bytes, stated: Mapping[str, Any]) -> list[str]:
+    """Whether the evidence is what the report says: the one entry that no seal covers, so all of it counts."""
+    if stated["sha256"] != hashlib.sha256(evidence).hexdigest():
+        return [f"{EVIDENCE} is not the file this report was written with"]
+    if dict(stated) != {"file": EVIDENCE, "sha256": stated["sha256"]}:
+        return [f"{REPORT} does not say that its evidence is {EVIDENCE}, and nothing else"]
+    return []
 
 
 def _unsealed(text: str, content: Mapping[str, Any]) -> list[str]:

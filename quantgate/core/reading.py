@@ -24,6 +24,7 @@ MOST_RECORDS: Final = 512 * MIB  # baselines, reports
 MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
 MOST_LINE: Final = 16 * MIB  # of a file of one JSON value a line
 MOST_REPLY: Final = 4 * MIB  # of another machine
+_TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # bidirectional overrides
 
 
 class Unreadable(ValueError):
@@ -104,8 +105,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_object(text: str | bytes, most: int = MOST_RECORDS) -> dict[str, Any]:
-    """As `parse_json`, and Unreadable where the value is no object."""
-    content = parse_json(text, most)
+    """As `parse_unique`, and Unreadable where the value is no object."""
+    content = parse_unique(text, most)
     if not isinstance(content, dict):
         raise Unreadable(f"a {type(content).__name__}, no JSON object")
     return content
@@ -143,8 +144,10 @@ def parse_toml(text: str, most: int = MOST_TOML) -> dict[str, Any]:
 
 
 def plain(text: str) -> bool:
-    """Whether ``text`` can stand in a report: UTF-8 can say it, and no character of it steers a terminal."""
-    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
+    """Whether ``text`` can stand in a report: UTF-8 can say it, and no character of it steers a terminal or turns the
+    order of what follows.
+    """
+    return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _TURNING for letter in text)
 
 
 def visible(text: str) -> str:

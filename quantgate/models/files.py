@@ -208,9 +208,9 @@ def _json(path: Path) -> Any:
 
 
 def read_json(path: Path, who: str) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises ModelError when it is missing or is no object."""
+    """The JSON object in ``path``. Raises ModelError when it is missing, no object, or names something twice."""
     try:
-        content = reading.read_json(path)
+        content = reading.parse_unique(reading.read_text(path))
     except FileNotFoundError as error:
         raise ModelError(
             who, f"{path.name} is missing", expected=f"a model directory with {path.name}", hint="finish the download"

@@ -138,6 +138,8 @@ class _Reader:
     def _text(self, path: str, value: Any) -> str:
         if not isinstance(value, str) or len(re.findall(r"[^\W\d_]", value)) < _LETTERS:
             raise self._error(path, f"{value!r}", "a sentence that tells a reader why")
+        if not reading.plain(value):
+            raise self._error(path, f"{value!r}", "one line of text: nothing in it may steer a terminal")
         return value
 
     def _count(self, path: str, value: Any) -> int:

@@ -51,6 +51,12 @@ def test_what_is_no_file_is_no_file(tmp_path):
         reading.read_bytes(tmp_path / "a\0b")
 
 
+def test_an_object_that_names_something_twice_is_refused():
+    """Readers differ in which of the two they take."""
+    with pytest.raises(Unreadable, match="it holds a twice"):
+        reading.parse_object('{"b": {"a": 1, "a": 2}}')
+
+
 def test_an_object_is_asked_for():
     assert reading.parse_object('{"a": 1}') == {"a": 1}
     with pytest.raises(Unreadable, match="a list, no JSON object"):
@@ -59,7 +65,7 @@ def test_an_object_is_asked_for():
         reading.parse_json("[1,2,3,4,5]", 10)
 
 
-@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "bad\udcff", "\x00", "\u2028"])
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "bad\udcff", "\x00", "\u2028", "a\u202eb"])
 def test_what_no_report_can_hold(text):
     assert not reading.plain(text)
     assert reading.plain(reading.visible(text))

@@ -14,7 +14,7 @@ from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
 from quantgate.efficiency.weights import stored_bytes
 from quantgate.models.digest import digest_model
-from quantgate.models.files import tokenizer_files, weight_files
+from quantgate.models.files import read_json, tokenizer_files, weight_files
 from quantgate.models.loading import load_reference
 from quantgate.models.source import check_model_directory, resolve_model
 from quantgate.models.tensors import stored
@@ -304,3 +304,10 @@ def test_a_tied_head_stored_again_is_the_same_model(model):
         digest_model(model)
     with pytest.raises(ModelError, match="tie_word_embeddings is set, but the output head"):
         load_reference(model, "mine", "bfloat16", "cpu")
+
+
+def test_a_configuration_that_names_something_twice_is_refused(tmp_path):
+    """Other runtimes may take the other one."""
+    (tmp_path / "config.json").write_text('{"rope_theta": 10000.0, "rope_theta": 1000000.0}')
+    with pytest.raises(ModelError, match="config.json is unreadable .it holds rope_theta twice"):
+        read_json(tmp_path / "config.json", "mine")

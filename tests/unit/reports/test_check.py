@@ -111,6 +111,15 @@ def decide_otherwise(content):
     decision.update(verdict="pass", regressed=[], sentence="rtn2 may replace the reference: it passes all 1 cases")
 
 
+def test_a_field_that_is_there_twice_is_refused(report, capsys):
+    """Readers of JSON differ in which of the two they take."""
+    path = report / "report.json"
+    path.write_text(path.read_text().replace('"results"', '"results": [], "results"', 1))
+    code, words = verified(report, capsys)
+    assert "it holds results twice" in words
+    assert code != 0
+
+
 EDITS = {
     "a decision": (decide_otherwise, "decisions do not follow from the results"),
     "counts": (lambda c: c["counts"].update({"pass": 2, "regressed": 0}), "counts do not follow"),
@@ -133,6 +142,8 @@ EDITS = {
     "a name": (lambda c: result_of(c, "rtn2").update(method="rtn3"), "without evidence"),
     "a note": (lambda c: c["notes"].append("all is well"), "its content does not fit the seal"),
     "strictness": (lambda c: c["plan"].update(strict=True), "its content does not fit the seal"),
+    "the evidence's name": (lambda c: c["evidence"].update(file="other.jsonl"), "does not say that its evidence is"),
+    "more evidence": (lambda c: c["evidence"].update(approved=True), "does not say that its evidence is"),
     "all results": (lambda c: c.update(results=[]), "judged, but missing from the report"),
 }
 

@@ -110,6 +110,8 @@ def test_a_floor_can_be_taken_away() -> None:
         ("[tasks.a]\nallow = ['invalid']\nbecause = 'x'", "an invalid case is never allowed"),
         ("[tasks.a]\nallow = ['regressed']", "tasks.a.allow: found no reason"),
         ("[tasks.a]\nbecause = ''", "because: found ''; expected a sentence"),
+        ('[tasks.a]\nbecause = "known \\u001b[2K loss"', "because: .*expected one line of text"),
+        ('[tasks.a]\nbecause = "known \\u202e loss"', "because: .*expected one line of text"),
         ("[tasks.a]\nallow = ['regressed']\nbecause = '.'", "because: found '.'; expected a sentence that tells"),
         ("[tasks.a]\ncompanions = { prob_rigt = { absolute = 1 } }", "did you mean 'prob_right'"),
         ("[tasks]\na = 3", "tasks.a: found 3; expected a table"),
