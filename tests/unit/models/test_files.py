@@ -309,5 +309,5 @@ def test_a_tied_head_stored_again_is_the_same_model(model):
 def test_a_configuration_that_names_something_twice_is_refused(tmp_path):
     """Other runtimes may take the other one."""
     (tmp_path / "config.json").write_text('{"rope_theta": 10000.0, "rope_theta": 1000000.0}')
-    with pytest.raises(ModelError, match="config.json is unreadable .it holds rope_theta twice"):
+    with pytest.raises(ModelError, match=r"config\.json is unreadable .it holds rope_theta twice"):
         read_json(tmp_path / "config.json", "mine")
