@@ -15,10 +15,12 @@ import numpy as np
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY
 from quantgate.core.records import Result
+from quantgate.verdict.evidence import Conclusion
 from quantgate.verdict.family import green
-from quantgate.verdict.judge import build_result, judge
+from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import FamilyExit, Margin, Rule
+from quantgate.verdict.recording import Told, build_result
 
 
 @dataclass
@@ -38,10 +40,9 @@ class Judge:
             rule = Rule("task", "method", ACCURACY, Margin("absolute", self.margin), 0.95, 30, 0.01)
             sides = [[ItemOutcome(str(i), str(i), score) for i, score in enumerate(each)] for each in (before, after)]
             comparison = compare(sides[0], sides[1], ACCURACY, rule.confidence)
-            self.known[worse, better] = build_result(
-                task="task", dimension="knowledge", protocol="", method="method", comparison=comparison,
-                judgement=judge(comparison, rule), rule=rule,
-            )  # fmt: skip
+            found = Conclusion(comparison, judge(comparison, rule), {})
+            told = Told(task="task", dimension="knowledge", protocol="", method="method")
+            self.known[worse, better] = build_result(found, rule, told)
         return self.known[worse, better]
 
 

@@ -71,7 +71,8 @@ def methods(args: argparse.Namespace) -> list:
 def build(args: argparse.Namespace):
     from quantgate.core.progress import Silent
     from quantgate.quantize.calibration.sources import CalibrationChoice
-    from quantgate.runs.evaluation import Evaluation, Options
+    from quantgate.runs.evaluation import Evaluation
+    from quantgate.runs.options import Options, Sources
     from quantgate.store.store import Store, default_root
     from quantgate.tasks.base import Selection
     from quantgate.tasks.data import open_data
@@ -89,12 +90,10 @@ def build(args: argparse.Namespace):
     return Evaluation(
         options,
         tasks,
-        data=data,
-        bundled=data,
-        store=Store(args.store or default_root(), progress),
-        policy=load_policy(ROOT / "evals" / "policy.toml"),
-        baselines_root=ROOT / "baselines",
-        progress=progress,
+        Sources(data, data),
+        Store(args.store or default_root(), progress),
+        load_policy(ROOT / "evals" / "policy.toml"),
+        ROOT / "baselines",
     )
 
 
@@ -109,7 +108,7 @@ def question(args: argparse.Namespace, evaluation, method=None) -> dict:
 
 def measure(evaluation, method) -> dict:
     start = time.perf_counter()
-    perplexity, divergence = (evaluation.result(method, task) for task in evaluation.tasks)
+    perplexity, divergence = (evaluation.result(method, task) for task in evaluation.questions.planned.tasks)
     record = evaluation.subject(method).record
     evaluation.release()
     return {

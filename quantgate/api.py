@@ -13,7 +13,7 @@ from quantgate.quantize.calibration.sources import CalibrationChoice, build_cali
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.runs.preflight import Wanted, check_before
 from quantgate.store.store import Store, default_root
-from quantgate.subjects.subject import Subject, make_subject
+from quantgate.subjects.subject import Subject, Workshop, make_subject
 from quantgate.tasks.data import BUNDLED_DATA, DataSource, open_data
 from quantgate.tasks.prompts import Prompts
 
@@ -57,22 +57,16 @@ def quantize(
     check_before(wanted, row, None if isinstance(calibration, Calibration) else _data(offline=offline))
     kept = Store(Path(store) if store else default_root(), told)
     files = resolve_model(str(model), None, kept, offline=offline)
-    return make_subject(
-        files,
-        row,
-        lambda: calibration if isinstance(calibration, Calibration) else _built(files, calibration, offline=offline),
-        kept,
-        device=device,
-        shared=False,
-        progress=told,
-    )
+    if not isinstance(calibration, Calibration):
+        calibration = _built(files, choice, offline=offline) if row.needs_calibration else None
+    return make_subject(files, row, calibration, Workshop(kept, device))
 
 
-def _built(model: ModelFiles, choice: CalibrationChoice | None, *, offline: bool) -> Calibration:
+def _built(model: ModelFiles, choice: CalibrationChoice, *, offline: bool) -> Calibration:
     limit = context_length(model.path, model.id)
     prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
     data, bundled = _data(offline=offline), _data(offline=True)
-    return build_calibration(choice or CalibrationChoice(), data, bundled, prompts)
+    return build_calibration(choice, data, bundled, prompts)
 
 
 def _data(*, offline: bool) -> DataSource:

@@ -35,7 +35,7 @@ from quantgate.quantize.catalogue.methods import algorithm_of, get_method
 from quantgate.quantize.settings import FloatSettings
 from quantgate.runs.preflight import Wanted, check_methods, check_options
 from quantgate.store.store import Store, default_root
-from quantgate.subjects.subject import Subject, make_subject
+from quantgate.subjects.subject import Workshop, make_subject
 from quantgate.tasks.data import open_data
 from quantgate.tasks.prompts import Prompts
 
@@ -95,7 +95,8 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     found = readers(export_config(method), linear_shapes(model.path, method.id))
     for reader in found:
         say(str(reader))
-    subject = _subject(args, model, method, store, progress)
+    calibration = _calibration(args, model) if method.needs_calibration else None
+    subject = make_subject(model, method, calibration, Workshop(store, args.device))
     rewrite = rewrite_of(method)
     if rewrite is None and ties_its_head(subject.path) and any(reader.needs_head for reader in found):
         say(f"{HEAD} is stored beside the embedding it is tied to: AutoGPTQ leaves it at zero otherwise")
@@ -122,17 +123,14 @@ def rewrite_of(method: Method) -> Callable[[Path, Path], None] | None:
     return share_scales if method.settings == FloatSettings("nvfp4") else None
 
 
-def _subject(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store, progress: Progress) -> Subject:
-    def calibrate() -> Calibration:
-        limit = context_length(model.path, model.id)
-        prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
-        choice = CalibrationChoice(
-            args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
-        )
-        data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
-        return build_calibration(choice, data, open_data("bundled", BUNDLED_DATA, offline=True), prompts)
-
-    return make_subject(model, method, calibrate, store, device=args.device, shared=False, progress=progress)
+def _calibration(args: argparse.Namespace, model: ModelFiles) -> Calibration:
+    limit = context_length(model.path, model.id)
+    prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
+    choice = CalibrationChoice(
+        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
+    )
+    data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
+    return build_calibration(choice, data, open_data("bundled", BUNDLED_DATA, offline=True), prompts)
 
 
 def _refuse_occupied(directory: Path) -> None:

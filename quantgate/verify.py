@@ -32,8 +32,8 @@ from quantgate.verdict.evidence import (
     rule_to_json,
 )
 from quantgate.verdict.family import green
-from quantgate.verdict.judge import build_result
 from quantgate.verdict.policy_file import parse_policy
+from quantgate.verdict.recording import Told, build_result
 from quantgate.verdict.seal import EVIDENCE, SIDES, finite, seal_of
 
 REPORT: Final = "report.json"
@@ -260,16 +260,13 @@ def draw_again(recorded: Mapping[str, Any], content: Mapping[str, Any]) -> Resul
     known = TASKS.get(task) or EFFICIENCY_TASKS.get(task)
     summary: Mapping[str, float] = known.summary(evidence.subject) if isinstance(known, Summarized) else {}
     simulated = {"simulated": 1.0} if evidence.reservation else {}
-    return build_result(
+    told = Told(
         task=task,
         dimension=known.dimension if known else str(recorded["dimension"]),
         method=method,
-        comparison=found.comparison,
-        judgement=found.judgement,
-        rule=evidence.rule,
-        companions={**found.companions, **summary, **simulated},
         **{name: recorded[name] for name in _TOLD if name in recorded},
     )
+    return build_result(found.with_companions({**summary, **simulated}), evidence.rule, told)
 
 
 def _as_read(recorded: Mapping[str, Any]) -> Result:

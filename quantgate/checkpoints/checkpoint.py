@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import safe_open
@@ -33,6 +33,9 @@ from quantgate.quantize.algorithms import bnb, floats
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
 from quantgate.quantize.numerics import layout, uniform
 from quantgate.quantize.transforms import activations
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 LAYOUT_VERSION: Final = 2
 """Counts up when `write` stores the same weights otherwise. 2: a tied head once."""
@@ -216,7 +219,7 @@ def bytes_on_disk(directory: Path) -> int:
     return sum(path.stat().st_size for path in model_files(directory))
 
 
-def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
+def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> PreTrainedModel:
     """The model of a checkpoint that `write` made, in eval mode.
 
     Grids, NF4 and FP4 are dequantized to ``dtype``: the weights equal, bit for bit, those the algorithm computed with.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -29,7 +29,7 @@ from quantgate.runs.evaluation import Evaluation
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.efficiency import EfficiencyTask
 from quantgate.verdict.evidence import Evidence, conclude
-from quantgate.verdict.judge import build_result
+from quantgate.verdict.recording import Told, build_result
 
 GIB: Final = 2**30
 _RATES: Final = ("prefill", "decode", "generate")
@@ -75,18 +75,16 @@ class Bench:
         )
         self.evidence[method.id, task.id] = evidence
         found = conclude(evidence)
-        return build_result(
+        told = Told(
             task=task.id,
             dimension=task.dimension,
             protocol=task.protocol if exact else f"{task.protocol}; {self.options.workloads[0].name}",
             method=method.id,
-            comparison=found.comparison,
-            judgement=found.judgement,
-            rule=rule,
-            companions={} if exact or self._execution(subject)["packed"] else {"simulated": 1.0},
             data_source="measured",
             reference_from="files" if exact else "measured",
         )
+        simulated = {} if exact or self._execution(subject)["packed"] else {"simulated": 1.0}
+        return build_result(replace(found, companions=simulated), rule, told)
 
     def record(self, method: Method) -> dict[str, Any]:
         """What the report shows about a subject: rows of memory and speed, as far as they were measured."""

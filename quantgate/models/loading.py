@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded
 from quantgate.models.tensors import read_tensor, stored
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _USUAL_CONTEXT: Final = 2048
 _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -23,7 +26,7 @@ def torch_dtype(name: str) -> Any:
     return known[name]
 
 
-def load_tokenizer(path: Path, name: str) -> Any:
+def load_tokenizer(path: Path, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer in ``path``. Raises ModelError when transformers cannot read it."""
     with translated(
         f"model {name!r}",
@@ -92,7 +95,7 @@ def attention_implementation(config: Any) -> str:
     return "sdpa" if known is None or getattr(known, "_supports_sdpa", False) else "eager"
 
 
-def load_reference(path: Path, name: str, dtype: str, device: str) -> Any:
+def load_reference(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
     """The model in ``path`` in evaluation mode on ``device``, every weight loaded from the files.
 
     Raises:

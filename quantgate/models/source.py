@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from quantgate.core.errors import ModelError
@@ -21,9 +21,13 @@ from quantgate.core.naming import closest
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import read_json, weight_files
+from quantgate.models.loading import load_reference
 from quantgate.models.quantized import declarations, refuse_quantized
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.store.store import Store, sha256_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BUNDLED: Final = "bundled"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -48,9 +52,25 @@ class ModelFiles:
     leftovers: tuple[str, ...] = ()
     stamps: Stamps = ()
 
+    name: ClassVar[str] = "reference"
+
+    @property
+    def who(self) -> str:
+        """For messages."""
+        return f"model {self.id!r}"
+
+    @property
+    def digest_loaded(self) -> str:
+        """Digest of what is loaded."""
+        return self.digest.loaded
+
+    def load(self, dtype: str, device: str) -> PreTrainedModel:
+        """The model in evaluation mode. Raises ModelError as `load_reference`."""
+        return load_reference(self.path, self.id, dtype, device)
+
     def check_unchanged(self) -> None:
         """Raises ModelError when the files are no longer those that were digested."""
-        check_unchanged(self.path, self.stamps, lambda now: now == self.digest, f"model {self.id!r}")
+        check_unchanged(self.path, self.stamps, lambda now: now == self.digest, self.who)
 
     def as_record(self) -> dict[str, Any]:
         """What a report says about the model."""

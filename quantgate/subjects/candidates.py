@@ -23,11 +23,12 @@ from quantgate.models.source import ModelFiles, check_model_directory
 from quantgate.models.tensors import stored
 from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
-from quantgate.store.store import Store
-from quantgate.subjects.subject import Subject, lies_on_grid
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.subjects.subject import Subject, Workshop, lies_on_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from quantgate.checkpoints.declared import Declared
 
@@ -60,6 +61,8 @@ def parse_candidate(text: str) -> Method:
         raise UsageError(who, "an address", expected="a directory", hint="download the checkpoint first")
     if not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
         raise UsageError(who, f"the name {name!r}", expected="lower-case letters, digits, '-' and '_'")
+    if name == ModelFiles.name:
+        raise UsageError(who, f"the name {name!r}", expected="another one: so the 16-bit model is called")
     if not Path(place).is_dir():
         raise UsageError(who, f"{place!r} is no directory", expected="a checkpoint in safetensors")
     return Method(
@@ -117,8 +120,8 @@ def computed_otherwise(method: Method, dtype: str) -> str:
     )
 
 
-def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
-    """The candidate as a subject of ``model``.
+def open_candidate(model: ModelFiles, method: Method, calibration: Calibration | None, workshop: Workshop) -> Subject:
+    """The candidate as a subject of ``model``; the text it looked at is its maker's.
 
     Raises:
         ModelError: it is incomplete, or of another architecture than the reference.
@@ -133,23 +136,27 @@ def open_candidate(model: ModelFiles, method: Method, store: Store) -> Subject:
     if declared.reader == "transformers" and declared.bits is None:
         _refuse_codes(path, who)
     check_complete(model.path, path, who)
+    if note := computed_otherwise(method, workshop.dtype):
+        workshop.progress.note(note)
     found = _inspect(model.path, path, method, declared)
     weights = weight_files(path, who)
     if weights.leftovers:
-        store.progress.note(f"{who}: {weights.note()}")
+        workshop.progress.note(f"{who}: {weights.note()}")
     ours, theirs = load_tokenizer(model.path, model.id), load_tokenizer(path, method.id)
     if ours.chat_template and not theirs.chat_template:
-        store.progress.note(f"{who}: its files hold no chat template; it is asked with the reference's")
+        workshop.progress.note(f"{who}: its files hold no chat template; it is asked with the reference's")
     loaded = digest_model(path, who).loaded
     problems = [
         *_claimed(found.record),
         *_tokenizer_problems(ours, theirs),
-        *(audited(model, path, loaded, store, who) if declared.reader == "own" else []),
+        *(audited(model, path, loaded, workshop.store, who) if declared.reader == "own" else []),
     ]
-    return replace(found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen)
+    return replace(
+        found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen, loader=load_candidate
+    )
 
 
-def load_candidate(path: Path, name: str, dtype: str, device: str) -> Any:
+def load_candidate(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
     """The model in evaluation mode: our own reader for the layouts it knows, transformers for all others."""
     from quantgate.checkpoints.checkpoint import load_quantized
     from quantgate.checkpoints.declared import read_declared

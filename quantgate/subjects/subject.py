@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from quantgate.core import reading
 from quantgate.core.errors import MethodError, StoreError, translated
@@ -25,7 +25,10 @@ from quantgate.store.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
+Loader: TypeAlias = "Callable[[Path, str, str, str], PreTrainedModel]"
+"""Directory, name, dtype, device."""
 AUDIT_VERSION: Final = 5
 _FLOAT_BITS: Final = 16
 _ROUNDING: Final = 2.0**-6  # relative: two roundings to bf16 and two medians of ratios that were rounded so
@@ -41,6 +44,7 @@ class Subject:
     ``on_grid``: modules that are quantized and equal the reference's, whose weights quantizing does not change.
     ``stamps``: of its files, taken before anything was read.
     ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
+    ``loader``: reads such files; None: as we write them.
     """
 
     method: Method
@@ -55,6 +59,26 @@ class Subject:
     kept: tuple[str, ...] = field(default=())
     kept_share: float = 0.0
     stamps: Stamps = ()
+    loader: Loader | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its method's id, or the name that a candidate was given."""
+        return self.method.id
+
+    @property
+    def who(self) -> str:
+        """For messages."""
+        return self.method.id
+
+    @property
+    def digest_loaded(self) -> str:
+        """Digest of what is loaded."""
+        return self.weights
+
+    def load(self, dtype: str, device: str) -> PreTrainedModel:
+        """The model in evaluation mode. Raises ModelError when it cannot be loaded."""
+        return (self.loader or load_made)(self.path, self.method.id, dtype, device)
 
     def check_unchanged(self) -> None:
         """Raises ModelError when the files are no longer those that were digested."""
@@ -78,34 +102,49 @@ class Subject:
         ]
 
 
-def make_subject(
-    model: ModelFiles,
-    method: Method,
-    calibrate: Callable[[], Calibration],
-    store: Store,
-    *,
-    device: str,
-    shared: bool,
-    progress: Progress,
-) -> Subject:
+@dataclass(frozen=True)
+class Workshop:
+    """Where subjects are made and kept. ``device``: where to quantize; ``shared``: other workers use this machine too:
+    take turns; ``dtype``: in which subjects will be asked."""
+
+    store: Store
+    device: str = "cpu"
+    shared: bool = False
+    dtype: str = "bfloat16"
+
+    @property
+    def progress(self) -> Progress:
+        """Told about long steps."""
+        return self.store.progress
+
+
+def load_made(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
+    """A checkpoint of ours in evaluation mode."""
+    from quantgate.checkpoints.checkpoint import load_quantized
+    from quantgate.models.loading import torch_dtype
+
+    return load_quantized(path, torch_dtype(dtype), device)
+
+
+def make_subject(model: ModelFiles, method: Method, calibration: Calibration | None, workshop: Workshop) -> Subject:
     """The model quantized by ``method``: from the store, or quantized now.
 
     Args:
         model: the 16-bit original.
         method: a row of the method table.
-        calibrate: gives the calibration set; called only when the method needs one.
-        store: keeps the checkpoint.
-        device: where to quantize.
-        shared: other workers use this machine too: take turns.
-        progress: told about long steps.
+        calibration: the text it may look at; not used when it needs none.
+        workshop: where to quantize, and where to keep the checkpoint.
 
     Raises:
-        MethodError: the method cannot be applied to this model.
+        MethodError: the method cannot be applied to this model, or it needs a calibration set and there is none.
     """
     from quantgate.checkpoints.checkpoint import LAYOUT_VERSION, read_record
     from quantgate.subjects.make import quantize_checkpoint
 
-    calibration = calibrate() if method.needs_calibration else None
+    if method.needs_calibration and calibration is None:
+        raise MethodError(method.id, "no calibration set", expected="text to look at")
+    calibration = calibration if method.needs_calibration else None
+    store, device = workshop.store, workshop.device
     key = SubjectKey(
         model_digest=model.digest.whole,
         method=method.as_record(),
@@ -118,10 +157,10 @@ def make_subject(
 
     def build(target: Path) -> None:
         with (
-            store.computing(shared),
+            store.computing(workshop.shared),
             translated(what, "cannot be quantized", kind=MethodError, hint="choose another method or --device"),
         ):
-            quantize_checkpoint(model.path, method, calibration, target, device=device, progress=progress)
+            quantize_checkpoint(model.path, method, calibration, target, device=device, progress=workshop.progress)
         model.check_unchanged()
 
     entry = store.fetch(key, build, what=what)

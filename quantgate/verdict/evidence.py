@@ -72,6 +72,10 @@ class Conclusion:
     judgement: Judgement
     companions: Mapping[str, float]
 
+    def with_companions(self, further: Mapping[str, float]) -> Conclusion:
+        """The conclusion with further numbers beside the metric."""
+        return replace(self, companions={**self.companions, **further})
+
 
 def conclude(evidence: Evidence) -> Conclusion:
     """Compare and judge; the same evidence always gives the same conclusion.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quantgate.core.items import REPEATED, ItemOutcome
-from quantgate.core.records import Result, Verdict
+from quantgate.core.records import Verdict
 from quantgate.core.words import counted
 from quantgate.verdict.companions import COMPANIONS, compare_companion
 from quantgate.verdict.exact import beats_chance
@@ -256,67 +256,3 @@ def with_companions(main: Judgement, companions: Mapping[str, Judgement]) -> Jud
         if _WORST_FIRST.index(each.verdict) < _WORST_FIRST.index(verdict):
             verdict, reason = each.verdict, f"{name}: {each.reason}"
     return replace(main, verdict=verdict, reason=reason, p_pass=p_pass, p_regressed=p_regressed)
-
-
-def build_result(
-    *,
-    task: str,
-    dimension: str,
-    protocol: str,
-    method: str,
-    comparison: Comparison,
-    judgement: Judgement,
-    rule: Rule,
-    companions: Mapping[str, float] | None = None,
-    seconds: float = 0.0,
-    tokens: int = 0,
-    from_cache: bool = False,
-    reference_from: str = "",
-    data_digest: str = "",
-    data_source: str = "",
-    shortened: Mapping[str, int] | None = None,
-) -> Result:
-    """The record of one case. The judgement's p-values travel among the companions, where they are defined.
-
-    ``rule``: says whether the verdict is waived, and why.
-    """
-    further = dict(companions or {})
-    further |= {
-        name: value
-        for name, value in (("p_pass", judgement.p_pass), ("p_regressed", judgement.p_regressed))
-        if not math.isnan(value)
-    }
-    return Result(
-        task=task,
-        dimension=dimension,
-        protocol=protocol,
-        method=method,
-        metric=comparison.metric.name,
-        higher_is_better=comparison.metric.higher_is_better,
-        n_items=comparison.n_items,
-        reference=comparison.reference,
-        value=comparison.value,
-        delta=comparison.delta,
-        ci_low=comparison.ci_low,
-        ci_high=comparison.ci_high,
-        confidence=comparison.confidence,
-        margin=judgement.margin,
-        verdict=judgement.verdict,
-        reason=judgement.reason,
-        items_worse=comparison.items_worse,
-        items_better=comparison.items_better,
-        flips=comparison.flips,
-        n_groups=comparison.n_groups,
-        unscored=dict(comparison.unscored),
-        failed=dict(comparison.failed),
-        companions=further,
-        seconds=seconds,
-        tokens=tokens,
-        from_cache=from_cache,
-        reference_from=reference_from,
-        data_digest=data_digest,
-        data_source=data_source,
-        shortened=dict(shortened or {}),
-        waived=rule.waiver(judgement.verdict),
-        statement=comparison.statement,
-    )

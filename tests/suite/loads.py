@@ -11,17 +11,17 @@ import pytest
 
 
 def pytest_configure(config):
-    from quantgate.runs.evaluation import Evaluation
+    from quantgate.engines.torch.row import TorchRow
 
-    load = Evaluation._load
+    opened = TorchRow.open
 
-    def counted(self, subject):
+    def counted(self, weights, *how):
         with Path(os.environ["QUANTGATE_LOADS"]).open("a") as file:
             worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
-            file.write(f"{worker} {subject.method.id if subject else 'reference'}\n")
-        return load(self, subject)
+            file.write(f"{worker} {weights.name}\n")
+        return opened(self, weights, *how)
 
-    Evaluation._load = counted
+    TorchRow.open = counted
 
 
 @pytest.hookimpl(tryfirst=True)

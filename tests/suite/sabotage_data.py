@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from quantgate.runs.evaluation import Evaluation
+from quantgate.runs.scoring import Scoring
 from tests.suite.sabotage_scene import NO_WORDS, NOTHING, SENSIBLE, USABLE, row
 
 CHANCE = ("quantgate.verdict.judge._hopeless", NO_WORDS)
@@ -55,17 +55,19 @@ def _(scene):
 
 def _answers_missing(scene, task, which):
     """The subject alone has no score where ``which`` says so."""
-    scored = Evaluation.subject_scored
+    score = Scoring.score
 
-    def broken(self, method, asked):
-        found = scored(self, method, asked)
+    def broken(self, ask):
+        found = score(self, ask)
+        if ask.weights.name == "reference":
+            return found
         outcomes = [
             replace(each, score=None, unscored="nothing came back", companions={}) if which(each, place) else each
             for place, each in enumerate(found.outcomes)
         ]
         return replace(found, outcomes=outcomes)
 
-    scene.monkeypatch.setattr(Evaluation, "subject_scored", broken)
+    scene.monkeypatch.setattr(Scoring, "score", broken)
     scene.policy.write_text(scene.policy.read_text().replace("[metrics.acc]", FEW_MISSING))
     return scene.run("--tasks", task)
 
@@ -101,7 +103,7 @@ def _(scene):
 @row(
     "calibration on what is tested with words changed",
     "*it has text in common with * tested items*",
-    ("quantgate.runs.evaluation.check_disjoint", NOTHING),
+    ("quantgate.runs.questions.check_disjoint", NOTHING),
 )
 def _(scene):
     folder = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank"

@@ -234,7 +234,7 @@ def _(scene):
 @row(
     "another epsilon",
     "*the subject's config.json computes otherwise: rms_norm_eps*",
-    ("quantgate.runs.evaluation.configuration_problems", NO_LIST),
+    ("quantgate.subjects.spec.configuration_problems", NO_LIST),
     HONEST,
 )
 def _(scene):

@@ -140,7 +140,7 @@ def _unscored(scene, which):
 @row(
     "calibration on what is tested",
     "*it has text in common with * tested items*",
-    ("quantgate.runs.evaluation.check_disjoint", NOTHING),
+    ("quantgate.runs.questions.check_disjoint", NOTHING),
 )
 def _(scene):
     folder = scene.data / "ptb-text-only__ptb_text_only" / "penn_treebank"

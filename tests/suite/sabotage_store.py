@@ -242,5 +242,5 @@ def _(scene):
 def _(scene):
     path = Path(shutil.copytree(scene.model, scene.root / "swapped"))
     other = {name: tensor.roll(1, 0) for name, tensor in load_file(path / "model.safetensors").items()}
-    _swapped_before(scene, "quantgate.runs.evaluation.load_reference", path, other)
+    _swapped_before(scene, "quantgate.models.source.load_reference", path, other)
     return scene.run("--model", path, "--tasks", "kld", *_unasked(scene))

@@ -10,12 +10,12 @@ Its rows then are rows of the table: selected, cached, judged and documented lik
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.core.errors import UsageError, translated
+from quantgate.core.errors import UsageError
+from quantgate.core.registry import check_row, installed
 from quantgate.quantize.base import Algorithm, Method, StoredWeight
 
 if TYPE_CHECKING:
@@ -50,17 +50,8 @@ def installed_plugins() -> list[MethodPlugin]:
         UsageError: one cannot be imported, or is no `MethodPlugin`.
     """
     found = []
-    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        who = f"plugin {entry.name!r} ({entry.value})"
-        # its code runs while it is imported, and may raise anything
-        with translated(
-            who, "cannot be imported", kind=UsageError, hint="repair or remove the package", also=(Exception,)
-        ):
-            plugin = entry.load()
-        if not isinstance(plugin, MethodPlugin):
-            raise UsageError(
-                who, f"a {type(plugin).__name__}", expected=f"a {MethodPlugin.__module__}.{MethodPlugin.__qualname__}"
-            )
+    for who, plugin in installed(GROUP):
+        check_row(who, plugin, MethodPlugin)
         found.append(plugin)
     return found
 

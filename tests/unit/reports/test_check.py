@@ -16,8 +16,8 @@ from quantgate.reports.payload import Payload
 from quantgate.reports.run import Run, sealed
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import Evidence, conclude, evidence_to_json
-from quantgate.verdict.judge import build_result
 from quantgate.verdict.policy_file import parse_policy
+from quantgate.verdict.recording import Told, build_result
 
 POLICY = """schema = 1
 [metrics.acc]
@@ -40,16 +40,8 @@ def payload(method, share):
     rule = policy.rule(task.id, task.dimension, task.metric, "tiny", method)
     evidence = Evidence(rule, outcomes(0.8), outcomes(share - 0.01))
     found = conclude(evidence)
-    result = build_result(
-        task=task.id,
-        dimension=task.dimension,
-        protocol="0-shot",
-        method=method,
-        comparison=found.comparison,
-        judgement=found.judgement,
-        rule=rule,
-        companions=found.companions,
-    )
+    told = Told(task=task.id, dimension=task.dimension, protocol="0-shot", method=method)
+    result = build_result(found, rule, told)
     subject = {
         "method": method, "bits_nominal": 4, "bits_effective": 4.2, "bytes_on_disk": 1 << 20,
         "fake_or_packed": "packed", "calibration": None, "quantize_seconds": 1.0, "from_cache": False,

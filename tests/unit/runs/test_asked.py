@@ -15,7 +15,8 @@ from quantgate.models.loading import context_length
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs.answers import chunks
 from quantgate.runs.asked import ask_items
-from quantgate.runs.evaluation import Evaluation, Options
+from quantgate.runs.evaluation import Evaluation
+from quantgate.runs.options import Options, Sources
 from quantgate.store.store import Store
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
@@ -144,12 +145,10 @@ def evaluation(tmp_path, data):
     return Evaluation(
         Options(model=str(make_model_dir(tmp_path / "model", layers=1))),
         [TASKS["mmlu"]],
-        data=data,
-        bundled=data,
-        store=Store(tmp_path / "store", Silent()),
-        policy=load_policy(None),
-        baselines_root=tmp_path / "baselines",
-        progress=Silent(),
+        Sources(data, data),
+        Store(tmp_path / "store", Silent()),
+        load_policy(None),
+        tmp_path / "baselines",
     )
 
 
@@ -325,7 +324,7 @@ def test_a_repeated_segment_has_no_distance_on_either_side(evaluation, data, wri
     text = " ".join(f"w{number}" for number in range(1000, 1400))
     sentences = [{"sentence": text}, {"sentence": text[:1500]}]
     write_jsonl(data.root, "ptb-text-only/ptb_text_only", "penn_treebank", "test", sentences)
-    evaluation.tasks = (TASKS["kld_ptb"],)
+    evaluation.questions.planned.tasks = (TASKS["kld_ptb"],)
     result = evaluation.result(METHODS["rtn8"], TASKS["kld_ptb"])
     assert result.n_items > 0
     assert list(result.unscored) == [f"both: {REPEATED}"]

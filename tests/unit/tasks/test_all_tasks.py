@@ -9,7 +9,8 @@ from quantgate.core.progress import Silent
 from quantgate.fixtures.options import BUNDLED_DATA
 from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.quantize.catalogue.methods import METHODS
-from quantgate.runs.evaluation import Evaluation, Options
+from quantgate.runs.evaluation import Evaluation
+from quantgate.runs.options import Options, Sources
 from quantgate.store.store import Store
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
@@ -35,12 +36,10 @@ def evaluation(tmp_path_factory):
     return Evaluation(
         Options(model=str(model), selection=Selection(limit=LIMIT), calibration=CalibrationChoice()),
         [TASKS[name] for name in bundled_tasks()],
-        data=BUNDLED,
-        bundled=BUNDLED,
-        store=Store(root / "store", Silent()),
-        policy=load_policy(None),
-        baselines_root=root / "baselines",
-        progress=Silent(),
+        Sources(BUNDLED, BUNDLED),
+        Store(root / "store", Silent()),
+        load_policy(None),
+        root / "baselines",
     )
 
 

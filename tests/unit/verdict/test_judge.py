@@ -8,9 +8,11 @@ import pytest
 
 from quantgate.core.items import REPEATED, ItemOutcome
 from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
-from quantgate.verdict.judge import Judgement, build_result, judge, judge_companions, with_companions
+from quantgate.verdict.evidence import Conclusion
+from quantgate.verdict.judge import Judgement, judge, judge_companions, with_companions
 from quantgate.verdict.paired import compare, zero_reference
 from quantgate.verdict.policy import Floor, Margin
+from quantgate.verdict.recording import Told, build_result
 from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones
 
 LOSSES = list(np.linspace(2.0, 3.0, 16))
@@ -297,17 +299,9 @@ def test_companions_are_judged_by_their_own_margins() -> None:
 def test_record_holds_comparison_and_judgement() -> None:
     found = zeros_and_ones(10, 8, 2000)
     verdict = judge(found, rule(0.02))
-    record = build_result(
-        task="mmlu",
-        dimension="knowledge",
-        protocol="5-shot",
-        method="gptq4",
-        comparison=found,
-        judgement=verdict,
-        rule=rule(0.02, allow=("inconclusive",), because="not yet"),
-        companions={"prob_right": 0.5},
-        data_digest="d",
-    )
+    told = Told(task="mmlu", dimension="knowledge", protocol="5-shot", method="gptq4", data_digest="d")
+    waived = rule(0.02, allow=("inconclusive",), because="not yet")
+    record = build_result(Conclusion(found, verdict, {"prob_right": 0.5}), waived, told)
     assert (record.delta, record.ci_low, record.margin, record.verdict) == (found.delta, found.ci_low, 0.02, "pass")
     assert (record.reason, record.waived) == (verdict.reason, "")
     assert record.companions == {"prob_right": 0.5, "p_pass": verdict.p_pass, "p_regressed": verdict.p_regressed}

@@ -1,0 +1,83 @@
+"""The row of the in-process engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from quantgate.core.requests import Request, Sink
+from quantgate.engines.protocol import Against, Capabilities, Job, Keep, Setting, Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class TorchRow:
+    """Answers by a transformers model in this process. torch is imported when an engine is asked about, not before."""
+
+    name: Final = "torch"
+    capabilities: Final = Capabilities(likelihood=True, losses=True, distributions=True, generate=True)
+
+    @property
+    def comparison(self) -> int:
+        """See `EngineRow.comparison`."""
+        from quantgate.engines.torch.fidelity import VERSION
+
+        return VERSION
+
+    def identity(self, model: Path, who: str, setting: Setting) -> dict[str, Any]:
+        """See `EngineRow.identity`."""
+        from quantgate.engines.torch.engine import TorchEngine, wide_batch
+        from quantgate.models.loading import text_config, torch_dtype
+        from quantgate.models.products import arithmetic
+
+        device, dtype = setting.device.split(":")[0], torch_dtype(setting.dtype)
+        batch = wide_batch(text_config(model, who), dtype, device)
+        record = {
+            "name": self.name,
+            "version": TorchEngine.version,
+            "dtype": setting.dtype,
+            "device": device,
+            "torch": importlib.metadata.version("torch").split("+")[0],
+            "transformers": importlib.metadata.version("transformers"),
+            **({"processor": arithmetic(dtype)} if device == "cpu" else {}),
+        }
+        return record | ({"batch_tokens": batch} if batch else {})
+
+    def open(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> OpenModel:
+        """See `EngineRow.open`."""
+        return OpenModel(weights.load(setting.dtype, setting.device), tokenizer, setting)
+
+
+class OpenModel:
+    """A loaded model that is asked job after job."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> None:
+        self.model, self.tokenizer, self.setting = model, tokenizer, setting
+
+    def run(self, requests: Sequence[Request], sink: Sink, job: Job) -> dict[str, float]:
+        """See `Engine.run`."""
+        from quantgate.engines.torch.engine import TorchEngine
+        from quantgate.engines.torch.fidelity import TOP_K, TopKReader, TopKWriter
+
+        wanted = job.distributions
+        stats = TorchEngine(
+            self.model,
+            self.tokenizer,
+            device=self.setting.device,
+            batch_tokens=job.batch_tokens,
+            progress=job.progress,
+            what=job.what,
+        ).run(
+            requests,
+            sink,
+            topk=TopKWriter(wanted.at.directory, None if wanted.exact else TOP_K, wanted.start, key=wanted.at.key)
+            if isinstance(wanted, Keep)
+            else None,
+            against=TopKReader(wanted.at.directory, wanted.start, wanted.at.key)
+            if isinstance(wanted, Against)
+            else None,
+        )
+        return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}

@@ -1,0 +1,126 @@
+"""One case: a subject on a task, asked as far as its verdict needs, compared with the reference, and judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quantgate.core.records import Result
+from quantgate.quantize.base import Method
+from quantgate.runs.questions import Questions
+from quantgate.runs.reference import Reference
+from quantgate.runs.scoring import Ask, Scored, Scoring
+from quantgate.runs.subjects import Subjects
+from quantgate.subjects.subject import Subject
+from quantgate.tasks.base import Summarized, Task
+from quantgate.tasks.efficiency import EfficiencyTask
+from quantgate.verdict.evidence import Evidence, conclude
+from quantgate.verdict.family import confirmed_whatever_comes
+from quantgate.verdict.judge import Judgement
+from quantgate.verdict.policy import Policy, Rule
+from quantgate.verdict.recording import Told, build_result
+from quantgate.verdict.sequential import can_stop_early
+from quantgate.verdict.visit import Guide, curve_of, visit
+
+
+class Cases:
+    """Judges the cases of one run, one after the other."""
+
+    def __init__(self, reference: Reference, subjects: Subjects, policy: Policy) -> None:
+        self.reference, self.subjects, self.policy = reference, subjects, policy
+        self.questions: Questions = reference.questions
+        self.scoring: Scoring = reference.scoring
+        self.evidence: dict[tuple[str, str], Evidence] = {}
+        """What every verdict so far rests on, by method and task."""
+
+    def result(self, method: Method, task: Task) -> Result:
+        """The record of ``method`` on ``task``: quantize, score and compare as far as the store lacks it.
+
+        Raises:
+            QuantgateError: something could not be found, read or computed.
+        """
+        reference = self.reference.scored(task)
+        subject = self.subjects.of(method)
+        evidence = self._before(subject, task, reference)
+        if evidence.sequential:
+            scored = self._visited(subject, task, evidence, reference)
+        else:
+            scored = self.scoring.score(self._ask(subject, task, reference))
+        evidence = replace(evidence, subject=tuple(scored.outcomes))
+        self.evidence[method.id, task.id] = evidence
+        found = conclude(evidence)
+        summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
+        told = self._told(method, task, scored, reference.origin)
+        return build_result(found.with_companions(summary), evidence.rule, told)
+
+    def _told(self, method: Method, task: Task, scored: Scored, reference_from: str) -> Told:
+        return Told(
+            task=task.id,
+            dimension=task.dimension,
+            protocol=self.questions.protocol(task),
+            method=method.id,
+            seconds=scored.seconds,
+            tokens=scored.tokens,
+            from_cache=scored.origin == "store",
+            reference_from=reference_from,
+            data_digest=self.questions.data_digest(task),
+            data_source=self.questions.data_source(task),
+            shortened=self.questions.asked(task).counts(outcome.item_id for outcome in scored.outcomes),
+        )
+
+    def rule(self, method: Method, task: Task | EfficiencyTask) -> Rule:
+        """What the policy says about ``method`` on ``task``."""
+        return self.policy.rule(task.id, task.dimension, task.metric, self.questions.model.id, method.id)
+
+    def _before(self, subject: Subject, task: Task, reference: Scored) -> Evidence:
+        """What a verdict rests on beside the subject's answers."""
+        options, rule = self.questions.options, self.rule(subject.method, task)
+        evidence = Evidence(
+            rule=rule,
+            reference=tuple(reference.outcomes),
+            subject=(),
+            problems=tuple(subject.problems()),
+            identical_weights=subject.is_unquantized,
+            chance=self.questions.chance(task),
+            noise=reference.noise,
+            sequential=options.sequential and can_stop_early(task.metric, rule),
+        )
+        return replace(evidence, guide=self._guide(task, evidence))
+
+    def _ask(self, subject: Subject, task: Task, reference: Scored) -> Ask:
+        return Ask(task, self.questions.asked(task), subject, against=reference.kept)
+
+    def _visited(self, subject: Subject, task: Task, evidence: Evidence, reference: Scored) -> Scored:
+        """The subject's outcomes up to the look at which the verdict was certain."""
+        ask = self._ask(subject, task, reference)
+        seed = self.questions.options.selection.seed
+        tour = visit(evidence.reference, evidence.guide, seed, evidence.rule.min_items)
+        order, scored, last = tour.order, Scored([], "store"), 0
+        for count in tour.looks:
+            # sorted: neighbours share their few-shot examples, which are then read once
+            places = sorted(order[last:count])
+            more = self.scoring.score(replace(ask, asked=ask.asked.part(places)))
+            # the bets hold for items in random order only: a sorted look would be bet on subject by subject
+            found_at = dict(zip(places, more.outcomes, strict=True))
+            scored = scored.with_more(replace(more, outcomes=[found_at[place] for place in order[last:count]]))
+            found = conclude(replace(evidence, subject=tuple(scored.outcomes)))
+            last = count
+            if found.judgement.verdict == "invalid" and found.comparison.n_unscored:
+                continue  # too large a share of few items has no score; of all items it may not be
+            if self._certain(found.judgement, evidence.rule):
+                break
+        return scored
+
+    def _guide(self, task: Task, evidence: Evidence) -> Guide | None:
+        """What a guided draw follows: the reference's outcomes, and what earlier methods of this run turned."""
+        options = self.questions.options
+        if not (evidence.sequential and options.guided):
+            return None
+        earlier = [found.subject for (_, name), found in self.evidence.items() if name == task.id]
+        return Guide(options.selection.seed, curve_of(evidence.reference, earlier))
+
+    def _certain(self, judgement: Judgement, rule: Rule) -> bool:
+        """Whether no further item is needed: a regression goes on until the other cases of the run cannot undo it."""
+        if judgement.verdict != "regressed":
+            return judgement.verdict != "inconclusive"
+        family, correction = self.questions.options.family, self.policy.correction
+        return confirmed_whatever_comes(judgement.p_regressed, rule.confidence, family, correction)

@@ -1,0 +1,96 @@
+"""What a run asks: the model's tokenizer and prompts, the items of its tasks, and the text a method may look at."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from quantgate.core.items import digest_items, splits_note
+from quantgate.models.ending import end_tokens
+from quantgate.models.loading import context_length, load_tokenizer
+from quantgate.models.source import ModelFiles, resolve_model
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.sources import build_calibration
+from quantgate.runs.asked import Asked, ask_items
+from quantgate.runs.options import Options, Planned, Sources
+from quantgate.store.store import Store
+from quantgate.tasks.base import Task, best_constant
+from quantgate.tasks.overlap import check_disjoint, texts_of
+from quantgate.tasks.prompts import Prompts
+from quantgate.tasks.rolling import RollingTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Questions:
+    """Everything that can be said before a model answers; each part is made once, when it is first needed."""
+
+    def __init__(self, options: Options, planned: Planned, sources: Sources, store: Store) -> None:
+        self.options, self.planned, self.sources, self.store = options, planned, sources, store
+        self._asked: dict[str, Asked] = {}
+
+    @cached_property
+    def model(self) -> ModelFiles:
+        """The reference on disk."""
+        return resolve_model(self.options.model, self.options.revision, self.store, offline=self.options.offline)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The reference's tokenizer; subjects are asked with the same tokens."""
+        return load_tokenizer(self.model.path, self.model.id)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Encodes prompts for the reference's tokenizer and context length; they end where the reference says."""
+        path, name = self.model.path, self.model.id
+        prompts = Prompts(self.tokenizer, context_length(path, name), name, end_tokens(path, self.tokenizer))
+        for note in prompts.notes():
+            self.store.progress.note(note)
+        return prompts
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The calibration set, checked to share no text with any planned task."""
+        built = build_calibration(self.options.calibration, self.sources.data, self.sources.bundled, self.prompts)
+        check_disjoint(built.texts, built.name, self._tested_texts())
+        return built
+
+    def _tested_texts(self) -> list[tuple[str, str]]:
+        tested = []
+        for task in self.planned.tasks:
+            for item in self.asked(task).items:
+                if isinstance(task, RollingTask):
+                    tested.append((item.id, self.prompts.decode(item.row["tokens"][item.row.get("first", 0) :])))
+                else:
+                    tested.extend((item.id, text) for text in texts_of(item.row))
+        return tested
+
+    def asked(self, task: Task) -> Asked:
+        """Items and requests of ``task``, built once."""
+        if task.id not in self._asked:
+            items = task.items(self.sources.data, self.options.selection, self.prompts)
+            self._asked[task.id] = asked = ask_items(task, items, self.prompts)
+            for note in asked.notes(task.id):
+                self.store.progress.note(note)
+        return self._asked[task.id]
+
+    def protocol(self, task: Task) -> str:
+        """The task's protocol with what its items and this tokenizer settle."""
+        return "; ".join(part for part in (task.protocol, self.asked(task).detail) if part)
+
+    def chance(self, task: Task) -> float | None:
+        """What a model that reads no question scores: by guessing, or by always saying the most frequent answer."""
+        asked = self.asked(task)
+        items = [item for item in asked.items if item.id not in asked.unasked]
+        levels = (getattr(task, "chance", None), best_constant(task, items))
+        return max((level for level in levels if level is not None), default=None)
+
+    def data_digest(self, task: Task) -> str:
+        """Which items a result speaks about."""
+        return digest_items(self.asked(task).items)
+
+    def data_source(self, task: Task) -> str:
+        """Where they came from."""
+        dataset = str(getattr(task, "dataset", ""))
+        return self.sources.data.origin(dataset) + splits_note(self.asked(task).items)

@@ -1,0 +1,201 @@
+"""Asks a model what a task asks, keeps the answers, and scores them. Holds one open model at a time, by its digest."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.core.errors import UsageError, translated
+from quantgate.core.items import ItemOutcome
+from quantgate.core.keys import ResponsesKey
+from quantgate.core.progress import Share
+from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Rolling, Sink
+from quantgate.engines.protocol import Against, Distributions, Engine, EngineRow, Job, Keep, Kept, Weights
+from quantgate.engines.table import engines
+from quantgate.runs import answers
+from quantgate.runs.asked import Asked
+from quantgate.runs.questions import Questions
+from quantgate.tasks.base import Task
+from quantgate.tasks.rolling import RollingTask
+
+AGAIN: Final = ", asked again,"
+"""In the name of what is asked once more, for whoever shows progress."""
+_ASKING: Final = "compare the model's configuration with its weights and its tokenizer, or choose another --device"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Outcomes of one model on one task. ``origin``: ``baseline``, ``store`` or ``computed``.
+
+    ``noise``: by how much two runs of these weights differ, on the scale of the metric (0 where it was not measured).
+    ``kept``: the store entry with the answers, and with the distributions if they were kept.
+    """
+
+    outcomes: list[ItemOutcome]
+    origin: str
+    seconds: float = 0.0
+    tokens: int = 0
+    noise: float = 0.0
+    kept: Kept | None = None
+
+    def with_more(self, more: Scored) -> Scored:
+        """These outcomes and further ones."""
+        origin = self.origin if self.origin == more.origin else "computed"
+        return Scored(
+            self.outcomes + more.outcomes, origin, self.seconds + more.seconds, self.tokens + more.tokens, self.noise
+        )
+
+
+@dataclass(frozen=True)
+class Again:
+    """The same weights asked once more: in passes of ``batch_tokens``, the first ``alone`` items without company."""
+
+    batch_tokens: int
+    alone: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One model's questions: all that ``asked`` holds of ``task``. ``against``: where the reference's distributions
+    lie, for a comparison; ``again``: how, when it is asked once more."""
+
+    task: Task
+    asked: Asked
+    weights: Weights
+    against: Kept | None = None
+    again: Again | None = None
+
+    @property
+    def what(self) -> str:
+        """For progress."""
+        return f"{self.weights.name}{AGAIN if self.again else ''} on {self.task.id}"
+
+    @property
+    def rolling(self) -> bool:
+        """Whether it asks for losses inside texts."""
+        return bool(self.asked.requests) and isinstance(self.asked.requests[0], Rolling)
+
+    @property
+    def exact(self) -> bool:
+        """Whether whole distributions are kept."""
+        return isinstance(self.task, RollingTask) and self.task.exact
+
+    @property
+    def cuts(self) -> frozenset[int]:
+        """Where the company of a request ends."""
+        alone = self.again.alone if self.again else 0
+        return frozenset(cut for mine in self.asked.slices[:alone] for cut in (mine.start, mine.stop))
+
+    def distributions(self, place: Kept, start: int) -> Distributions:
+        """What becomes of them in the chunk that begins at ``start``."""
+        return Against(self.against, start) if self.against else Keep(place, self.exact, start)
+
+
+class Scoring:
+    """See the module's docstring.
+
+    Args:
+        questions: what is asked, in which tokens, of which reference.
+        row: the kind of engine; None: the one that the options name.
+
+    Raises:
+        UsageError: there is no such engine.
+    """
+
+    def __init__(self, questions: Questions, row: EngineRow | None = None) -> None:
+        self.questions, self.store, self.options = questions, questions.store, questions.options
+        self.row = row or _row(self.options.engine)
+        self._open: tuple[str, Engine] | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What about the engine can change an answer."""
+        model = self.questions.model
+        return self.row.identity(model.path, model.id, self.options.setting)
+
+    def score(self, ask: Ask) -> Scored:
+        """Outcomes of the items asked, from the store or computed."""
+        answered = self._answers(ask)
+        outcomes = [
+            ItemOutcome(item.id, item.group, None, unscored=ask.asked.unasked[item.id])
+            if item.id in ask.asked.unasked
+            else ask.task.score(item, answered.responses[mine])
+            for item, mine in zip(ask.asked.items, ask.asked.slices, strict=True)
+        ]
+        origin = "store" if answered.from_cache else "computed"
+        stats = answered.stats
+        return Scored(
+            outcomes,
+            origin,
+            stats.get("seconds", 0.0),
+            int(stats.get("tokens", 0)),
+            kept=Kept(answered.path, answered.digest),
+        )
+
+    def _answers(self, ask: Ask) -> answers.Answered:
+        self._check_capable(ask)
+        identity = self.identity | (vars(ask.again) if ask.again else {})
+        distributed = ask.rolling and self.row.capabilities.distributions
+        key = ResponsesKey(
+            weights=ask.weights.digest_loaded,
+            tokenizer=self.questions.model.digest.tokenizer,
+            requests=ask.asked.digest,
+            engine=identity,
+            against=self._kept(ask) if distributed else "",
+        )
+        progress, requests = self.store.progress, ask.asked.requests
+
+        def answer(chunk: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
+            engine = self._engine(ask.weights)
+            job = Job(
+                ask.what,
+                Share(progress, start, len(chunk), len(requests)),
+                identity.get("batch_tokens"),
+                ask.distributions(Kept(extra, key.digest), start) if distributed else None,
+            )
+            with self.store.computing(self.options.shared), translated(ask.what, "cannot be asked", hint=_ASKING):
+                stats = engine.run(chunk, lambda index, response: sink(start + index, response), job)
+            ask.weights.check_unchanged()  # they are mapped: a file written in place changes them later
+            return dict(stats)
+
+        return answers.ask(self.store, key, requests, answer, progress, ask.what, ask.cuts)
+
+    def _kept(self, ask: Ask) -> str:
+        """What about a comparison changes its numbers: what of which reference is kept, and how it is compared."""
+        reference = self.questions.model.digest.whole if ask.against else "this model"
+        kept = "all" if ask.exact else f"top {KEPT_TOKENS} and {KEPT_DRAWS} draws"
+        return f"{kept} of {reference}, version {self.row.comparison}"
+
+    def _check_capable(self, ask: Ask) -> None:
+        compared = isinstance(ask.task, RollingTask) and ask.task.measure == "kld"
+        if lacking := self.row.capabilities.lacking(ask.asked.requests, compared=compared):
+            raise UsageError(
+                f"engine {self.row.name}", f"it gives no {lacking}", expected=f"what {ask.task.id} asks for",
+                hint="leave the task out with --tasks, or choose another engine",
+            )  # fmt: skip
+
+    def _engine(self, weights: Weights) -> Engine:
+        if self._open is None or self._open[0] != weights.digest_loaded:
+            self.release()
+            with translated(weights.who, "cannot be loaded"):
+                opened = self.row.open(weights, self.questions.tokenizer, self.options.setting)
+            self._open = (weights.digest_loaded, opened)
+            weights.check_unchanged()
+        return self._open[1]
+
+    def release(self) -> None:
+        """Let go of the open model; the next question opens one again."""
+        if self._open is not None:
+            self._open = None
+            gc.collect()
+
+
+def _row(name: str) -> EngineRow:
+    known = engines()
+    if name not in known:
+        raise UsageError("engine", repr(name), expected=" or ".join(known))
+    return known[name]

@@ -1,0 +1,60 @@
+"""The subjects of a run, each made or opened once, and what the report says about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantgate.quantize.base import Method
+from quantgate.runs.questions import Questions
+from quantgate.runs.scoring import Scoring
+from quantgate.subjects.spec import SubjectSpec
+from quantgate.subjects.subject import Subject, Workshop
+
+
+class Subjects:
+    """See the module's docstring. ``scoring`` lets go of its model first: never two of them in memory."""
+
+    def __init__(self, questions: Questions, scoring: Scoring) -> None:
+        self.questions, self.scoring = questions, scoring
+        self._opened: dict[SubjectSpec, Subject] = {}
+
+    def of(self, method: Method) -> Subject:
+        """The subject of a row of the method table or of a candidate's: from the store, made now, or opened.
+
+        Raises:
+            QuantgateError: it cannot be made of this model, or does not belong to it.
+        """
+        spec = SubjectSpec(method)
+        if spec not in self._opened:
+            self.scoring.release()
+            options = self.questions.options
+            calibration = self.questions.calibration if method.needs_calibration else None
+            workshop = Workshop(self.questions.store, options.device, options.shared, options.dtype)
+            subject = spec.open(self.questions.model, calibration, workshop)
+            if subject.from_cache:
+                workshop.progress.step(f"{method.id}: quantizing", 1, 1)
+            self._opened[spec] = subject
+        return self._opened[spec]
+
+
+def record_of(subject: Subject) -> dict[str, Any]:
+    """What the report says about a subject."""
+    record = subject.record
+    return {
+        **subject.method.as_record(),
+        "calibration": record.calibration,
+        "bits_nominal": record.bits_nominal,
+        "bits_effective": record.bits_effective,
+        "bytes_on_disk": record.bytes_on_disk,
+        "fake_or_packed": record.storage,
+        "activation_bits": record.activation_bits,
+        "cache_bits": record.cache_bits,
+        "execution": record.execution,
+        "quantize_seconds": record.seconds,
+        "quantized_modules": len(record.quantized_modules),
+        "unchanged_modules": list(subject.unchanged),
+        "on_grid_modules": list(subject.on_grid),
+        "kept_16_bit": {"modules": list(subject.kept), "share_of_weights": subject.kept_share},
+        "from_cache": subject.from_cache,
+        **({"weights_not_read": list(subject.leftovers)} if subject.leftovers else {}),
+    }
