@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from quantgate.core import registry
 from quantgate.core.errors import UsageError
-from quantgate.quantize.catalogue import plugins
 from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS
 from quantgate.quantize.catalogue.plugins import MethodPlugin, installed_plugins, merged, table_of
 
@@ -63,7 +63,7 @@ def fail():
     ("load", "message"), [(fail, "cannot be imported"), (lambda: 3, "a int; expected a quantgate")]
 )
 def test_broken_plugins_are_named(load, message, monkeypatch):
-    monkeypatch.setattr(plugins.importlib.metadata, "entry_points", lambda group: [Entry(load)])
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry(load)])
     with pytest.raises(UsageError, match=f"plugin 'broken'.*{message}"):
         installed_plugins()
 
