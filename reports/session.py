@@ -15,6 +15,7 @@ import pytest
 
 from quantgate.core.errors import StoreError, UsageError
 from quantgate.core.naming import closest
+from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.reports.accounting import BROKEN, GREEN, Account
 from quantgate.reports.collector import Collector
 from quantgate.reports.directory import ReportDirectory, now
@@ -24,6 +25,7 @@ from quantgate.reports.markdown import render
 from quantgate.reports.picture import roofline_svg
 from quantgate.reports.run import Run, dumps, sealed
 from quantgate.reports.usage import wrong_usage
+from quantgate.tasks.table import TASKS
 from quantgate.verify import UNFINISHED
 
 RUN: Final = pytest.StashKey[Run]()
@@ -175,6 +177,9 @@ def nothing_selected(config: pytest.Config) -> str:
     close = [closest(word, names) for word in words if not any(word.casefold() in name for name in names)]
     meant = " and ".join(repr(name) for found in close for name in found)
     hint = f"did you mean {meant}?" if meant else "see -k, -m, --deselect and the paths that were given"
+    if left_out := [word for word in words if word not in names and (word in TASKS or word in METHODS)]:
+        options = "--tasks, with --data that holds what it reads" if left_out[0] in TASKS else "--methods"
+        hint = f"{left_out[0]} is no part of this run's plan: name it in {options}"
     return f"nothing was selected of {len(account.planned)} planned cases, so nothing was judged; {hint}"
 
 

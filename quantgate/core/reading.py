@@ -46,8 +46,8 @@ def read_bytes(path: Path, most: int = MOST_SETTINGS) -> bytes:
             if size > most:
                 raise Unreadable(f"it holds {size} bytes, more than the {most} that are read")
             content = file.read(most + 1)  # the file may grow meanwhile
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError("there is no such file") from error
     except OSError as error:
         raise Unreadable(_reason(error)) from error
     except ValueError as error:

@@ -157,6 +157,11 @@ LIGHT = {  # commands that compute nothing: exit code, and what they say
     "--methods gtpq4": (4, "*ERROR: --methods: unknown method 'gtpq4'*"),
     "--tasks truthful_qa": (4, "*ERROR: --tasks: unknown task 'truthful_qa'*"),
     "-k rtn88": (5, "*did you mean 'rtn8'?*"),
+    "-k lambada": (
+        5,
+        "*lambada is no part of this run's plan: name it in --tasks, with --data that holds what it reads*",
+    ),
+    "-k gptq4": (5, "*gptq4 is no part of this run's plan: name it in --methods*"),
     "--methods all --collect-only -q": (0, "*listed * planned cases; nothing was judged*"),
     "--help": (0, "*--candidate*"),
 }

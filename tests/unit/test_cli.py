@@ -49,3 +49,10 @@ def test_a_log_gets_one_line_a_step(capsys):
     captured = capsys.readouterr()
     assert captured.err == "quantgate: gptq4: quantizing blocks\nquantgate: gptq4: writing\n"
     assert captured.out == ""
+
+
+def test_a_missing_report_and_an_unknown_method_are_said_in_words(tmp_path, capsys):
+    assert cli.main(["verify", str(tmp_path / "nowhere")]) == 1
+    assert "cannot be read (there is no such file); expected report.json of a run" in capsys.readouterr().err
+    assert cli.main(["export", "gptq9", str(tmp_path / "out")]) == 4
+    assert "quantgate export: method: unknown method 'gptq9'; did you mean" in capsys.readouterr().err

@@ -261,8 +261,10 @@ METHODS: Final = table_of([*_ROWS, *(row for plugin in _PLUGINS for row in plugi
 _ALL: Final = "all"
 
 
-def get_methods(ids: Sequence[str]) -> list[Method]:
+def get_methods(ids: Sequence[str], who: str = "--methods") -> list[Method]:
     """The rows called ``ids`` in any case, in that order, each once; ``all`` is every row of the table.
+
+    ``who``: where they were named, for messages.
 
     Raises:
         UsageError: an id is not in the table; the message names the closest ones.
@@ -271,14 +273,14 @@ def get_methods(ids: Sequence[str]) -> list[Method]:
     for typed in ids:
         name = same_name(typed, [*METHODS, _ALL])
         if name is None:
-            raise UsageError("--methods", f"unknown method {typed!r}", hint=suggestion(typed, METHODS, 3))
+            raise UsageError(who, f"unknown method {typed!r}", hint=suggestion(typed, METHODS, 3))
         chosen += METHODS if name == _ALL else [name]
     return [METHODS[name] for name in dict.fromkeys(chosen)]
 
 
 def get_method(name: str) -> Method:
     """The one row called ``name``. Raises UsageError, also for ``all``."""
-    found = get_methods([name])
+    found = get_methods([name], "method")
     if len(found) != 1:
         raise UsageError("method", f"{name!r} is {len(found)} methods", expected="the id of one, for example gptq4")
     return found[0]
