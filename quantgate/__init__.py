@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from quantgate import quantize as quantize
+
+_HERE = Path(__file__).parent
+if not (_HERE / "fixtures").is_dir():  # a checkout made without symbolic links: the folders beside the package
+    __path__.append(str(_HERE.parent))
 
 
 class _Callable(ModuleType):

@@ -16,6 +16,7 @@ from quantgate import export
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.words import for_stream
+from quantgate.fixtures import command as suite
 from quantgate.reports import check
 
 _WRONG_USAGE: Final = 4
@@ -23,15 +24,20 @@ _WRONG_USAGE: Final = 4
 
 @dataclass(frozen=True)
 class Command:
-    """``add_arguments`` declares the command's arguments, ``run`` does it and returns the exit code."""
+    """``add_arguments`` declares the command's arguments, ``run`` does it and returns the exit code.
+
+    ``forwards``: what is typed behind the name is not parsed here, only shown by ``--help``.
+    """
 
     name: str
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Progress], int]
+    forwards: bool = False
 
 
 COMMANDS: Final = (
+    Command("run", "judge quantized models: the suite", suite.add_arguments, suite.run, forwards=True),
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
@@ -80,10 +86,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its errors are one line on stderr, without a traceback."""
-    args = build_parser().parse_args(arguments)
+    args = _parsed(sys.argv[1:] if arguments is None else list(arguments))
     try:
         code: int = args.command.run(args, StderrProgress())
     except QuantgateError as error:
         print(for_stream(f"quantgate {args.command.name}: {error}", sys.stderr), file=sys.stderr)
         return _WRONG_USAGE if isinstance(error, UsageError) else 1
     return code
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    for command in COMMANDS:
+        if command.forwards and arguments[:1] == [command.name] and not {"-h", "--help"} & set(arguments):
+            return argparse.Namespace(command=command, arguments=arguments[1:])
+    return build_parser().parse_args(arguments)

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from quantgate.checkpoints.checkpoint import bytes_on_disk, ties_its_head, untie
 from quantgate.checkpoints.mixed import mixed_config
@@ -36,10 +36,8 @@ from quantgate.quantize.settings import FloatSettings
 from quantgate.runs.preflight import Wanted, check_methods, check_options
 from quantgate.store.store import Store, default_root
 from quantgate.subjects.subject import Workshop, make_subject
-from quantgate.tasks.data import open_data
+from quantgate.tasks.data import BUNDLED_DATA, open_data
 from quantgate.tasks.prompts import Prompts
-
-BUNDLED_DATA: Final = Path(__file__).resolve().parent.parent / "evals" / "data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 from quantgate.core import reading
+from quantgate.core.places import CLONE
 from quantgate.core.reading import Unreadable
 
 _LIBRARIES: Final = ("quantgate", "torch", "transformers", "tokenizers", "bitsandbytes", "numpy", "scipy", "pytest")
@@ -32,7 +33,7 @@ _CHANGES_RESULTS: Final = re.compile(
 def environment(config: pytest.Config) -> dict[str, Any]:
     """Versions, processor, commit of the suite, seed and the command with everything that was added to it."""
     return facts(
-        config.rootpath,
+        CLONE,
         config.invocation_params.args,
         config.option.seed,
         ini=[str(word) for word in config.getini("addopts")],
@@ -53,14 +54,18 @@ def _told(name: str) -> bool:
 
 
 def facts(
-    root: Path,
+    root: Path | None,
     arguments: Sequence[str],
     seed: int,
     *,
     ini: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """See :func:`environment`. ``ini``: the ini file's addopts; ``variables``: the process's environment."""
+    """See :func:`environment`.
+
+    ``root``: top level of the clone, None where the suite is installed; ``ini``: the ini file's addopts; ``variables``:
+    the process's environment.
+    """
     commit, dirty = _commit(root)
     return {
         "python": platform.python_version(),
@@ -101,8 +106,10 @@ def _gpu_name() -> str:
     return str(torch.cuda.get_device_name())
 
 
-def _commit(root: Path) -> tuple[str, bool | None]:
+def _commit(root: Path | None) -> tuple[str, bool | None]:
     """Commit and whether files differ from it; ('', None) outside a git checkout."""
+    if root is None:  # the folder where the user stands may be a checkout, but of something else
+        return "", None
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout

@@ -13,6 +13,7 @@ from quantgate.core.errors import QuantgateError
 from quantgate.reports import waivers
 from quantgate.reports.failures import fold_failures
 from quantgate.reports.late import ALONE, OPEN
+from quantgate.reports.options import add_report_options
 from quantgate.reports.payload import PAYLOAD, Payload
 from quantgate.reports.session import (
     ACCOUNT,
@@ -34,10 +35,7 @@ _PROPERTIES: Final = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register where the reports go."""
-    group = parser.getgroup("quantgate")
-    group.addoption(
-        "--report-dir", type=Path, metavar="DIR", help="where report.json and report.md go (default: reports/out)"
-    )
+    add_report_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from quantgate.core.errors import StoreError, UsageError
 from quantgate.core.naming import closest
+from quantgate.core.places import CLONE
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.reports.accounting import BROKEN, GREEN, Account
 from quantgate.reports.collector import Collector
@@ -38,7 +39,7 @@ DIRECTORY: Final = pytest.StashKey[ReportDirectory]()
 
 def start(config: pytest.Config) -> None:
     """An empty run. It collects in the controller only: workers send their reports there."""
-    account = Account(strict=bool(config.getini("strict")))
+    account = Account(strict=bool(getattr(config.option, "strict_verdicts", False)))
     run = Run(account)
     config.stash[RUN], config.stash[ACCOUNT] = run, account
     config.stash[COLLECTOR] = Collector(run, account)
@@ -190,5 +191,5 @@ def release(config: pytest.Config) -> None:
 
 
 def report_directory(config: pytest.Config) -> Path:
-    """Where the reports go."""
-    return Path(config.option.report_dir or config.rootpath / "reports" / "out")
+    """Where the reports go: in a clone to its top level, from elsewhere to where the command was typed."""
+    return Path(config.option.report_dir or (CLONE or config.invocation_params.dir) / "reports" / "out")

@@ -9,15 +9,16 @@ keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from quantgate.core.places import ROOMS
 from quantgate.core.reading import visible
 
 _LONGEST: Final = 4000  # letters: some libraries put a whole configuration into an error
@@ -87,7 +88,7 @@ class ProvenanceError(QuantgateError):
 
 # --- what other people's libraries raise ----------------------------------------------------------------------------
 
-_OURS: Final = tuple(str(Path(__file__).resolve().parents[2] / room) for room in ("quantgate", "fixtures", "reports"))
+_OURS: Final = tuple(f"{path}{os.sep}" for path in ROOMS)
 _STANDARD: Final = (sysconfig.get_path("stdlib"), "<frozen ")
 _SHOWN: Final = 300  # letters of a library's own words
 _OF_THE_MACHINE: Final = (OSError, ImportError, MemoryError, RuntimeError)
@@ -134,12 +135,9 @@ def is_foreign(error: BaseException) -> bool:
     if isinstance(error, _OF_THE_MACHINE) and not isinstance(error, RecursionError):
         return True
     room = type(error).__module__.partition(".")[0]
-    if room not in ("builtins", *_ROOMS) and room not in sys.stdlib_module_names:
+    if room not in ("builtins", "quantgate") and room not in sys.stdlib_module_names:
         return True
     return type(error) is Exception or _below_ours(error.__traceback__)
-
-
-_ROOMS: Final = ("quantgate", "fixtures", "reports")
 
 
 def _below_ours(traceback: TracebackType | None) -> bool:

@@ -17,11 +17,12 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from quantgate.core import reading
 from quantgate.core.errors import DataError, translated
+from quantgate.core.places import DATA
 from quantgate.core.reading import Unreadable
 
 Row: TypeAlias = dict[str, Any]
 Fields: TypeAlias = Mapping[str, type | tuple[type, ...]]
-BUNDLED_DATA: Final = Path(__file__).resolve().parents[2] / "evals" / "data"
+BUNDLED_DATA: Final = DATA
 BUNDLED: Final = "bundled"
 _SAFE_PART: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

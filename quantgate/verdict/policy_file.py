@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from quantgate.core import reading
 from quantgate.core.errors import PolicyError
+from quantgate.core.places import POLICY
 from quantgate.core.reading import Unreadable
 from quantgate.verdict.companions import COMPANIONS
 from quantgate.verdict.policy import DIMENSIONS, SCOPES, Floor, Margin, Policy, Section
 
 SCHEMA: Final = 1
-DEFAULT_POLICY: Final = Path(__file__).resolve().parents[2] / "evals" / "policy.toml"
+DEFAULT_POLICY: Final = POLICY
 _FAMILY: Final[Mapping[str, tuple[str, ...]]] = {"correction": ("holm", "bh", "none"), "exit": ("confirmed", "case")}
 """The choices of the section ``family``, the default first."""
 # "invalid" cannot be allowed: nothing was compared, so there is nothing to wave through.

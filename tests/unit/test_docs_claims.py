@@ -6,9 +6,10 @@ import shlex
 import pytest
 
 from quantgate import cli
+from quantgate.core.places import CLONE as ROOT
 from quantgate.core.records import VERDICTS
 from quantgate.core.requests import Generate, Likelihood, Rolling
-from quantgate.fixtures.options import ROOT, add_options
+from quantgate.fixtures.options import add_options
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs import answers
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS

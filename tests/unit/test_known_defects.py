@@ -20,9 +20,8 @@ from quantgate.core.progress import Silent
 from quantgate.core.requests import Generate, GenerateResponse, Likelihood, LikelihoodResponse, Rolling, RollingResponse
 from quantgate.efficiency.workload import Generator, Workload, prompt_of, run_in_turns
 from quantgate.engines.torch.engine import TorchEngine
-from quantgate.fixtures.options import BUNDLED_DATA
 from quantgate.tasks.base import Selection
-from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS

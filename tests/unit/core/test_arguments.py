@@ -7,7 +7,8 @@ import pytest
 
 from quantgate import cli
 from quantgate.core.arguments import names, whole_number
-from quantgate.fixtures.options import GROUP, ROOT, add_options
+from quantgate.core.places import CLONE as ROOT
+from quantgate.fixtures.options import GROUP, add_options
 
 
 class Recorder:
@@ -90,7 +91,7 @@ def test_help_names_the_group_and_every_default(recorder):
     for action in recorder.parser._actions:
         if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
             continue
-        shown = action.default.relative_to(ROOT) if action.dest == "baselines" else action.default
+        shown = action.default.name if action.dest == "baselines" else action.default
         assert action.help.endswith(f"(default: {shown})"), action.dest
 
 

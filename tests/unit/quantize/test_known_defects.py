@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM
 from quantgate.checkpoints.checkpoint import load_quantized
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
-from quantgate.fixtures.options import BUNDLED_DATA
 from quantgate.quantize.algorithms.floats import quantize_float8
 from quantgate.quantize.algorithms.rtn import rtn
 from quantgate.quantize.algorithms.slim import SampledHessian, Slim
@@ -31,7 +30,7 @@ from quantgate.quantize.settings import ActivationSettings, RtnSettings, SlimSet
 from quantgate.quantize.sweep.driver import Sweep
 from quantgate.quantize.transforms.activations import ActivationLinear
 from quantgate.subjects.make import quantize_checkpoint
-from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
 from quantgate.tasks.prompts import Prompts
 from tests.unit.conftest import random_calibration, tiny_llama
 from tests.unit.quantize.test_gptq import correlated_inputs, weight_matrix

@@ -6,14 +6,13 @@ import math
 import pytest
 
 from quantgate.core.progress import Silent
-from quantgate.fixtures.options import BUNDLED_DATA
 from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs.evaluation import Evaluation
 from quantgate.runs.options import Options, Sources
 from quantgate.store.store import Store
 from quantgate.tasks.base import Selection
-from quantgate.tasks.data import DirectorySource
+from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.policy_file import load_policy
 from tests.conftest import make_model_dir

@@ -251,7 +251,7 @@ def test_broken_rows_are_refused_by_line_and_field(tmp_path, write_jsonl, prompt
 
 def test_the_bundled_table_names_the_answer_that_follows_the_stereotype(prompts):
     """In a nonneg question the biased answer is the other one than in the neg question about the same two people."""
-    from quantgate.fixtures.options import BUNDLED_DATA
+    from quantgate.tasks.data import BUNDLED_DATA
 
     items = AMBIGUOUS.items(DirectorySource(BUNDLED_DATA, "bundled"), Selection(), prompts)
     assert {item.row["category"] for item in items} == set(CATEGORIES)
