@@ -5,6 +5,7 @@ import pytest
 
 from quantgate import cli
 from quantgate.core.errors import DataError, UsageError
+from quantgate.core.places import EVALS
 
 
 def command(run):
@@ -33,6 +34,25 @@ def test_wrong_usage_is_4(arguments, capsys):
         cli.main(arguments)
     assert stopped.value.code == 4
     assert "usage: quantgate" in capsys.readouterr().err
+
+
+def test_run_hands_what_is_typed_to_pytest_as_it_stands(monkeypatch):
+    given = []
+    monkeypatch.setattr(pytest, "main", lambda arguments: given.extend(arguments) or pytest.ExitCode.NO_TESTS_COLLECTED)
+    typed = ["-k", "gptq4 and mmlu", "-n", "2", "--strict", "--model=mine"]
+    assert cli.main(["run", *typed]) == 5
+    assert given[-len(typed) :] == typed
+    assert given[-len(typed) - 1] == str(EVALS)
+
+
+def test_the_help_of_run_has_an_example_and_the_options_of_the_suite(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["run", "-k", "gptq4", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert 'example: quantgate run -k "gptq4 and mmlu" --strict' in shown
+    for option in ("--model", "--strict, --strict-verdicts", "--report-dir"):
+        assert f"  {option}" in shown
 
 
 def test_runs_as_a_module():
