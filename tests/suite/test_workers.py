@@ -32,6 +32,7 @@ def test_each_method_is_loaded_once(gate, workers, dist):
     assert result.ret == 0
     assert {name: len(by) for name, by in loads.items() if name != "reference"} == {"rtn8": 1, "rtn4": 1}
     assert len(gate.report["results"]) == 4
+    assert "ERROR" not in "\n".join([*result.stdout.lines, *result.stderr.lines])  # workers begin no run of their own
 
 
 @pytest.mark.parametrize("restarts", [(), ("--max-worker-restart", "2")])
