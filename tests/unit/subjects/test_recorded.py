@@ -1,14 +1,16 @@
 """``quantgate.json`` says what the files beside it hold, for every kind of row; anything else in it is found."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from quantgate.checkpoints.checkpoint import read_record, write_record
 from quantgate.core.progress import Silent
+from quantgate.models.tensors import StoredTensor
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.subjects.make import quantize_checkpoint
-from quantgate.subjects.recorded import contradiction
+from quantgate.subjects.recorded import contradiction, stored_bits
 
 
 @pytest.fixture
@@ -59,3 +61,13 @@ def test_a_layer_that_the_record_does_not_name(made):
     assert found == f"nothing of {record.quantized_modules[0]}"
     write_record(record, target)
     assert wrong(read_record(target)) is None
+
+
+def test_biases_and_other_layers_are_not_counted():
+    def tensor(name, shape, nbytes):
+        return StoredTensor(name, "U8", shape, Path("x"), 0, nbytes)
+
+    reference = {"a.weight": tensor("a.weight", (4, 4), 32)}
+    sizes = {"a.qweight": 8, "a.scales": 2, "a.bias": 8, "b.qweight": 99}
+    tensors = {name: tensor(name, (nbytes,), nbytes) for name, nbytes in sizes.items()}
+    assert stored_bits(reference, tensors, {"a": {}}, ["a"]) == 5.0
