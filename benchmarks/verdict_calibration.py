@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import verdict_more
 import verdict_ugly
 
 from quantgate.core.items import ItemOutcome
@@ -406,6 +407,7 @@ HEADS = {
     ],
     "check": ["what", "result"],
     **verdict_ugly.HEADS,
+    **verdict_more.HEADS,
 }
 SLOW = {"finite": 4, "sequential_clustered": 2}  # these walk item by item: fewer runs
 
@@ -414,6 +416,13 @@ def show(head: list[str], rows: list[list[object]]) -> None:
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for row in rows:
         print("| " + " | ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row) + " |")
+
+
+def _table(name: str) -> Callable[[np.random.Generator, int], list[list[object]]]:
+    found: Callable[[np.random.Generator, int], list[list[object]]] = (
+        globals().get(name) or getattr(verdict_ugly, name, None) or getattr(verdict_more, name)
+    )
+    return found
 
 
 def main() -> None:
@@ -427,7 +436,7 @@ def main() -> None:
     for name in options.only.split(","):
         started = time.perf_counter()
         rng = np.random.default_rng([options.seed, list(HEADS).index(name)])
-        rows = (getattr(verdict_ugly, name, None) or globals()[name])(rng, options.runs // SLOW.get(name, 1))
+        rows = _table(name)(rng, options.runs // SLOW.get(name, 1))
         print(f"\n### {name}\n")
         show(HEADS[name], rows)
         print(f"\n{time.perf_counter() - started:.1f} s")

@@ -16,7 +16,7 @@ import numpy as np
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict import intervals
-from quantgate.verdict.intervals import Floats
+from quantgate.verdict.intervals import Codes, Floats
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Margin, Rule
@@ -139,12 +139,18 @@ def mean_settings() -> Iterator[Ugly]:
     yield Ugly("normal losses, no correlation", PERPLEXITY, loss, (16, 64, 500), series(0.0, 0.05, loss))
 
 
-def means_verdicts(before: Floats, harm: Floats, metric: Metric, margin: float) -> tuple[Floats, Floats]:
-    """(pass, regressed) of every run, [runs]."""
+def means_verdicts(
+    before: Floats, harm: Floats, metric: Metric, margin: float | Floats, codes: Codes | None = None
+) -> tuple[Floats, Floats]:
+    """(pass, regressed) of every run, [runs]; ``codes``: groups, the same in all runs."""
     runs, n = harm.shape
     centre, variance = harm.mean(axis=1), harm.var(axis=1, ddof=1)
+    margin = np.broadcast_to(np.asarray(margin, dtype=np.float64), (runs,))
     effect, df = np.ones(runs), n - 1.0
-    if metric.serial:
+    if codes is not None and intervals.groups_count(codes):
+        spreads = [intervals.spread(each, codes) for each in harm]
+        effect, df = np.array([each.design_effect for each in spreads]), spreads[0].df
+    elif metric.serial:
         df = float(intervals.serial_spread(harm[0]).df)
         waves = np.cos(np.pi * np.arange(1, int(df) + 1)[:, None] * (np.arange(n) + 0.5) / n) * math.sqrt(2 / n)
         low = np.mean((harm @ waves.T) ** 2, axis=1)
@@ -155,7 +161,8 @@ def means_verdicts(before: Floats, harm: Floats, metric: Metric, margin: float) 
     low = centre - np.maximum(quantile, arms[:, 0]) * se
     passed, regressed = high <= margin, low > margin
     if metric.stake is not None:
-        worse, better = np.full(runs, metric.stake), np.abs(harm).max(axis=1)
+        worse = np.full(runs, metric.stake)
+        better = np.abs(harm).max(axis=1) if metric.stake > 0 else np.zeros(runs)
     else:
         worse = (
             np.full(runs, metric.range)
@@ -164,9 +171,10 @@ def means_verdicts(before: Floats, harm: Floats, metric: Metric, margin: float) 
         )
         better = worse
     for i in np.flatnonzero(passed):
-        passed[i] = float(unseen_tail(harm[i], worse[i], margin, effect[i])) <= 1 - CONFIDENCE
+        passed[i] = worse[i] <= 0 or float(unseen_tail(harm[i], worse[i], margin[i], effect[i])) <= 1 - CONFIDENCE
     for i in np.flatnonzero(regressed):
-        regressed[i] = float(unseen_tail(-harm[i], better[i], -margin, effect[i])) <= 1 - CONFIDENCE
+        hidden = float(unseen_tail(-harm[i], better[i], -margin[i], effect[i]))
+        regressed[i] = better[i] <= 0 or hidden <= 1 - CONFIDENCE
     return passed, regressed
 
 
@@ -192,14 +200,22 @@ def percent(found: Floats) -> str:
     return f"{100 * p:.1f} ± {100 * math.sqrt(p * (1 - p) / found.size):.1f}"
 
 
-def check_whole(before: Floats, harm: Floats, each: Ugly, passed: Floats, regressed: Floats) -> str:
-    """How many whole `compare` + `judge` calls give the verdict of the vectorised rule."""
+def check_whole(
+    before: Floats, harm: Floats, each: Ugly, passed: Floats, regressed: Floats, codes: Codes | None = None,
+    share: bool = False,
+) -> str:  # fmt: skip
+    """How many whole `compare` + `judge` calls give the verdict of the vectorised rule.
+
+    ``share``: the margin is a share of the reference's value.
+    """
     agree = 0
-    kind = "relative" if each.metric.kind == "exp_mean" else "absolute"
-    rule = Rule("t", "m", each.metric, Margin(kind, math.expm1(each.margin) if kind == "relative" else each.margin))
+    kind = "relative" if each.metric.kind == "exp_mean" or share else "absolute"
+    margin = math.expm1(each.margin) if each.metric.kind == "exp_mean" else each.margin
+    rule = Rule("t", "m", each.metric, Margin(kind, margin))
+    names = [f"{i:05d}" for i in (range(before.shape[1]) if codes is None else codes)]
     for old, lost_, ok, bad in zip(before, harm, passed, regressed, strict=True):
         new = old - lost_ if each.metric.higher_is_better else old + lost_
-        sides = [[ItemOutcome(f"{i:05d}", f"{i:05d}", float(s)) for i, s in enumerate(side)] for side in (old, new)]
+        sides = [[ItemOutcome(f"{i:05d}", names[i], float(s)) for i, s in enumerate(side)] for side in (old, new)]
         verdict = judge(compare(*sides, each.metric, CONFIDENCE), rule).verdict
         agree += verdict == ("pass" if ok else "regressed" if bad else "inconclusive")
     return f"{agree} of {len(harm)}"

@@ -25,6 +25,8 @@ class Metric:
     theirs by their kind. ``stake``: how much worse an item that was not drawn may have got at most, on the scale of the
     scores, where no bounds say it (docs/verdicts.md, "Rare damage"); 0 where items are one measurement repeated, None
     where nobody said: then the largest score seen. ``serial``: items are neighbours in a running text.
+    ``blind``: damage that it cannot see, as the end of "it does not see ..."; it then stands for no other metric, and
+    every sentence about it says so.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Metric:
     worst: float | None = None
     stake: float | None = None
     serial: bool = False
+    blind: str = ""
 
     def __post_init__(self) -> None:
         if (self.kind == "corpus") != (self.aggregate is not None):
@@ -75,7 +78,15 @@ class Metric:
 ACCURACY = Metric("acc", True, "binary")
 ACC_NORM = Metric("acc_norm", True, "binary")
 EXACT_MATCH = Metric("exact_match", True, "binary")
+PROB_RIGHT = Metric(
+    "prob_right", True, "mean", best=1.0, worst=0.0,
+    blind="answers that flip at the boundary between two options, so it is no proxy for an accuracy",
+)  # fmt: skip
+"""Probability of the right option among the options."""
 GUESSING: Final = 10.0
 """Nats: how much a text loses at most that matters. A guess among 32,000 tokens is 10.4 away from certainty."""
+BLOCK: Final = 256
+"""Tokens of running text that break together. In a segment that was not drawn one block may be guessed, so the mean of
+a longer segment has less at stake, and a verdict needs as much text however it is cut."""
 PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING, serial=True)
 KLD_MEAN = Metric("kld_mean", False, "mean", "nats", stake=GUESSING, serial=True)

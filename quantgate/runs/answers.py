@@ -10,16 +10,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.core import reading
 from quantgate.core.errors import StoreError
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Progress
 from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, Sink
 from quantgate.store import bound, journal
-from quantgate.store.store import Store
+from quantgate.store.store import ENTRY, Store
 
 RESPONSES: Final = "responses.jsonl"
 STATS: Final = "stats.json"
@@ -97,6 +98,36 @@ def ask(
         raise StoreError(f"store entry {entry.path}", found, hint="delete the entry, and they are asked anew")
     answered = [responses[index] for index in range(len(requests))]
     return Answered(answered, stats, entry.path, entry.from_cache, entry.digest)
+
+
+def of_others(store: Store, key: ResponsesKey, without: Collection[str], most: int = 8) -> list[list[Response]]:
+    """What other models answered to all of these requests on this engine, as far as the store holds it.
+
+    ``without``: digests of weights to pass over. At most ``most`` models, in the order of their entries; what cannot be
+    read is passed over too, because nothing depends on it but which items are asked first.
+    """
+    found: list[list[Response]] = []
+    for path in sorted((store.root / key.kind).glob(f"*/{ENTRY}")):
+        other = _key_in(path)
+        if other is None or other.weights in without or replace(other, weights=key.weights) != key:
+            continue
+        with contextlib.suppress(StoreError):
+            if store.peek(other, what="earlier answers") is not None:
+                responses, _ = journal.read(path.parent / RESPONSES, other.digest)
+                found.append([responses[index] for index in sorted(responses)])
+        if len(found) == most:
+            break
+    return found
+
+
+def _key_in(path: Path) -> ResponsesKey | None:
+    """The key that an entry says it was made for; None where it says none of this version."""
+    try:
+        content = reading.parse_json(reading.parse_json(reading.read_text(path))["key"])
+        content.pop("kind")
+        return ResponsesKey(**content)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tuple[int, int]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
 from quantgate.quantize.base import Method
 from quantgate.runs.questions import Questions
@@ -13,6 +15,7 @@ from quantgate.runs.subjects import Subjects
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.base import Summarized, Task
 from quantgate.tasks.efficiency import EfficiencyTask
+from quantgate.tasks.rolling import RollingTask
 from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.family import confirmed_whatever_comes
 from quantgate.verdict.judge import Judgement
@@ -69,7 +72,10 @@ class Cases:
 
     def rule(self, method: Method, task: Task | EfficiencyTask) -> Rule:
         """What the policy says about ``method`` on ``task``."""
-        return self.policy.rule(task.id, task.dimension, task.metric, self.questions.model.id, method.id)
+        metric = task.metric
+        if isinstance(task, RollingTask):  # a short context makes short segments, and of those more can be lost
+            metric = task.metric_in(self.questions.prompts.max_length)
+        return self.policy.rule(task.id, task.dimension, metric, self.questions.model.id, method.id)
 
     def _before(self, subject: Subject, task: Task, reference: Scored) -> Evidence:
         """What a verdict rests on beside the subject's answers."""
@@ -84,7 +90,7 @@ class Cases:
             noise=reference.noise,
             sequential=options.sequential and can_stop_early(task.metric, rule),
         )
-        return replace(evidence, guide=self._guide(task, evidence))
+        return replace(evidence, guide=self._guide(subject, task, evidence))
 
     def _ask(self, subject: Subject, task: Task, reference: Scored) -> Ask:
         return Ask(task, self.questions.asked(task), subject, against=reference.kept)
@@ -110,12 +116,19 @@ class Cases:
                 break
         return scored
 
-    def _guide(self, task: Task, evidence: Evidence) -> Guide | None:
-        """What a guided draw follows: the reference's outcomes, and what earlier methods of this run turned."""
+    def _guide(self, subject: Subject, task: Task, evidence: Evidence) -> Guide | None:
+        """What a guided draw follows: the reference's outcomes, and what other methods turned, in this run and before.
+
+        Of earlier runs those count that asked all items.
+        """
         options = self.questions.options
         if not (evidence.sequential and options.guided):
             return None
-        earlier = [found.subject for (_, name), found in self.evidence.items() if name == task.id]
+        mine = {self.questions.model.digest.loaded, *self.subjects.digests}
+        earlier: list[Sequence[ItemOutcome]] = [
+            found.subject for (_, name), found in self.evidence.items() if name == task.id
+        ]
+        earlier += self.scoring.others(Ask(task, self.questions.asked(task), subject), mine)
         return Guide(options.selection.seed, curve_of(evidence.reference, earlier))
 
     def _certain(self, judgement: Judgement, rule: Rule) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from quantgate.core.errors import UsageError, translated
 from quantgate.core.items import ItemOutcome
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Share
-from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Rolling, Sink
+from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, Sink
 from quantgate.engines.protocol import Against, Distributions, Engine, EngineRow, Job, Keep, Kept, Weights
 from quantgate.engines.table import engines
 from quantgate.runs import answers
@@ -120,12 +120,7 @@ class Scoring:
     def score(self, ask: Ask) -> Scored:
         """Outcomes of the items asked, from the store or computed."""
         answered = self._answers(ask)
-        outcomes = [
-            ItemOutcome(item.id, item.group, None, unscored=ask.asked.unasked[item.id])
-            if item.id in ask.asked.unasked
-            else ask.task.score(item, answered.responses[mine])
-            for item, mine in zip(ask.asked.items, ask.asked.slices, strict=True)
-        ]
+        outcomes = _outcomes(ask, answered.responses)
         origin = "store" if answered.from_cache else "computed"
         stats = answered.stats
         return Scored(
@@ -136,17 +131,25 @@ class Scoring:
             kept=Kept(answered.path, answered.digest),
         )
 
-    def _answers(self, ask: Ask) -> answers.Answered:
-        self._check_capable(ask)
-        identity = self.identity | (vars(ask.again) if ask.again else {})
+    def others(self, ask: Ask, without: Collection[str]) -> list[list[ItemOutcome]]:
+        """Outcomes of other models on the very same items, as far as the store holds them; see `answers.of_others`."""
+        found = answers.of_others(self.store, self._key(ask), without)
+        return [_outcomes(ask, each) for each in found if len(each) == len(ask.asked.requests)]
+
+    def _key(self, ask: Ask) -> ResponsesKey:
         distributed = ask.rolling and self.row.capabilities.distributions
-        key = ResponsesKey(
+        return ResponsesKey(
             weights=ask.weights.digest_loaded,
             tokenizer=self.questions.model.digest.tokenizer,
             requests=ask.asked.digest,
-            engine=identity,
+            engine=self.identity | (vars(ask.again) if ask.again else {}),
             against=self._kept(ask) if distributed else "",
         )
+
+    def _answers(self, ask: Ask) -> answers.Answered:
+        self._check_capable(ask)
+        distributed = ask.rolling and self.row.capabilities.distributions
+        key = self._key(ask)
         progress, requests = self.store.progress, ask.asked.requests
 
         def answer(chunk: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
@@ -154,7 +157,7 @@ class Scoring:
             job = Job(
                 ask.what,
                 Share(progress, start, len(chunk), len(requests)),
-                identity.get("batch_tokens"),
+                key.engine.get("batch_tokens"),
                 ask.distributions(Kept(extra, key.digest), start) if distributed else None,
             )
             with self.store.computing(self.options.shared), translated(ask.what, "cannot be asked", hint=_ASKING):
@@ -192,6 +195,15 @@ class Scoring:
         if self._open is not None:
             self._open = None
             gc.collect()
+
+
+def _outcomes(ask: Ask, responses: Sequence[Response]) -> list[ItemOutcome]:
+    return [
+        ItemOutcome(item.id, item.group, None, unscored=ask.asked.unasked[item.id])
+        if item.id in ask.asked.unasked
+        else ask.task.score(item, responses[mine])
+        for item, mine in zip(ask.asked.items, ask.asked.slices, strict=True)
+    ]
 
 
 def _row(name: str) -> EngineRow:

@@ -36,6 +36,11 @@ class Subjects:
             self._opened[spec] = subject
         return self._opened[spec]
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """Digests of the weights of all subjects so far."""
+        return frozenset(subject.digest_loaded for subject in self._opened.values())
+
 
 def record_of(subject: Subject) -> dict[str, Any]:
     """What the report says about a subject."""

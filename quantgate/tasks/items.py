@@ -44,7 +44,11 @@ def k_shot(shots: int) -> str:
 
 def with_shots(task: Task, shots: int | None) -> Task:
     """The task behind ``shots`` examples, where it has a number of them to change; None leaves it as it is."""
-    if shots is None or getattr(task, "shots", None) is None or not is_dataclass(task):
+    if shots is None or not is_dataclass(task):
+        return task
+    if (asked := getattr(task, "of", None)) is not None:  # it asks what another task asks
+        return replace(task, of=with_shots(asked, shots))
+    if getattr(task, "shots", None) is None:
         return task
     return replace(task, shots=shots)
 

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 from quantgate.core.errors import DataError
 from quantgate.core.items import Item, ItemOutcome
-from quantgate.core.metrics import KLD_MEAN, PERPLEXITY, Metric
+from quantgate.core.metrics import BLOCK, GUESSING, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, RollingResponse
 from quantgate.tasks.base import Selection, only
 from quantgate.tasks.corpora import CORPORA
@@ -60,8 +60,12 @@ class RollingTask:
 
     @property
     def metric(self) -> Metric:
-        """Perplexity or mean KL divergence."""
-        return _METRICS[self.measure]
+        """Perplexity or mean KL divergence of segments of full length."""
+        return self.metric_in(self.length)
+
+    def metric_in(self, context: int) -> Metric:
+        """The metric for a model of so many tokens of context: a segment has one block of guessing at stake."""
+        return replace(_METRICS[self.measure], stake=GUESSING * min(1.0, BLOCK / min(self.length, context)))
 
     @property
     def protocol(self) -> str:

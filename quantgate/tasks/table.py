@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from quantgate.core.errors import DataError, UsageError
+from quantgate.core.metrics import ACC_NORM
 from quantgate.core.naming import same_name, suggestion
 from quantgate.tasks.base import Task
 from quantgate.tasks.bbq import Bbq
@@ -18,6 +19,7 @@ from quantgate.tasks.followbench import FollowBench
 from quantgate.tasks.gsm8k import Gsm8k
 from quantgate.tasks.ifeval import IfEval
 from quantgate.tasks.lambada import Lambada
+from quantgate.tasks.mass import Mass
 from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.snli import Snli, SnliLikelihood
@@ -65,14 +67,22 @@ _ZERO_SHOT: Final[list[Task]] = [
     Lambada("lambada_perplexity", "ppl"),
 ]
 
+_OTHER_CHOICES: Final = (TruthfulQa(), TruthfulQa("truthfulqa_mc1", "mc1"), SnliLikelihood())
+_MASS: Final[list[Task]] = [
+    Mass(task)
+    for task in (*_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES)
+    if isinstance(task, (ExamLikelihood, MultipleChoice, SnliLikelihood, TruthfulQa)) and task.metric is not ACC_NORM
+]
+"""One of each benchmark with options: the two metrics of the zero-shot standards read the same answers."""
+
 TASKS: Final[dict[str, Task]] = {
     task.id: task
     for task in (
         *_ROLLING,
         *_EXAMS,
         *_ZERO_SHOT,
-        TruthfulQa(),
-        TruthfulQa("truthfulqa_mc1", "mc1"),
+        *_OTHER_CHOICES,
+        *_MASS,
         TruthfulQa("truthfulqa_mc2", "mc2"),
         Gsm8k(),
         Gsm8k("gsm8k_any_number", "any_number"),
@@ -84,7 +94,6 @@ TASKS: Final[dict[str, Task]] = {
         Summaries("xsum", "EdinburghNLP/xsum", "default", "document", "summary"),
         Snli(),
         Snli("snli_strict", "one_label"),
-        SnliLikelihood(),
         Bbq(),
         Bbq("bbq_ambiguous", "ambiguous"),
         Bbq("bbq_disambiguated", "disambiguated"),
@@ -100,6 +109,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "kld": tuple(f"kld_{name}" for name in CORPORA),
     "kld_exact": tuple(f"kld_exact_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
+    "mass": tuple(task.id for task in _MASS),
     "paper": (
         *("mmlu_generate", "ceval_generate", "gsm8k_any_number", "gsm8k_first_occurrence", "snli"),
         *("flores_en_zh", "flores_zh_en", "cnn_dailymail", "xsum"),

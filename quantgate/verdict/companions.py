@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from quantgate.core.items import ItemOutcome
-from quantgate.core.metrics import GUESSING, Metric
+from quantgate.core.metrics import GUESSING, PROB_RIGHT, Metric
 from quantgate.verdict.paired import Comparison, companion_outcomes, compare
 
 
@@ -24,13 +24,15 @@ class Companion:
     """A companion number: its metric, what it adds, and the reference's value where that is fixed by definition.
 
     ``continuous``: whether it moves with every weight, so that equal values to the last bit prove equal models. Shares
-    and counts are equal by chance.
+    and counts are equal by chance. ``per_token``: whether it is a mean over the item's tokens in nats, so that it has
+    at stake what the metric of the text has.
     """
 
     metric: Metric
     meaning: str
     of_reference: float | None = None
     continuous: bool = False
+    per_token: bool = False
 
 
 _RIGHT: Final = (
@@ -42,8 +44,10 @@ _SUMMARY: Final = "another measure of the same summary: F-measure over "
 _TAIL: Final = "99th percentile of the KL divergence (an estimate too): sees rare, large damage that a mean hides"
 
 COMPANIONS: Final[Mapping[str, Companion]] = {
-    "prob_right": Companion(Metric("prob_right", True, "mean", best=1.0, worst=0.0), _RIGHT, continuous=True),
-    "nll": Companion(Metric("nll", False, "mean", "nats", stake=GUESSING, serial=True), _LOSS, continuous=True),
+    "prob_right": Companion(PROB_RIGHT, _RIGHT, continuous=True),
+    "nll": Companion(
+        Metric("nll", False, "mean", "nats", stake=GUESSING, serial=True), _LOSS, continuous=True, per_token=True
+    ),
     "rouge2": Companion(Metric("rouge2", True, "mean", best=1.0, worst=0.0), f"{_SUMMARY}pairs of words"),
     "rougeL": Companion(
         Metric("rougeL", True, "mean", best=1.0, worst=0.0), f"{_SUMMARY}the longest common subsequence of words"
@@ -60,11 +64,13 @@ COMPANIONS: Final[Mapping[str, Companion]] = {
         "mean KL divergence from the reference's token probabilities, an estimate within 1% unless the task is exact: "
         "sees damage that no question asks about",
         0.0,
+        per_token=True,
     ),
     "kld_bound": Companion(
         Metric("kld_bound", False, "mean", "nats", stake=GUESSING, serial=True),
         "what the mean KL divergence certainly reaches: all tokens but the reference's likeliest as one",
         0.0,
+        per_token=True,
     ),
     "kld_p99": Companion(Metric("kld_p99", False, "mean", "nats", stake=GUESSING, serial=True), _TAIL, 0.0),
     "same_top_p": Companion(
@@ -81,12 +87,18 @@ FLIPS: Final[Mapping[str, str]] = {
 
 
 def compare_companion(
-    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], name: str, confidence: float
-) -> Comparison:
-    """The paired comparison of one companion number; items without it count as unscored."""
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], name: str, confidence: float,
+    stake: float | None = None,
+) -> Comparison:  # fmt: skip
+    """The paired comparison of one companion number; items without it count as unscored.
+
+    ``stake``: what the task's own metric has at stake; it replaces that of a companion that is a mean over tokens.
+    """
     companion = COMPANIONS[name]
     after = companion_outcomes(subject, name)
     metric = companion.metric
+    if companion.per_token and stake is not None:
+        metric = replace(metric, stake=stake)
     if not any(name in outcome.companions for outcome in subject):
         metric = replace(metric, worst=None)  # the task has no such number: that is no failure of the subject
     if companion.of_reference is None:

@@ -47,9 +47,10 @@ class CorpusInterval:
 
 
 def corpus_interval(
-    before: Floats, after: Floats, value: Aggregate, codes: Codes, confidence: float, rounds: int = ROUNDS
-) -> CorpusInterval:
-    """The interval of ``value(sum of after) - value(sum of before)``.
+    before: Floats, after: Floats, value: Aggregate, codes: Codes, confidence: float, rounds: int = ROUNDS,
+    ratio: float = 1.0,
+) -> CorpusInterval:  # fmt: skip
+    """The interval of ``value(sum of after) - ratio * value(sum of before)``.
 
     Args:
         before: facts of the reference, float64 [items, facts].
@@ -58,6 +59,7 @@ def corpus_interval(
         codes: group of every item, 0 to groups - 1.
         confidence: two-sided level.
         rounds: resamples.
+        ratio: the share of the reference's value that is compared with.
 
     Returns:
         NaN bounds when there are fewer than two units to resample, or when some resample has no finite value.
@@ -66,7 +68,7 @@ def corpus_interval(
     units = codes if clustered else np.arange(len(codes), dtype=np.intp)
     n = int(units.max()) + 1
     rng = np.random.default_rng(_SEED)
-    difference, low, high = bootstrap_difference(before, after, value, units, rng, confidence, rounds)
+    difference, low, high = bootstrap_difference(before, after, value, units, rng, confidence, rounds, ratio)
     df = intervals.group_df(np.bincount(codes).astype(np.float64)) if clustered else n - 1.0
     quantile = intervals.t_quantile(confidence, df)
     wider = quantile / intervals.normal_quantile(confidence) * math.sqrt(n / max(n - 1, 1))
@@ -75,7 +77,7 @@ def corpus_interval(
     both = np.concatenate(pseudo)
     stake = float(np.abs(both).max()) if np.ptp(both) else 0.0  # a value that no item moves has nothing at stake
     # the mean of pseudo-values is the metric less its bias; only their spread is asked for
-    moved = pseudo[1] - pseudo[0]
+    moved = pseudo[1] - ratio * pseudo[0]
     seen = (difference - half, difference + half)
     low, high = widened(moved - moved.mean() + difference, seen, (stake, stake), 1 - confidence)
     spread = Spread(half / quantile, df, 1.0, clustered)

@@ -94,7 +94,7 @@ def conclude(evidence: Evidence) -> Conclusion:
     companions = _companions(reference, evidence.subject, comparison)
     whole, early = None, None
     if rule.margin.kind == "relative" and not evidence.stopped:
-        comparison = relative(comparison)
+        comparison = relative(comparison, rule.margin.amount)
     if evidence.stopped and not comparison.undefined:
         scored = [outcome for outcome in evidence.reference if outcome.score is not None]
         whole = replace(comparison, reference=rule.metric.of(scored), n_items=len(scored))
@@ -154,22 +154,25 @@ def _same_answers(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcom
     return [f"all {len(pairs)} answers equal the reference's to the last bit ({used})"]
 
 
-def sequential_test(evidence: Evidence, whole: Comparison) -> SequentialTest:
-    """The bets of a case; the margin is that of the whole benchmark, so it is fixed before the first item is seen."""
-    rule = evidence.rule
-    margin = rule.margin.in_units(whole.reference)
-    return SequentialTest(margin, rule.confidence, len(evidence.reference), rule.metric.higher_is_better)
+def _bets(evidence: Evidence, whole: Comparison) -> Bets:
+    """The bets of a case; an absolute margin is fixed before the first item is seen.
 
-
-def _differences(evidence: Evidence) -> Any:
-    return score_differences(evidence.reference, evidence.subject, evidence.rule.metric)[0]
+    A relative one is not: the reference's value is an estimate too. There the bets are on subject - (1 - share) ·
+    reference, item by item, against 0.
+    """
+    rule, margin, ratio = evidence.rule, evidence.rule.margin.amount, 1.0
+    if rule.margin.kind == "relative":
+        ratio, margin = (1 - margin if rule.metric.higher_is_better else 1 + margin), 0.0
+    differences = score_differences(evidence.reference, evidence.subject, rule.metric, ratio)[0]
+    test = SequentialTest(margin, rule.confidence, len(evidence.reference), rule.metric.higher_is_better)
+    return Bets(test, differences, ratio, whole.reference)
 
 
 def early_test(evidence: Evidence, whole: Comparison) -> EarlyTest:
     """The test of a case of which not all items were asked."""
     rule = evidence.rule
     if evidence.guide is None:
-        return Bets(sequential_test(evidence, whole), _differences(evidence))
+        return _bets(evidence, whole)
     return guided_test(
         evidence.reference, evidence.subject, evidence.guide, rule.metric,
         margin=rule.margin.in_units(whole.reference), confidence=rule.confidence, min_items=rule.min_items,
@@ -197,7 +200,8 @@ def _companions(
         found |= {name: float(count) for name, count in calls(reference, subject).items()}
     for name in COMPANIONS:
         if name in found and comparison.metric.name != name and not comparison.undefined:
-            other = compare_companion(reference, subject, name, comparison.confidence)
+            stake = comparison.metric.stake
+            other = compare_companion(reference, subject, name, comparison.confidence, stake)
             ratio = math.nan if other.undefined else items_for_companion(comparison, other)
             found |= {f"{name}_reference": other.reference} | ({} if math.isnan(ratio) else {f"{name}_items": ratio})
     return found
@@ -228,20 +232,29 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
     """Plain-JSON form of a rule; the formula of a corpus metric is named by its task."""
     content = asdict(replace(rule, metric=ACCURACY))
     metric = rule.metric
-    names = ("name", "higher_is_better", "kind", "unit", "best", "worst", "stake", "serial")
+    names = ("name", "higher_is_better", "kind", "unit", "best", "worst", "stake", "serial", "blind")
     return content | {"metric": {name: getattr(metric, name) for name in names}}
 
 
 def rule_from_json(content: Mapping[str, Any]) -> Rule:
     """Inverse of :func:`rule_to_json`. Raises KeyError or TypeError on any other content."""
     given = dict(content)
-    known = TASKS.get(given["task"])
-    given["metric"] = known.metric if known else Metric(**given["metric"])
+    given["metric"] = _metric(given["task"], given["metric"])
     given["margin"] = Margin(**given["margin"])
     given["floor"] = Floor(**given["floor"]) if given["floor"] is not None else None
     given["allow"] = tuple(given["allow"])
     given["companions"] = {name: Margin(**each) for name, each in given["companions"].items()}
     return Rule(**given)
+
+
+def _metric(task: str, given: Mapping[str, Any]) -> Metric:
+    """The task's own metric where it is known. Only a larger stake may be told: short segments have more to lose."""
+    if task not in TASKS:
+        return Metric(**given)
+    metric = TASKS[task].metric
+    if metric.stake is None or given.get("stake") is None:
+        return metric
+    return replace(metric, stake=max(metric.stake, float(given["stake"])))
 
 
 def evidence_to_json(evidence: Evidence) -> dict[str, Any]:

@@ -67,8 +67,9 @@ def bootstrap_difference(
     rng: np.random.Generator,
     confidence: float = 0.95,
     rounds: int = 2000,
+    ratio: float = 1.0,
 ) -> tuple[float, float, float]:
-    """Difference, lower and upper bound of a corpus metric, by resampling whole groups of pairs.
+    """Subject - ``ratio`` · reference, lower and upper bound of a corpus metric, by resampling whole groups of pairs.
 
     ``reference`` and ``subject`` hold a row of additive counts per item (for BLEU: n-gram matches, totals, lengths);
     ``value`` maps the summed counts to the metric. The interval is the basic bootstrap's, 2·difference - quantiles.
@@ -78,11 +79,11 @@ def bootstrap_difference(
     if n_groups < 2:
         return math.nan, math.nan, math.nan
     before, after = (_group_sums(rows, codes, n_groups) for rows in (reference, subject))
-    difference = value(after.sum(axis=0)) - value(before.sum(axis=0))
+    difference = value(after.sum(axis=0)) - ratio * value(before.sum(axis=0))
     draws = np.empty(rounds)
     for i in range(rounds):
         weights = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
-        draws[i] = value(weights @ after) - value(weights @ before)
+        draws[i] = value(weights @ after) - ratio * value(weights @ before)
     if not (math.isfinite(difference) and np.isfinite(draws).all()):
         return math.nan, math.nan, math.nan
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])

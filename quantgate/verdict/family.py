@@ -24,11 +24,13 @@ from typing import Final
 
 import numpy as np
 
+from quantgate.core.metrics import PROB_RIGHT
 from quantgate.core.records import Result, Verdict, leaves_green
 from quantgate.verdict.intervals import normal_quantile
 from quantgate.verdict.policy import Correction, FamilyExit
 
 _EFFICIENCY: Final = "efficiency"
+_BLIND: Final = {PROB_RIGHT.name: PROB_RIGHT.blind}  # metrics that see a part of what answers show, and what they miss
 _NAMED_TASKS: Final = 4  # of a dimension with more, a sentence gives the number
 _NAMES: Final = {"holm": "Holm's", "bh": "Benjamini and Hochberg's", "none": "no"}
 
@@ -217,7 +219,7 @@ def _decide(
     elif found.invalid:
         verdict = "invalid"
         first = f"nothing can be said about {method}: {_some(found.invalid, cases)} invalid"
-    elif len(found.passed) == len(cases) > 0 and not left_out and not _only_efficiency(cases):
+    elif len(found.passed) == len(cases) > 0 and not left_out and not _missing(cases):
         verdict = "pass"
         first = f"{method} may replace the reference: it passes {_all(cases)} ({compared(cases)})"
     else:
@@ -245,7 +247,9 @@ def _tasks(cases: Sequence[Result]) -> tuple[str, ...]:
 
 def _further(found: _Sorted, verdict: Verdict, family: int, left_out: Sequence[str]) -> list[str]:
     """What speaks beside that which decided: nothing red or invalid goes unnamed."""
-    if verdict in ("pass", "inconclusive"):
+    if verdict == "pass":
+        return _blind_words(found.cases)
+    if verdict == "inconclusive":
         return []
     told = []
     if found.alone:
@@ -255,9 +259,21 @@ def _further(found: _Sorted, verdict: Verdict, family: int, left_out: Sequence[s
     return told + ([_unjudged(found.cases, left_out)] if left_out else [])
 
 
-def _only_efficiency(cases: Sequence[Result]) -> bool:
-    """Whether no answer was compared: a smaller or faster model may still be a broken one."""
-    return all(case.dimension == _EFFICIENCY for case in cases)
+def _missing(cases: Sequence[Result]) -> str:
+    """What no case compared although a pass needs it: a smaller, faster or as sure model may still be a broken one."""
+    answers = [case for case in cases if case.dimension != _EFFICIENCY]
+    if not answers:
+        return "nothing else was compared: no answer of the two models"
+    return "" if any(case.metric not in _BLIND for case in answers) else _blind_words(answers)[0]
+
+
+def _blind_words(cases: Sequence[Result]) -> list[str]:
+    """Which cases rest on a metric that does not see all that answers show, and what it misses."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        if case.metric in _BLIND:
+            found[case.metric].append(case.task)
+    return [f"{_counted(tasks)} by {name}, which does not see {_BLIND[name]}" for name, tasks in found.items()]
 
 
 def _why_open(found: _Sorted, family: int, left_out: Sequence[str]) -> str:
@@ -270,7 +286,7 @@ def _why_open(found: _Sorted, family: int, left_out: Sequence[str]) -> str:
     if left_out:
         told.append(_unjudged(cases, left_out))
     if len(found.passed) == len(cases) and not left_out:
-        return f"{told[0]}, but nothing else was compared: no answer of the two models"
+        return f"{told[0]}, but {_missing(cases)}"
     return "; ".join(told)
 
 

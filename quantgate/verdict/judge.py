@@ -19,7 +19,7 @@ import numpy as np
 from quantgate.core.items import REPEATED, ItemOutcome
 from quantgate.core.records import Verdict
 from quantgate.core.words import counted
-from quantgate.verdict.companions import COMPANIONS, compare_companion
+from quantgate.verdict.companions import compare_companion
 from quantgate.verdict.exact import beats_chance
 from quantgate.verdict.paired import Comparison
 from quantgate.verdict.policy import Floor, Rule
@@ -70,7 +70,7 @@ def judge(
             f"{comparison.metric.name} at {comparison.confidence}"
         )
     if rule.margin.kind == "relative" and whole is None:
-        comparison = relative(comparison)
+        comparison = relative(comparison, rule.margin.amount)
     whole = whole or comparison
     margin = rule.margin.in_units(whole.reference)
     floor = _floor(rule, chance)
@@ -235,8 +235,9 @@ def judge_companions(
     """The judgement of every companion number that ``rule`` gives a margin, by name."""
     found = {}
     for name, margin in rule.companions.items():
-        own = replace(rule, metric=COMPANIONS[name].metric, margin=margin, floor=None, companions={})
-        found[name] = judge(compare_companion(reference, subject, name, rule.confidence), own)
+        comparison = compare_companion(reference, subject, name, rule.confidence, rule.metric.stake)
+        own = replace(rule, metric=comparison.metric, margin=margin, floor=None, companions={}, stake=None)
+        found[name] = judge(comparison, own)
     return found
 
 

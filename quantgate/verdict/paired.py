@@ -43,6 +43,8 @@ from quantgate.verdict.intervals import Codes, Floats, Spread
 from quantgate.verdict.unseen import stakes, widened
 
 Pair: TypeAlias = tuple[ItemOutcome, ItemOutcome]
+Sides: TypeAlias = tuple[Floats, Floats, Codes]
+"""Where scores are not 0/1: what the reference and the subject scored (of a corpus: the facts), and the groups."""
 _SHOWN_IDS: Final = 3
 ABOUT: Final = ", about "  # in a statement: behind it stands what the interval speaks of
 
@@ -59,8 +61,8 @@ class Comparison:
     ``p_worse``: one-sided p-value of "not worse at all" (exact McNemar for independent 0/1 scores, else t).
     ``shift`` and ``spread``: the mean difference and its spread on the scale of the scores (the loss for perplexity).
     ``seen_harm``: how much worse it is at most by what was seen alone, and ``stake``: what an unseen item may lose
-    beside that (0: nothing), both on the scale of the scores. ``relative``: the interval is the ratio's
-    (:mod:`quantgate.verdict.relative`).
+    beside that (0: nothing), both on the scale of the scores. ``relative``: the interval is made for a relative margin
+    (:mod:`quantgate.verdict.relative`); ``sides``: what that needs.
     ``undefined``: why there is no difference to judge; empty when there is one. Numbers without meaning are NaN.
     """
 
@@ -86,6 +88,7 @@ class Comparison:
     stake: float = 0.0
     relative: bool = False
     failed: Mapping[str, int] = field(default_factory=dict)
+    sides: Sides | None = field(default=None, repr=False, compare=False)
 
     @property
     def quantile(self) -> float:
@@ -133,8 +136,39 @@ def compare(
     if undefined:
         return replace(plain, undefined=undefined)
     if metric.kind == "corpus":
-        return _with_corpus_interval(plain, pairs, codes)
-    return _with_interval(plain, before, after, codes)
+        facts = [facts_of([pair[side] for pair in pairs]) for side in (0, 1)]
+        return _with_corpus_interval(replace(plain, sides=(facts[0], facts[1], codes)))
+    return _with_interval(plain if metric.kind == "binary" else replace(plain, sides=(before, after, codes)), before,
+                          after, codes)  # fmt: skip
+
+
+def against_share(comparison: Comparison, share: float) -> Comparison:
+    """``comparison`` of a mean or corpus metric, judged against a share of the reference's value.
+
+    Of the claim "at most ``share`` worse" the reference's value is no known number, but as much an estimate as the
+    subject's. The interval is that of subject - (1 - share) · reference (1 + share where lower is better), moved so
+    that a margin of ``share`` · reference lies on it where 0 lay.
+    """
+    assert comparison.sides is not None
+    before, after, codes = comparison.sides
+    ratio = 1 - share if comparison.metric.higher_is_better else 1 + share
+    if comparison.metric.kind == "corpus":
+        found = _with_corpus_interval(comparison, ratio)
+    else:
+        found = _with_interval(comparison, ratio * before, after, codes)
+    if found.undefined:
+        return found
+    moved = (ratio - 1) * comparison.reference
+    return replace(
+        found,
+        ci_low=found.ci_low + moved,
+        ci_high=found.ci_high + moved,
+        shift=comparison.shift,
+        seen_harm=found.seen_harm + abs(moved),
+        p_worse=comparison.p_worse,
+        relative=True,
+        statement=f"subject less {ratio:.4g} of the reference: {found.statement}",
+    )
 
 
 def zero_reference(subject: Sequence[ItemOutcome]) -> list[ItemOutcome]:
@@ -339,13 +373,15 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
     )
 
 
-def _with_corpus_interval(plain: Comparison, pairs: Sequence[Pair], codes: Codes) -> Comparison:
-    """As ``_with_interval`` for a value that is no mean: a paired bootstrap over groups, or over items."""
+def _with_corpus_interval(plain: Comparison, ratio: float = 1.0) -> Comparison:
+    """As ``_with_interval`` for a value that is no mean, of subject - ``ratio`` · reference: a paired bootstrap."""
     assert plain.metric.aggregate is not None
-    before, after = (facts_of([pair[side] for pair in pairs]) for side in (0, 1))
+    assert plain.sides is not None
+    before, after, codes = plain.sides
+    delta = plain.value - ratio * plain.reference
     if np.ptp(np.concatenate([before, after]), axis=0).max() == 0:
         return replace(plain, undefined="every item has the same facts on both sides: nothing differs, nothing varies")
-    found = corpus_interval(before, after, plain.metric.aggregate, codes, plain.confidence)
+    found = corpus_interval(before, after, plain.metric.aggregate, codes, plain.confidence, ratio=ratio)
     if not math.isfinite(found.high - found.low):
         return replace(plain, undefined=f"{plain.metric.name} has no finite value on some resamples of the items")
     if found.high == found.low:
@@ -356,7 +392,7 @@ def _with_corpus_interval(plain: Comparison, pairs: Sequence[Pair], codes: Codes
         ci_high=found.high,
         shift=plain.delta,
         spread=found.spread,
-        seen_harm=_worst_side(plain.metric, plain.delta - found.half, plain.delta + found.half),
+        seen_harm=_worst_side(plain.metric, delta - found.half, delta + found.half),
         stake=found.stake,
     )
     return replace(comparison, p_worse=_p_worse(plain, plain.delta, found.spread), statement=found.statement)

@@ -110,7 +110,7 @@ def items_to_decide(comparison: Comparison, margin: float, power: float = POWER)
     if comparison.undefined:
         return math.nan
     quantile, with_power = comparison.quantile, float(special.ndtri(power))
-    if comparison.relative:
+    if comparison.relative and comparison.metric.kind == "binary":
         distance, null, own = deviations(comparison, margin)
         wanted = math.sqrt(comparison.spread.design_effect) * (quantile * null + with_power * own)
     elif comparison.metric.kind == "binary":

@@ -15,7 +15,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
-from quantgate.verdict.paired import Comparison
+from quantgate.verdict.paired import Comparison, against_share
 
 _BISECTIONS: Final = 80
 
@@ -92,18 +92,18 @@ def deviations(comparison: Comparison, margin: float) -> tuple[float, float, flo
     return abs(mean), math.sqrt(max(null, 0.0)), math.sqrt(max(own, 0.0))
 
 
-def relative(comparison: Comparison) -> Comparison:
-    """``comparison`` with the interval of the ratio in place of the difference's; only 0/1 scores have one.
+def relative(comparison: Comparison, share: float) -> Comparison:
+    """``comparison`` with an interval made for a margin of ``share`` of the reference's value.
 
-    It is given as a difference from the reference's value here, (ratio - 1) · reference, so that a relative margin
-    lies on it where it lies on the ratio.
+    Of 0/1 scores it is the ratio's, given as a difference from the reference's value here, (ratio - 1) · reference, so
+    that a relative margin lies on it where it lies on the ratio. Of other scores: ``paired.against_share``. A
+    perplexity is compared by its ratio anyway.
     """
-    if (
-        comparison.metric.kind != "binary"
-        or comparison.undefined
-        or comparison.relative
-        or not comparison.reference > 0
-    ):
+    if comparison.undefined or comparison.relative or comparison.metric.kind == "exp_mean":
+        return comparison
+    if comparison.metric.kind != "binary":
+        return against_share(comparison, share) if 0 < share < math.inf else comparison
+    if not comparison.reference > 0:
         return comparison
     both, lost, won, n = counts(comparison)
     # Only what the reference answers tells about the ratio: with few such items the normal quantile is too short.

@@ -100,12 +100,14 @@ class SequentialTest:
         high, low = (self._edge(harm, sign) for sign in (1.0, -1.0))
         return (-high, -low) if self.higher_is_better else (low, high)
 
-    def applied(self, comparison: Comparison, differences: Floats) -> Comparison:
+    def applied(self, comparison: Comparison, differences: Floats, scale: float = 1.0) -> Comparison:
         """``comparison`` of the items seen so far with the interval of the confidence sequence; for 0/1 and ``mean``.
+
+        ``scale``: what the differences were divided by, to lie between -1 and 1.
 
         Where groups count it is widened to the stricter cluster-robust interval, so it can be judged at any look.
         """
-        low, high = self.interval(differences)
+        low, high = (scale * bound for bound in self.interval(differences))
         if comparison.spread.clustered:
             longer = intervals.t_quantile(_stricter(self.confidence), comparison.spread.df) / comparison.quantile
             low = min(low, comparison.delta - longer * (comparison.delta - comparison.ci_low))
@@ -194,12 +196,12 @@ def _capital_without_replacement(harm: Floats, n_total: int, margin: float, sign
 
 
 def score_differences(
-    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], metric: Metric
+    reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome], metric: Metric, ratio: float = 1.0
 ) -> tuple[Floats, Codes]:
-    """Differences and group numbers of the pairs, in the order of ``subject`` (the visit)."""
+    """Subject - ``ratio`` · reference and group numbers of the pairs, in the order of ``subject`` (the visit)."""
     before = {outcome.item_id: outcome for outcome in reference}
     pairs = [(before[each.item_id], at_worst(before[each.item_id], each, metric)) for each in subject]
     scored = [(old, new) for old, new in pairs if old.score is not None and new.score is not None]
-    differences = np.array([float(new.score or 0.0) - float(old.score or 0.0) for old, new in scored])
+    differences = np.array([float(new.score or 0.0) - ratio * float(old.score or 0.0) for old, new in scored])
     names = np.array([new.group for _, new in scored], dtype=str)
     return differences, np.unique(names, return_inverse=True)[1].astype(np.intp)

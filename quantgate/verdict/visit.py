@@ -18,6 +18,7 @@ from quantgate.core.metrics import Metric
 from quantgate.verdict import guided
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.paired import Comparison, at_worst
+from quantgate.verdict.relative import relative
 from quantgate.verdict.sequential import SequentialTest, looks, visiting_order
 
 # The engine is quick with many items at a time, so looks are far apart: half as many items again each time.
@@ -61,18 +62,42 @@ class EarlyTest(Protocol):
 
 @dataclass(frozen=True)
 class Bets:
-    """Items in random order, and bets on them."""
+    """Items in random order, and bets on them: on subject - ``ratio`` · reference against the test's margin.
+
+    A ``ratio`` other than 1 is that of a relative margin; ``reference``: the reference's value on the whole benchmark,
+    of which the margin is then a share.
+    """
 
     test: SequentialTest
     differences: Floats
+    ratio: float = 1.0
+    reference: float = 0.0
 
     def applied(self, comparison: Comparison) -> Comparison:
         """See :class:`EarlyTest`."""
-        return self.test.applied(comparison, self.differences)
+        if self.ratio == 1:
+            return self.test.applied(comparison, self.differences)
+        moved = (self.ratio - 1) * self.reference
+        own = relative(comparison, abs(1 - self.ratio))
+        grown = self.reference / own.reference if own.reference else 1.0  # from the items seen to the whole benchmark
+        own = replace(own, ci_low=own.ci_low * grown - moved, ci_high=own.ci_high * grown - moved,
+                      delta=own.delta * grown - moved)  # fmt: skip
+        found = self.test.applied(own, self._scaled, self._scale)
+        return replace(
+            found, ci_low=found.ci_low + moved, ci_high=found.ci_high + moved, delta=comparison.delta, relative=False
+        )
 
     def p_values(self) -> tuple[float, float]:
         """See :class:`EarlyTest`."""
-        return self.test.p_values(self.differences)
+        return self.test.p_values(self._scaled)
+
+    @property
+    def _scale(self) -> float:
+        return max(1.0, self.ratio)  # where lower is better; bets need differences between -1 and 1
+
+    @property
+    def _scaled(self) -> Floats:
+        return self.differences / self._scale
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ class Wording:
         """Which items count otherwise than by a score of their own on both sides; empty when none does."""
         failed, repeated = self.comparison.n_failed, self.comparison.n_repeated
         lost = f"; without a score of the subject, counted as lost: {failed}" if failed else ""
-        return self._about + lost + (f"; repeats of other items, not counted: {repeated}" if repeated else "")
+        blind = self.comparison.metric.blind
+        unseen = f"; it does not see {blind}" if blind else ""
+        return self._about + unseen + lost + (f"; repeats of other items, not counted: {repeated}" if repeated else "")
 
     @property
     def _about(self) -> str:

@@ -25,6 +25,7 @@ from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import conclude
 from quantgate.verdict.policy_file import load_policy
+from quantgate.verdict.visit import curve_of
 from tests.conftest import make_model_dir
 
 SHOT = "x" * 60  # with its options and the cue about 110 tokens, one a byte
@@ -349,3 +350,20 @@ def test_chunks_begin_anew_at_each_cut():
     requests = [Likelihood((1,), (2,))] * 5
     assert chunks(requests) == [(0, 5)]
     assert chunks(requests, frozenset({0, 2, 3})) == [(0, 2), (2, 3), (3, 5)]
+
+
+def test_a_guided_draw_learns_from_what_earlier_runs_asked_in_full(evaluation, tmp_path):
+    """Another run of the same store: its curve is not the one that is drawn without it."""
+    task = TASKS["mmlu"]
+    evaluation.result(METHODS["rtn2"], task)
+    options = replace(evaluation.options, sequential=True, guided=True)
+    sources, root = evaluation.questions.sources, tmp_path / "baselines"
+    again = Evaluation(options, [task], sources, evaluation.store, load_policy(None), root)
+    again.result(METHODS["rtn8"], task)
+    found = again.evidence["rtn8", "mmlu"]
+    earlier = evaluation.evidence["rtn2", "mmlu"].subject
+    assert found.guide.curve == curve_of(found.reference, [earlier])
+    assert found.guide.curve != curve_of(found.reference, [])
+    again.result(METHODS["rtn2"], task)  # its own answers of the earlier run are not taken for another method's
+    own = again.evidence["rtn2", "mmlu"].guide.curve
+    assert own == curve_of(found.reference, [found.subject])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,8 +16,12 @@ from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
+from quantgate.tasks.table import TASKS
+from quantgate.verdict.judge import judge
+from quantgate.verdict.paired import compare
 from tests.conftest import make_model_dir, make_tokenizer
 from tests.unit.engines.tiny import collect
+from tests.unit.verdict.samples import outcomes, rule
 
 
 @pytest.fixture
@@ -173,3 +178,24 @@ def test_texts_that_every_cpython_carries(name):
     text = CORPORA[name].read(DirectorySource(None))
     assert len(text) > 300_000
     assert text == CORPORA[name].read(DirectorySource(None))
+
+
+def test_a_segment_has_one_block_of_guessing_at_stake():
+    """10 nats on 256 tokens are 1.25 nats in a mean of 2,048, and 10 in a mean of 256 or fewer."""
+    assert [RollingTask("p", "ptb", "ppl", length=n).metric.stake for n in (2048, 512, 256, 64)] == [1.25, 5, 10, 10]
+    assert RollingTask("k", "ptb", "kld").metric.stake == 1.25
+    assert RollingTask("p", "ptb", "ppl").metric_in(1024).stake == 2.5  # a context of 1,024 makes segments of 1,024
+
+
+def test_the_whole_of_wikitext_passes_an_8_bit_model_and_16_segments_do_not():
+    """140 segments, losses of 0.01 nats a token (1% of perplexity), 0.02 of noise a segment; the shipped margin: 8%."""
+    rng = np.random.default_rng(5)
+    metric = TASKS["perplexity_wikitext2_raw"].metric
+    found = {16: [], 140: []}
+    for n, verdicts in found.items():
+        for _ in range(40):
+            base = 3 + 0.3 * rng.normal(size=n)
+            compared = compare(outcomes(base), outcomes(base + 0.01 + 0.02 * rng.normal(size=n)), metric, 0.95)
+            verdicts.append(judge(compared, rule(0.08, metric, "relative")).verdict)
+    assert set(found[16]) == {"inconclusive"}
+    assert found[140].count("pass") >= 38

@@ -160,3 +160,17 @@ def test_the_interval_covers_the_truth_of_few_items() -> None:
         _, low, high = bootstrap_difference(rows, worse, ratio, np.arange(30), rng, rounds=300)
         missed_plain += not low <= truth <= high
     assert missed <= 21 < missed_plain
+
+
+def test_a_share_of_the_reference_is_compared_resample_by_resample() -> None:
+    """Half of every match is lost: subject - 1/2 · reference is 0 in each resample, and only the room for rare damage
+    is left: stake · (1 - 0.05^(1/40)).
+    """
+    rng = np.random.default_rng(2)
+    before = np.column_stack([rng.integers(2, 9, 40) * 2.0, np.full(40, 20.0)])
+    after = before * [0.5, 1.0]
+    found = corpus_interval(before, after, lambda sums: float(sums[0] / sums[1]), np.arange(40), 0.95, ratio=0.5)
+    assert found.half == pytest.approx(0.0, abs=1e-12)
+    assert found.low == pytest.approx(-found.stake * (1 - 0.05 ** (1 / 40)), rel=0.01)
+    known = corpus_interval(before, after, lambda sums: float(sums[0] / sums[1]), np.arange(40), 0.95)
+    assert known.half > 0.01

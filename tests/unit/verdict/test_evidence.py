@@ -10,7 +10,18 @@ import pytest
 from quantgate.core.errors import ProvenanceError
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
-from quantgate.verdict.evidence import Evidence, conclude, digest_outcomes, evidence_from_json, evidence_to_json
+from quantgate.tasks.table import TASKS
+from quantgate.verdict.companions import compare_companion
+from quantgate.verdict.evidence import (
+    Evidence,
+    conclude,
+    digest_outcomes,
+    evidence_from_json,
+    evidence_to_json,
+    rule_from_json,
+    rule_to_json,
+)
+from quantgate.verdict.judge import judge_companions
 from quantgate.verdict.policy import Floor, Margin
 from quantgate.verdict.sequential import visiting_order
 from tests.unit.verdict.samples import outcomes, rule
@@ -164,3 +175,24 @@ def test_a_companion_that_only_the_subject_lacks_counts_at_its_worst() -> None:
     broken = replace(given.subject[1], score=None, unscored="not finite", companions={})
     found = conclude(replace(given, rule=asked, subject=(given.subject[0], broken, *given.subject[2:]))).judgement
     assert (found.verdict, found.reason.startswith("prob_right")) == ("inconclusive", True)
+
+
+def test_evidence_may_tell_of_more_at_stake_than_the_task_says_and_never_of_less() -> None:
+    """Segments of a short context are shorter, so more of one can be lost; less would make a pass easier."""
+    known = TASKS["perplexity_wikitext2"].metric
+    for told, taken in ((10.0, 10.0), (0.1, 1.25)):
+        given = replace(rule(0.08, known, "relative"), task="perplexity_wikitext2", metric=replace(known, stake=told))
+        assert rule_from_json(json.loads(json.dumps(rule_to_json(given)))).metric.stake == taken
+
+
+def test_numbers_per_token_beside_a_text_have_its_stake() -> None:
+    losses = [
+        replace(o, companions={"nll": o.score or 0.0, "kld_p99": 0.1}) for o in outcomes([3.0, 3.1, 2.9, 3.2] * 9)
+    ]
+    moved = [replace(o, companions={"nll": n + 0.001 * i, "kld_p99": 0.1 + 0.01 * (i % 3)})
+             for i, o in enumerate(losses) for n in [o.companions["nll"]]]  # fmt: skip
+    assert compare_companion(losses, moved, "nll", 0.95, 1.25).stake == 1.25
+    assert compare_companion(losses, moved, "nll", 0.95).stake == 10.0
+    assert compare_companion(losses, moved, "kld_p99", 0.95, 1.25).stake == 10.0  # one block is more than 1% of tokens
+    stated = rule(0.1, replace(PERPLEXITY, stake=1.25), companions={"nll": Margin("absolute", 0.1)})
+    assert "at up to 1.25 nats" in judge_companions(losses, moved, stated)["nll"].reason

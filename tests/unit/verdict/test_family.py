@@ -216,3 +216,16 @@ def test_a_certain_regression_survives_any_number_of_cases() -> None:
     many = [case(f"t{i}", p=0.5) for i in range(200)]
     (decision,) = decide([fact("regressed", 0.0), *many])
     assert (decision.verdict, decision.regressed) == ("regressed", ("weight_bytes",))
+
+
+def test_probability_mass_alone_replaces_nothing_and_beside_an_accuracy_it_is_named() -> None:
+    mass = replace(case("mass_mmlu"), metric="prob_right")
+    blind = "1 (mass_mmlu) by prob_right, which does not see answers that flip at the boundary between two options"
+    (alone,) = decide([mass])
+    assert (alone.verdict, blind in alone.sentence) == ("inconclusive", True)
+    assert "it passes the 1 judged (knowledge: mass_mmlu), but 1 (mass_mmlu) by prob_right" in alone.sentence
+    (both,) = decide([mass, case("mmlu")])
+    assert (both.verdict, blind in both.sentence) == ("pass", True)
+    bytes_alone = replace(mass, task="weight_bytes", dimension="efficiency", metric="weight_bytes")
+    (neither,) = decide([mass, bytes_alone])
+    assert neither.verdict == "inconclusive"

@@ -66,7 +66,7 @@ def test_verdict_interval_and_p_value_say_the_same() -> None:
             if not found.reference:
                 continue
             judged = judge(found, rule(0.5, metric, "relative"))
-            p = p_values(relative(found), 0.5 * found.reference)
+            p = p_values(relative(found, 0.5), 0.5 * found.reference)
             expected = "pass" if p[0] <= 0.025 else "regressed" if p[1] <= 0.025 else "inconclusive"
             assert judged.verdict == expected
 
@@ -101,8 +101,8 @@ def test_power_without_harm_and_error_at_the_margin(accuracy: float, turned: flo
 
 def test_record_shows_the_interval_that_judged() -> None:
     found = zeros_and_ones(8, 3, 88, right=20)
-    shown = relative(found)
+    shown = relative(found, 0.5)
     assert shown.statement == "Nam and Blackwelder's score interval of the ratio, independent items"
     assert shown.ci_low == pytest.approx((ratio_interval(20, 8, 3, 88, stats.t.ppf(0.975, 27))[0] - 1) * 28 / 88)
-    assert relative(shown) is shown
+    assert relative(shown, 0.5) is shown
     assert items_to_decide(shown, 0.5 * shown.reference) > 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from quantgate.core.items import ItemOutcome
-from quantgate.core.metrics import ACCURACY
+from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.sequential import SequentialTest, log_capital, looks, score_differences, visiting_order
@@ -129,3 +130,27 @@ def test_differences_follow_the_visit_and_count_missing_answers_as_wrong() -> No
     differences, codes = score_differences(reference, subject, ACCURACY)
     assert differences.tolist() == [-1.0, 0.0, 1.0, -1.0]
     assert codes.tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("kept", [0.1, 0.3, 0.55, 0.7, 1.0])
+def test_a_relative_margin_is_bet_on_item_by_item(higher: bool, kept: float) -> None:
+    """The claim is about subject - (1 - share) · reference: the reference's value is an estimate too."""
+    metric, share = Metric("rate", higher, "binary"), 0.4
+    rng = np.random.default_rng(11)
+    before = (rng.random(800) < 0.4).astype(float)
+    after = np.where(rng.random(800) < kept, before, 0.0) if higher else np.maximum(before, rng.random(800) < 1 - kept)
+    reference, subject = outcomes(before), outcomes(after)
+    order = visiting_order(800, 3)[:300]
+    evidence = Evidence(
+        rule(share, metric, "relative"), tuple(reference), tuple(subject[i] for i in order), sequential=True
+    )
+    found = conclude(evidence).judgement
+    ratio = 1 - share if higher else 1 + share
+    harm = (ratio * before - after)[order] if higher else (after - ratio * before)[order]
+    values, counts = np.unique(harm / max(1, ratio), return_counts=True)
+    capitals = [float(log_capital(values, counts.astype(float), 0.0, sign)) for sign in (1.0, -1.0)]
+    assert [found.p_pass, found.p_regressed] == pytest.approx([math.exp(-max(0, each)) for each in capitals])
+    goal = math.log(40)
+    expected = "pass" if capitals[0] >= goal else "regressed" if capitals[1] >= goal else "inconclusive"
+    assert found.verdict == expected
