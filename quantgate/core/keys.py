@@ -72,16 +72,6 @@ class ResponsesKey(Key):
 
 
 @dataclass(frozen=True)
-class TopKKey(Key):
-    """The reference's top-k log-probabilities over a list of segments."""
-
-    kind: ClassVar[str] = "topk"
-    weights: str
-    requests: str
-    engine: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class AuditKey(Key):
     """Which modules of a subject still hold the reference's weights. ``claims``: digest of what its record says."""
 

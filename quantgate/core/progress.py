@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,11 +50,3 @@ class Share:
     def note(self, message: str) -> None:
         """Pass the note on."""
         self.progress.note(message)
-
-
-@contextmanager
-def tracked(progress: Progress, what: str, total: float) -> Iterator[Progress]:
-    """Report start and end of a step around a block."""
-    progress.step(what, 0, total)
-    yield progress
-    progress.step(what, total, total)

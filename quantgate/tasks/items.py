@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from typing import TypeVar
 
@@ -66,14 +66,6 @@ def first_shots(
             hint="lower --num-fewshot",
         )
     return tuple(rows[:wanted])
-
-
-def rows_of_configs(
-    data: DataSource, dataset: str, split: str, fields: Fields, configs: Sequence[str] | None = None
-) -> list[tuple[str, Row]]:
-    """(config, row) over all configurations of a dataset that are asked for (all by default)."""
-    names = list(configs) if configs is not None else data.configs(dataset)
-    return [(config, row) for config in names for row in data.rows(dataset, config, split, fields)]
 
 
 def rows_of_split(

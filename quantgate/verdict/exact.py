@@ -2,7 +2,6 @@
 
 - McNemar's exact test (McNemar 1947; one-sided as in Kübler et al. 2026): given that a pair is discordant, right->wrong
   and wrong->right are equally likely under "not worse".
-- Sign-flip permutation test (Fisher 1935) for real scores; whole groups flip together when items are not independent.
 - Paired bootstrap (Efron 1979; Koehn 2004 for BLEU) for metrics of a corpus that are no mean over items.
 
 All p-values are one-sided, for the alternative that the subject is worse.
@@ -12,15 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
 
 import numpy as np
 from scipy import special
 
 from quantgate.verdict.intervals import Codes, Floats
-
-_EXACT_UP_TO: Final = 16
-_BLOCK: Final = 1000
 
 
 def mcnemar_worse(worse: int, better: int) -> float:
@@ -33,30 +28,6 @@ def mcnemar_worse(worse: int, better: int) -> float:
 def beats_chance(right: int, n: int, chance: float) -> float:
     """Exact binomial p-value of "no better than chance": P(at least ``right`` of ``n``); 1 when nothing is right."""
     return 1.0 if right == 0 else float(special.bdtrc(right - 1, n, chance))
-
-
-def permutation_worse(losses: Floats, codes: Codes, rng: np.random.Generator, rounds: int = 10_000) -> float:
-    """P(sum of sign-flipped losses >= the observed sum): "not worse" means that a loss and a gain are equally likely.
-
-    ``losses`` are paired differences, positive where the subject is worse; the items of one group flip together.
-    All sign patterns are counted for up to 16 groups that differ at all, else ``rounds`` are drawn and the observed
-    one is counted among them, so that p is never 0. NaN without items or with a value that is not finite.
-    """
-    if losses.size == 0 or not np.isfinite(losses).all():
-        return math.nan
-    sums = np.bincount(codes, weights=losses)
-    sums = sums[sums != 0]
-    observed = float(sums.sum())
-    # A pattern that ties with the observed one up to rounding counts as a tie.
-    threshold = observed - 1e-12 * max(1.0, float(np.abs(sums).sum()))
-    if sums.size <= _EXACT_UP_TO:
-        patterns = (np.arange(2**sums.size)[:, None] >> np.arange(sums.size)) & 1
-        return float(np.mean((2 * patterns - 1) @ sums >= threshold))
-    hits = 0
-    for start in range(0, rounds, _BLOCK):
-        signs = rng.integers(0, 2, size=(min(_BLOCK, rounds - start), sums.size)) * 2 - 1
-        hits += int(np.sum(signs @ sums >= threshold))
-    return (hits + 1) / (rounds + 1)
 
 
 def bootstrap_difference(

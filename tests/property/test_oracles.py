@@ -19,7 +19,7 @@ from statsmodels.stats.proportion import binom_test
 
 from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict import intervals
-from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse, permutation_worse
+from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse
 from quantgate.verdict.family import benjamini_hochberg, holm
 from quantgate.verdict.paired import compare
 from quantgate.verdict.power import detectable, items_for_margin, items_to_decide, p_values, power_for_margin
@@ -69,19 +69,6 @@ def test_beating_chance_is_the_binomial_test(n: int, share: float, chance: float
     # far in the tail the two libraries differ from each other, and scipy's from the exact sum, by 1e-7 of the value
     assert beats_chance(right, n, chance) == pytest.approx(expected, rel=1e-6, abs=1e-300)
     assert beats_chance(right, n, chance) == pytest.approx(binom_test(right, n, chance, alternative="larger"), abs=1e-9)
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.lists(st.tuples(reals, st.integers(0, 6)), min_size=2, max_size=24))
-def test_permutation_test_is_scipys_on_the_sums_of_groups(rows: list[tuple[float, int]]) -> None:
-    losses, groups = (np.array(side) for side in zip(*rows, strict=True))
-    codes = np.unique(groups, return_inverse=True)[1]
-    sums = np.bincount(codes, weights=losses)
-    assume(sums.size > 1 and np.abs(sums).max() > 1e-6)
-    expected = stats.permutation_test(
-        (sums,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf
-    ).pvalue
-    assert permutation_worse(losses, codes, np.random.default_rng(0)) == pytest.approx(expected)
 
 
 def test_paired_bootstrap_is_scipys_basic_interval() -> None:

@@ -1,6 +1,6 @@
 """The defects of the toolbox MI-optimize's evaluation and tests, one test each: what is wrong there holds here.
 
-Numbers as in ``tests/unit/quantize/test_known_defects.py``, which has those of its quantizers.
+Those of its quantizers are in ``tests/unit/quantize/test_known_defects.py``.
 """
 
 import ast
@@ -38,7 +38,7 @@ def bundled_tasks():
 
 
 @pytest.mark.parametrize("name", ["mmlu", "mmlu_cloze", "ceval", "cmmlu"])
-def test_defect_4_examples_are_the_subjects_own_and_never_scored(name, tokenizer):
+def test_examples_are_the_subjects_own_and_never_scored(name, tokenizer):
     """There, examples are drawn for every character of the subject's name, and from the test split."""
     task = TASKS[name]
     folder = BUNDLED_DATA / task.dataset.replace("/", "__")
@@ -68,7 +68,7 @@ def calls_of(page):
                 yield f"{page.name}: {ast.unparse(node)}", known[ast.unparse(node.func)], node
 
 
-def test_defect_5_pages_call_what_exists_as_it_is_called():
+def test_pages_call_what_exists_as_it_is_called():
     """There, the README calls a function with arguments it does not have, and a list is taken for a number."""
     found = [call for page in PAGES for call in calls_of(page)]
     assert len(found) >= 5
@@ -80,7 +80,7 @@ def test_defect_5_pages_call_what_exists_as_it_is_called():
             pytest.fail(f"{where}: {error}")
 
 
-def test_defect_5_pages_name_options_that_exist():
+def test_pages_name_options_that_exist():
     """Nor an option that nobody reads."""
     named = {option for page in PAGES for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8"))}
     sources = itertools.chain(
@@ -96,7 +96,7 @@ LENGTHS = (2, 5, 9, 33)
 LABELS = ("entailment", "neutral", "contradiction")  # the words of SNLI, which its rows have as numbers
 
 
-def test_defect_15_every_predicted_token_counts_once_and_padding_never():
+def test_every_predicted_token_counts_once_and_padding_never():
     """There, a mean over n - 1 losses is weighted by n, and padding is masked wrongly."""
     model = tiny_model("llama")
     draw = torch.Generator().manual_seed(0)
@@ -113,7 +113,7 @@ def test_defect_15_every_predicted_token_counts_once_and_padding_never():
     assert task.metric.value(losses) == pytest.approx(math.exp(sum(losses) / len(losses)))
 
 
-def test_defect_15_segments_weigh_the_same(tmp_path, write_jsonl, tokenizer):
+def test_segments_weigh_the_same(tmp_path, write_jsonl, tokenizer):
     """Equal lengths: a mean over segments is the mean over tokens, and no padding is ever needed."""
     write_jsonl(tmp_path, "ptb-text-only/ptb_text_only", "penn_treebank", "test", [{"sentence": "x" * 99}] * 11)
     task, prompts = RollingTask("perplexity_ptb", "ptb", "ppl", length=200), Prompts(tokenizer, 4096, "tiny")
@@ -121,7 +121,7 @@ def test_defect_15_segments_weigh_the_same(tmp_path, write_jsonl, tokenizer):
     assert [len(item.row["tokens"]) for item in items] == [200] * 5  # of 1099 tokens
 
 
-def test_defect_17_scores_and_answers_do_not_hear_of_sampling():
+def test_scores_and_answers_do_not_hear_of_sampling():
     """There, temperature, top_p and a repetition penalty reshape the logits before letter scores are read."""
     model = tiny_model("qwen2")
     prompt = (7, 7, 9, 7, 9)
@@ -144,7 +144,7 @@ def test_defect_17_scores_and_answers_do_not_hear_of_sampling():
     assert text != found[4].text, "these settings change nothing here: the test would prove nothing"
 
 
-def test_defect_21_speed_is_measured_on_tokens(tiny_model):
+def test_speed_is_measured_on_tokens(tiny_model):
     """There, the latency benchmark feeds random floats as token ids, and has no tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     work, size, seen = Workload(2, 12, 6), model.config.vocab_size, []
@@ -194,7 +194,7 @@ def possible_scores(task, item, prompts):
 
 
 @pytest.mark.parametrize("name", [name for name in bundled_tasks() if name not in JUDGED])
-def test_defect_22_no_task_is_a_stub(name, tokenizer):
+def test_no_task_is_a_stub(name, tokenizer):
     """There, named-entity recognition is a function that returns nothing. Here a task's score follows the answer."""
     prompts = Prompts(tokenizer, 8192, "tiny")
     items = TASKS[name].items(BUNDLED, Selection(limit=4), prompts)
@@ -229,7 +229,7 @@ def functions_of(path):
 TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 
-def test_defect_23_every_test_asserts_something():
+def test_every_test_asserts_something():
     """There, scripts that need a GPU and LLaMA-2 stand in for tests, with practically no assertion."""
     helpers = {each.name for path in TEST_FILES for each in functions_of(path) if checks(each, set())}
     tests = [(path, each) for path in TEST_FILES for each in functions_of(path) if each.name.startswith("test_")]
@@ -238,6 +238,6 @@ def test_defect_23_every_test_asserts_something():
     assert not silent, "\n".join(silent)
 
 
-def test_defect_23_no_test_needs_the_weights_of_others():
+def test_no_test_needs_the_weights_of_others():
     named = re.compile(r"from_pretrained\(\s*[\"'][\w.-]+/[\w.-]+[\"']")
     assert [path.name for path in TEST_FILES if named.search(path.read_text(encoding="utf-8"))] == []

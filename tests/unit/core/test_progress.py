@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantgate.core.progress import Share, Silent, tracked
+from quantgate.core.progress import Share, Silent
 
 
 class Seen(Silent):
@@ -33,10 +33,3 @@ def test_notes_of_a_part_are_passed_on():
     seen = Seen()
     Share(seen, 0, 1, 1).note("resumed")
     assert seen.notes == ["resumed"]
-
-
-def test_a_tracked_step_starts_and_ends():
-    seen = Seen()
-    with tracked(seen, "packing", 7):
-        assert seen.steps == [("packing", 0, 7)]
-    assert seen.steps[-1] == ("packing", 7, 7)

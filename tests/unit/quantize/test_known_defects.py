@@ -1,7 +1,6 @@
 """The defects of the toolbox MI-optimize, one test each: what is wrong there holds here.
 
-Numbers are those of the list this project was planned with (section 2.6 of its specification). Those of its evaluation
-(tasks, scores, speed, its own tests) are in ``tests/unit/test_known_defects.py``.
+Those of its evaluation (tasks, scores, speed, its own tests) are in ``tests/unit/test_known_defects.py``.
 """
 
 import copy
@@ -50,7 +49,7 @@ def statistics_of(algorithm, x):
     return statistics
 
 
-def test_defect_1_spqr_runs(model_dir, tmp_path):
+def test_spqr_runs(model_dir, tmp_path):
     """There, SpQR hands its base class a keyword that does not exist: TypeError."""
     record = quantize_checkpoint(model_dir, METHODS["spqr2"], random_calibration([12, 7]), tmp_path, progress=Silent())
     assert len(record.quantized_modules) == 14
@@ -58,7 +57,7 @@ def test_defect_1_spqr_runs(model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rtn3", "gptq3", "spqr3", "slim3"])
-def test_defect_6_settings_survive_a_call(name, model_dir, tmp_path):
+def test_settings_survive_a_call(name, model_dir, tmp_path):
     """There, quantize() pops keys from the caller's settings: the second call fails."""
     method = METHODS[name]
     before = copy.deepcopy(method.as_record())
@@ -69,7 +68,7 @@ def test_defect_6_settings_survive_a_call(name, model_dir, tmp_path):
     assert files[0] == files[1]
 
 
-def test_defect_7_a_misspelt_setting_is_an_error():
+def test_a_misspelt_setting_is_an_error():
     """There, `nsample` for `nsamples` silently means 128."""
     with pytest.raises(TypeError, match="relative_treshold"):
         SpqrSettings(2, relative_treshold=0.1)
@@ -77,7 +76,7 @@ def test_defect_7_a_misspelt_setting_is_an_error():
         assert row.id == name  # there, the file called awq holds the settings of rtn
 
 
-def test_defect_8_two_samples_are_a_batch():
+def test_two_samples_are_a_batch():
     """There, a batch of two samples is taken for a matrix, because len() is asked instead of the dimensions."""
     model = tiny_llama()
     seen = []
@@ -97,7 +96,7 @@ def test_defect_8_two_samples_are_a_batch():
 
 
 @pytest.mark.parametrize("name", ["gptq4", "gptq3", "spqr4", "spqr-g128-w2"])
-def test_defect_10_the_export_is_the_model(name, model_dir, tmp_path):
+def test_the_export_is_the_model(name, model_dir, tmp_path):
     """There, group scales are joined on the wrong axis and the act-order permutation is not stored."""
     calibration = random_calibration([12, 7, 12, 9])
     quantize_checkpoint(model_dir, METHODS[name], calibration, tmp_path, progress=Silent())
@@ -112,7 +111,7 @@ def test_defect_10_the_export_is_the_model(name, model_dir, tmp_path):
 
 
 @pytest.mark.parametrize("name", WEIGHT_ONLY)
-def test_defect_13_nothing_is_changed_in_place(name):
+def test_nothing_is_changed_in_place(name):
     """There, ZeroQuant and SmoothQuant write into the weights and activations they are given."""
     x, weight = correlated_inputs(columns=96), weight_matrix(16, 96).bfloat16()
     x_before, weight_before = x.clone(), weight.clone()
@@ -125,7 +124,7 @@ def test_defect_13_nothing_is_changed_in_place(name):
 
 
 @pytest.mark.parametrize("name", [name for name in WEIGHT_ONLY if METHODS[name].algorithm != "float"])
-def test_defect_14_no_multiple_of_256_is_asked_for(name):
+def test_no_multiple_of_256_is_asked_for(name):
     """There, clipping asserts that the output features are a multiple of 256."""
     x, weight = correlated_inputs(columns=70), weight_matrix(13, 70).bfloat16()
     algorithm = algorithm_of(METHODS[name])
@@ -135,7 +134,7 @@ def test_defect_14_no_multiple_of_256_is_asked_for(name):
 
 
 @pytest.mark.parametrize("kind", ["e4m3", "e5m2"])
-def test_defect_16_fp8_scales_follow_the_magnitude(kind, model_dir, tmp_path):
+def test_fp8_scales_follow_the_magnitude(kind, model_dir, tmp_path):
     """There, E5M2's scale is inverted, the range is max(x) instead of max|x|, and FP8 is never dispatched."""
     weight = -torch.rand(4, 64, generator=torch.Generator().manual_seed(0)) * 1000  # max(x) is nearly 0
     stored = quantize_float8(weight, kind)
@@ -148,7 +147,7 @@ def test_defect_16_fp8_scales_follow_the_magnitude(kind, model_dir, tmp_path):
     assert sum(tensor.dtype == wanted for tensor in tensors.values()) == 14
 
 
-def test_defect_18_unpacking_stays_where_the_codes_are():
+def test_unpacking_stays_where_the_codes_are():
     """There, unpacking moves everything to `cuda`."""
     codes = torch.randint(0, 8, (70, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     unpacked = unpack_rows(pack_rows(codes, 3), 3, 70)
@@ -159,7 +158,7 @@ def test_defect_18_unpacking_stays_where_the_codes_are():
 
 
 @pytest.mark.parametrize("name", WEIGHT_ONLY)
-def test_defect_19_no_pickles(name, model_dir, tmp_path):
+def test_no_pickles(name, model_dir, tmp_path):
     """There, whole modules are pickled."""
     quantize_checkpoint(model_dir, METHODS[name], random_calibration([12, 7]), tmp_path, progress=Silent())
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
@@ -167,7 +166,7 @@ def test_defect_19_no_pickles(name, model_dir, tmp_path):
         json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_defect_20_the_working_directory_does_not_matter(tmp_path):
+def test_the_working_directory_does_not_matter(tmp_path):
     """There, the working directory must be the repository's root, and paths of somebody's machine are in the code."""
     shown = subprocess.run(
         [sys.executable, "-m", "quantgate", "export", "--help"],
@@ -189,7 +188,7 @@ def corpus(tmp_path, write_jsonl, tokenizer):
     return DirectorySource(tmp_path), Prompts(tokenizer, 512, "tiny")
 
 
-def test_defect_2_c4_gives_calibration_text(tmp_path, write_jsonl, tokenizer):
+def test_c4_gives_calibration_text(tmp_path, write_jsonl, tokenizer):
     """There, the loader of C4's train split ends without a return."""
     data, prompts = corpus(tmp_path, write_jsonl, tokenizer)
     calibration = build_calibration(CalibrationChoice("c4", 4, 30), data, data, prompts)
@@ -198,7 +197,7 @@ def test_defect_2_c4_gives_calibration_text(tmp_path, write_jsonl, tokenizer):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defect_3_every_named_set_exists_and_is_drawn_by_the_seed(name, tmp_path, write_jsonl, tokenizer):
+def test_every_named_set_exists_and_is_drawn_by_the_seed(name, tmp_path, write_jsonl, tokenizer):
     """There, a set that is to be shuffled ends at an unbound variable, and of a family of sets one is shipped."""
     for dataset, config, field in (
         ("allenai/c4", "en", "text"),
@@ -217,7 +216,7 @@ def test_defect_3_every_named_set_exists_and_is_drawn_by_the_seed(name, tmp_path
 
 
 @pytest.mark.parametrize("length", [1, 30, 77])
-def test_defect_9_the_length_cuts_tokens(length, tmp_path, write_jsonl, tokenizer):
+def test_the_length_cuts_tokens(length, tmp_path, write_jsonl, tokenizer):
     """There, the calibration length slices the axis of the samples, so that nothing is cut."""
     data, prompts = corpus(tmp_path, write_jsonl, tokenizer)
     samples = build_calibration(CalibrationChoice("c4", 5, length), data, data, prompts).samples
@@ -225,7 +224,7 @@ def test_defect_9_the_length_cuts_tokens(length, tmp_path, write_jsonl, tokenize
 
 
 @pytest.mark.parametrize("name", ["rtn4", "gptq4", "awq4", "spqr4", "quip4", "slim4", "easyquant4", "smoothquant8"])
-def test_defect_11_quantized_activations_are_never_ignored(name, model_dir, tmp_path):
+def test_quantized_activations_are_never_ignored(name, model_dir, tmp_path):
     """There, GPTQ, AWQ and QuIP drop an integer activation type without a word."""
     row = dataclasses.replace(METHODS[name], activations=ActivationSettings(5), activation_bits=5)
     record = quantize_checkpoint(model_dir, row, random_calibration([12, 7]), tmp_path, progress=Silent())
@@ -236,7 +235,7 @@ def test_defect_11_quantized_activations_are_never_ignored(name, model_dir, tmp_
 
 
 @pytest.mark.parametrize("sym", [True, False])
-def test_defect_12_scales_have_the_shape_of_what_shares_them(sym):
+def test_scales_have_the_shape_of_what_shares_them(sym):
     """There, static scales by token do not exist when they are used, and a reshape by channel is thrown away."""
     with pytest.raises(MethodError, match="static scales by token"):
         ActivationSettings(8, "token", dynamic=False)
@@ -249,7 +248,7 @@ def test_defect_12_scales_have_the_shape_of_what_shares_them(sym):
 
 
 @pytest.mark.parametrize("name", ["smoothquant8", "smoothquant-gptq-w8", "zeroquant8", "awq-gptq-w3", "awq4"])
-def test_defect_13_transformations_leave_their_sources_alone(name, model_dir, tmp_path):
+def test_transformations_leave_their_sources_alone(name, model_dir, tmp_path):
     calibration, files = random_calibration([12, 7]), sorted(model_dir.iterdir())
     before = copy.deepcopy(calibration), [path.read_bytes() for path in files]
     for number in (1, 2):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse, permutation_worse
+from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse
 
 
 @pytest.mark.parametrize(
@@ -25,34 +25,6 @@ def test_chance_is_the_binomial_test() -> None:
     assert beats_chance(40, 100, 0.25) == pytest.approx(stats.binomtest(40, 100, 0.25, alternative="greater").pvalue)
     assert beats_chance(0, 100, 0.0) == 1.0
     assert beats_chance(1, 100, 0.0) == 0.0
-
-
-def test_permutation_counts_all_patterns_of_a_small_sample() -> None:
-    losses = np.array([0.5, 0.2, 0.9, -0.1, 0.3])
-    expected = stats.permutation_test(
-        (losses,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf
-    ).pvalue
-    assert permutation_worse(losses, np.arange(5), np.random.default_rng(0)) == pytest.approx(expected)
-
-
-def test_permutation_flips_whole_groups() -> None:
-    losses, rng = np.ones(6), np.random.default_rng(0)
-    assert permutation_worse(losses, np.array([0, 0, 0, 1, 1, 1]), rng) == 0.25
-    assert permutation_worse(losses, np.arange(6), rng) == 1 / 64
-
-
-def test_sampled_permutations_are_near_the_exact_ones_and_never_zero() -> None:
-    rng = np.random.default_rng(3)
-    losses = rng.normal(0.1, 1, 40)
-    expected = stats.ttest_1samp(losses, 0, alternative="greater").pvalue
-    assert permutation_worse(losses, np.arange(40), rng) == pytest.approx(expected, abs=0.02)
-    assert permutation_worse(np.ones(40), np.arange(40), rng, rounds=999) == 1 / 1000
-
-
-def test_permutation_is_undefined_without_numbers() -> None:
-    rng = np.random.default_rng(0)
-    assert math.isnan(permutation_worse(np.array([]), np.array([], dtype=int), rng))
-    assert math.isnan(permutation_worse(np.array([0.1, math.nan]), np.arange(2), rng))
 
 
 def test_bootstrap_of_a_ratio_covers_the_difference() -> None:
