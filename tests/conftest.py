@@ -3,7 +3,9 @@
 import gc
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,13 +22,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["pytester"]
 
 
-def pytest_configure(config):
+def pytest_configure(config: pytest.Config) -> None:
     """In our own tests a warning is an error; a user's run must not turn red because a library warns about a model."""
     for line in ("error", "ignore::DeprecationWarning", "ignore::FutureWarning"):
         config.addinivalue_line("filterwarnings", line)
 
 
-def pytest_collection_finish(session):
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported by now stays: the collector need not look through torch's million objects again and again."""
     gc.freeze()
 
@@ -37,7 +39,7 @@ CHAT = (
 )
 
 
-def make_tokenizer(first=""):
+def make_tokenizer(first: str = "") -> Any:
     """One token per byte, plus the chat markers: every text can be encoded, decoded and split anywhere.
 
     ``first``: a marker that is put in front of every text, as Gemma's tokenizer does.
@@ -84,21 +86,21 @@ def make_model_dir(path: Path, seed: int = 0, layers: int = 2, first: str = "") 
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
+def tokenizer() -> Any:
     return make_tokenizer()
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the tiny model; tests must not write into it."""
     return make_model_dir(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
-def write_jsonl():
+def write_jsonl() -> Callable[[Path, str, str, str, Sequence[Mapping[str, Any]]], Path]:
     """Writes rows into a data directory: ``write_jsonl(root, "org/name", "config", "split", rows)``."""
 
-    def write(root, dataset, config, split, rows):
+    def write(root: Path, dataset: str, config: str, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         path = root / dataset.replace("/", "__") / config / f"{split}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,5 +1,9 @@
 """Tiny models with random weights, small enough that every test takes a fraction of a second."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -12,7 +16,7 @@ VOCABULARY = 64
 torch.set_num_threads(1)
 
 
-def tiny_config(**changes):
+def tiny_config(**changes: Any) -> LlamaConfig:
     # 160 = 1.25 x 128: the last group is shorter, as in the bundled model (576 = 4.5 x 128)
     shape = {
         "vocab_size": VOCABULARY,
@@ -31,24 +35,24 @@ def tiny_config(**changes):
     return LlamaConfig(**shape | changes)
 
 
-def tiny_llama(**changes):
+def tiny_llama(**changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(tiny_config(**changes)).to(torch.bfloat16).eval()
 
 
-def random_calibration(lengths, seed=0):
+def random_calibration(lengths: Sequence[int], seed: int = 0) -> Calibration:
     generator = torch.Generator().manual_seed(seed)
     samples = tuple(tuple(torch.randint(0, VOCABULARY, (n,), generator=generator).tolist()) for n in lengths)
     return Calibration("random", "noise", samples, (), seed)
 
 
 @pytest.fixture(scope="session")
-def model_dir(tmp_path_factory):
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny") / "model"
     tiny_llama().save_pretrained(directory)
     return directory
 
 
 @pytest.fixture
-def calibration():
+def calibration() -> Calibration:
     return random_calibration([12, 7, 12, 9])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import transformers as hf
+
+from quantgate.core.requests import Request, Response
 
 VOCABULARY = 61
 torch.set_num_threads(1)  # thread start-up costs more than such models take
@@ -60,21 +64,22 @@ class Letters:
     eos_token_id = 1
     alphabet = "".join(chr(48 + at) for at in range(VOCABULARY))
 
-    def decode(self, tokens, *, skip_special_tokens, clean_up_tokenization_spaces):
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
         return "".join(self.alphabet[token] for token in tokens if not (skip_special_tokens and token in (0, 1)))
 
 
 @torch.no_grad()
-def plain_logprobs(model, tokens):
+def plain_logprobs(model: Any, tokens: Sequence[int]) -> torch.Tensor:
     """float32 [n - 1, vocabulary]: log p(next token) after each of tokens[:-1], one plain forward pass."""
-    return model(input_ids=torch.tensor([tokens[:-1]])).logits[0].float().log_softmax(-1)
+    logits: torch.Tensor = model(input_ids=torch.tensor([tokens[:-1]])).logits[0]
+    return logits.float().log_softmax(-1)
 
 
-def collect(engine, requests, **kwargs):
+def collect(engine: Any, requests: Sequence[Request], **kwargs: Any) -> tuple[list[Response], Any]:
     """Run, and return the responses in the order of the requests."""
-    answers = {}
+    answers: dict[int, Response] = {}
 
-    def sink(index, response):
+    def sink(index: int, response: Response) -> None:
         assert index not in answers, "answered twice"
         answers[index] = response
 

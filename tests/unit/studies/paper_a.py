@@ -7,6 +7,7 @@ GPTQ-8, the memory of 14B SpQR-3, and the mean perplexity of 7B SpQR-3 (13.40; i
 
 from dataclasses import replace
 
+from quantgate.core.records import Result
 from quantgate.reports.payload import invalid_result
 
 # model, bits, method: accuracy, GB (256 in, 512 out), tokens/s
@@ -84,6 +85,6 @@ CORPORA = {
 }
 
 
-def result(method, task, value, metric="acc", reference=0.5):
+def result(method: str, task: str, value: float, metric: str = "acc", reference: float = 0.5) -> Result:
     """A case's record that holds these numbers and nothing else."""
     return replace(invalid_result(method, task, "knowledge", "", metric=metric), value=value, reference=reference)

@@ -54,4 +54,4 @@ def variance_by_search(worse: float, better: float, n: float, difference: float)
     found = optimize.minimize_scalar(
         minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
     )
-    return n * (2 * found.x + difference * (1 - difference))
+    return n * (2 * float(found.x) + difference * (1 - difference))
