@@ -15,6 +15,7 @@ import sacrebleu  # noqa: F401
 import quantgate.fixtures.plan
 import quantgate.reports.session  # noqa: F401
 from quantgate.store import baselines
+from tests.suite.warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = """
@@ -97,8 +98,13 @@ def keep_the_reference(store):
 class Gate:
     """One command line of the suite; ``run`` adds arguments and returns pytester's result."""
 
-    def __init__(self, pytester, base):
-        self.pytester, self.base = pytester, base
+    def __init__(self, pytester, base, request):
+        self.pytester, self.base, self.request = pytester, base, request
+
+    @property
+    def warm(self):
+        """Runs pytest in a process that may be killed, with what is slow to import imported already."""
+        return self.request.getfixturevalue("warm")
 
     def arguments(self, *more):
         given = {argument for argument in more if str(argument).startswith("--")}
@@ -143,8 +149,15 @@ def edit_baseline(tmp_path):
     return edit
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    found = Warm(tmp_path_factory.mktemp("warm"))
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def gate(pytester, tmp_path, tiny_model, data_dir, policy, monkeypatch):
+def gate(pytester, tmp_path, tiny_model, data_dir, policy, monkeypatch, request):
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("COLUMNS", "160")  # the tables are read with all columns, whatever terminal runs the tests
     base = {
@@ -160,4 +173,4 @@ def gate(pytester, tmp_path, tiny_model, data_dir, policy, monkeypatch):
         "--tasks": "perplexity",
         "--methods": "rtn8",
     }
-    return Gate(pytester, base)
+    return Gate(pytester, base, request)

@@ -1,25 +1,17 @@
 """``kill -9`` at any moment: the next run is right, and says what it rebuilt or resumed."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
 
 VOLATILE = {"seconds", "tokens", "from_cache", "reference_from"}
 
 
 def run(gate, *more, kill=""):
-    arguments = [str(argument) for argument in gate.arguments("--methods", "gptq4", "--tasks", "perplexity,kld", *more)]
     killer = ["-p", "tests.suite.killer"] if kill else []
-    environment = os.environ | {"QUANTGATE_KILL": kill, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", *killer, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    arguments = gate.arguments("--methods", "gptq4", "--tasks", "perplexity,kld", *more)
+    return gate.warm.run([*killer, *arguments], {"QUANTGATE_KILL": kill})
 
 
 def records(gate):

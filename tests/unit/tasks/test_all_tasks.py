@@ -1,4 +1,4 @@
-"""Every task of the table, asked of a tiny random model over bundled items: no item is lost, none is invented."""
+"""Every task of the table over bundled items, its answers scripted: no item is lost, none is invented."""
 
 import json
 import math
@@ -6,6 +6,9 @@ import math
 import pytest
 
 from quantgate.core.progress import Silent
+from quantgate.core.requests import Generate, GenerateResponse, Likelihood, LikelihoodResponse, RollingResponse
+from quantgate.engines.mock import MockRow
+from quantgate.engines.protocol import Capabilities
 from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs.evaluation import Evaluation
@@ -25,9 +28,21 @@ def bundled_tasks():
     return [name for name, task in TASKS.items() if BUNDLED.has(str(getattr(task, "dataset", "")) or "none")]
 
 
+def answer(model, request):
+    """Something of the right kind that depends on what is asked."""
+    if isinstance(request, Likelihood):
+        return LikelihoodResponse(-1.0 - sum(request.continuation) % 89, len(request.continuation), False)
+    if isinstance(request, Generate):
+        return GenerateResponse(f"The answer is {sum(request.prompt) % 7}. (B)", 8, "length")
+    losses = tuple(1.0 + token % 5 for token in request.tokens[1:])
+    if model == "reference":
+        return RollingResponse(losses, (0.0,) * len(losses), (1,) * len(losses), (0.0,) * len(losses))
+    return RollingResponse(losses, (0.1,) * len(losses), (1,) * len(losses), (0.05,) * len(losses))
+
+
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
-    """All bundled benchmarks on a random byte-level model with room for five-shot prompts."""
+    """All bundled benchmarks, of a byte-level model with room for five-shot prompts."""
     root = tmp_path_factory.mktemp("all")
     model = make_model_dir(root / "model", layers=1)
     config = json.loads((model / "config.json").read_text())
@@ -39,6 +54,7 @@ def evaluation(tmp_path_factory):
         Store(root / "store", Silent()),
         load_policy(None),
         root / "baselines",
+        MockRow(answer, Capabilities(likelihood=True, losses=True, distributions=True, generate=True)),
     )
 
 
