@@ -17,7 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("quantgate", "fixtures", "reports", "evals", "tests", "docs", "benchmarks", "baselines")
-FILES = ("conftest.py", "pytest.ini", "pyproject.toml", "README.md", "requirements.txt")
+FILES = (
+    *("conftest.py", "pytest.ini", "pyproject.toml", "requirements.txt"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"),
+)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,20 @@ def fixed(rng: np.random.Generator, runs: int) -> list[list[object]]:
     return rows
 
 
+def missing(rng: np.random.Generator, runs: int) -> list[list[object]]:
+    """A subject on the margin, one point of whose loss are answers that only it could not give."""
+    n, margin, silent = 2000, 0.025, 0.01
+    rows: list[list[object]] = []
+    for discordance in (0.04, 0.08, 0.20):
+        p_worse, p_better = shares(discordance, -margin)
+        chances = [silent, p_worse - silent, p_better, 1 - p_worse - p_better]
+        lost, worse, better, _ = rng.multinomial(n, chances, size=runs).T
+        left_out, _ = fixed_verdicts(worse, better, n - lost, QUANTILE, margin)
+        counted, _ = fixed_verdicts(worse + lost, better, np.full(runs, n), QUANTILE, margin)
+        rows.append([n, discordance, margin, silent, left_out, counted])
+    return rows
+
+
 def verdict_errors(difference: float, margin: float, passed: float, regressed: float) -> tuple[str]:
     """Marks a row in which a wrong verdict came out more often than 5% (plus two standard errors of 4000 runs)."""
     wrong = passed if difference <= -margin else regressed
@@ -408,6 +422,7 @@ HEADS = {
     "check": ["what", "result"],
     **verdict_ugly.HEADS,
     **verdict_more.HEADS,
+    "missing": ["n", "discordance", "margin", "not given", "left out: pass", "counted as lost: pass"],
 }
 SLOW = {"finite": 4, "sequential_clustered": 2}  # these walk item by item: fewer runs
 

@@ -16,7 +16,7 @@ from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 from quantgate.tasks.table import GROUPS, TASKS
 from tests.unit.core.test_arguments import Recorder
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 EVERYTHING = {*METHODS, *TASKS, *GROUPS, *EFFICIENCY_TASKS}
 
@@ -48,7 +48,7 @@ def test_commands_parse_and_name_what_exists(page, words, capsys):
     add_options(recorder)
     for flags, kind in (
         (("-k", "-m", "-n", "--junitxml", "--report-dir"), None),
-        (("--strict", "--collect-only", "--pyargs"), ""),
+        (("--strict", "--collect-only", "--pyargs", "-q"), ""),
     ):
         for flag in flags:
             extra = {"action": "store_true"} if kind == "" else {}
@@ -107,7 +107,7 @@ FILES = re.compile(r"`((?:benchmarks|evals|docs|tests|fixtures|reports|quantgate
 @pytest.mark.parametrize("name", TEXTS)
 def test_files_and_links_lead_somewhere(name):
     text = TEXTS[name]
-    folder = ROOT if name == "README.md" else ROOT / "docs"
+    folder = ROOT if (ROOT / name).is_file() else ROOT / "docs"
     made = {"reports/out/report.json", "reports/out/report.md"}  # by a run
     for path in set(FILES.findall(text)) - made:
         assert (ROOT / path).exists(), path
@@ -129,6 +129,22 @@ def test_defaults_in_the_pages_are_those_of_the_options():
     for name, text in TEXTS.items():
         for option, value in re.findall(r"`(--[a-z-]+)` \(default:? `?([\w.-]+)`?\)", text):
             assert str(defaults[option]) == value, (name, option)
+
+
+FIGURES = re.compile(r"simulated runs|Percent of [\d,]+ runs|% of runs|\bSimulated\b|\bMeasured (?:in|on)\b")
+MAKERS = re.compile(r"\w+\.py\b|`quantgate\.[\w.]+`|make evals")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_section_with_measured_figures_names_what_makes_them(name):
+    for section in re.split(r"(?m)^(?=##? )", TEXTS[name]):
+        assert not FIGURES.search(section) or MAKERS.search(section), section[:60]
+
+
+def test_the_scripts_that_make_tables_have_the_tables_that_pages_name():
+    for script, tables in re.findall(r"benchmarks/(\w+\.py) --only ([\w,]+)", "".join(TEXTS.values())):
+        text = (ROOT / "benchmarks" / script).read_text(encoding="utf-8")
+        assert all(f'"{table}": [' in text for table in tables.split(",")), (script, tables)
 
 
 def test_figures_name_script_and_processor():

@@ -28,7 +28,7 @@ from quantgate.tasks.table import TASKS
 from tests.unit.engines.tiny import Letters, collect, tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BUNDLED = DirectorySource(BUNDLED_DATA, "bundled")
 JUDGED = [name for name in TASKS if name.startswith("followbench")]  # a judge model scores them: tasks/test_followbench
 
@@ -88,7 +88,7 @@ def test_pages_name_options_that_exist():
     )
     known = set(re.findall(r"\"(--[a-z][a-z-]+)\"", "\n".join(path.read_text("utf-8") for path in sources)))
     pytests = {"--strict", "--lf", "--junitxml", "--help", "--assert", "--setup-only", "--setup-plan", "--deselect"}
-    others = pytests | {"--no-deps"}  # pip's
+    others = pytests | {"--no-deps", "--hypothesis-profile"}  # of pip and Hypothesis
     assert named - known - others == set()
 
 
