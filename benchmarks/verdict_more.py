@@ -37,8 +37,8 @@ from quantgate.verdict.relative import ratio_statistic
 from quantgate.verdict.sequential import log_capital, looks
 from quantgate.verdict.unseen import unseen_tail
 
-SEGMENT = replace(PERPLEXITY, stake=1.25)  # of 2,048 tokens
-SEGMENT_KL = replace(KLD_MEAN, stake=1.25)
+SEGMENT = replace(PERPLEXITY, stake=2.5)  # of 2,048 tokens
+SEGMENT_KL = replace(KLD_MEAN, stake=2.5)
 SPEED = Metric("decode_speed", True, "mean", stake=0.0)
 GOAL = -math.log((1 - CONFIDENCE) / 2)
 
@@ -151,11 +151,11 @@ def settings() -> Iterator[More]:
         ),
     )
     yield More(Ugly("KL, 3% broken, lognormal sizes", KLD_MEAN, kl, (120, 400), tail))
-    yield More(Ugly("segments, 7% carry all, one block", SEGMENT, loss, (64, 140), rare(0.07, loss, 0.0, 0.01)))
+    yield More(Ugly("segments, 3.2% carry all, one block", SEGMENT, loss, (64, 100, 140), rare(0.032, loss, 0.0, 0.01)))
     yield More(
-        Ugly("segments, 7%, and waves", SEGMENT, loss, (64, 140), summed(rare(0.07, loss, 0.0, 0.01), wave(0, 0.03)))
+        Ugly("segments, 3.2%, and waves", SEGMENT, loss, (64, 140), summed(rare(0.032, loss, 0.0, 0.01), wave(0, 0.03)))
     )
-    yield More(Ugly("KL, 10% broken, one block", SEGMENT_KL, kl, (64, 140), distance(rare(0.1, kl, 0.01, 0.3))))
+    yield More(Ugly("KL, 4.2% broken, one block", SEGMENT_KL, kl, (64, 140), distance(rare(0.042, kl, 0.01, 0.3))))
     yield More(Ugly("segments, moving average of 8", SEGMENT, loss, (64, 140, 500), smooth(np.ones(8), loss, 0.05)))
     fading = 0.9 ** np.arange(60)
     yield More(Ugly("segments, correlation 0.9", SEGMENT, loss, (64, 140, 500), smooth(fading, loss, 0.03)))

@@ -160,6 +160,8 @@ def means_verdicts(
     high = centre + np.maximum(quantile, arms[:, 1]) * se
     low = centre - np.maximum(quantile, arms[:, 0]) * se
     passed, regressed = high <= margin, low > margin
+    if codes is None or not intervals.groups_count(codes):
+        effect = np.array([intervals.sure_effect(intervals.Spread(1.0, df, float(each), False)) for each in effect])
     if metric.stake is not None:
         worse = np.full(runs, metric.stake)
         better = np.abs(harm).max(axis=1) if metric.stake > 0 else np.zeros(runs)

@@ -85,7 +85,7 @@ PROB_RIGHT = Metric(
 """Probability of the right option among the options."""
 GUESSING: Final = 10.0
 """Nats: how much a text loses at most that matters. A guess among 32,000 tokens is 10.4 away from certainty."""
-BLOCK: Final = 256
+BLOCK: Final = 512
 """Tokens of running text that break together. In a segment that was not drawn one block may be guessed, so the mean of
 a longer segment has less at stake, and a verdict needs as much text however it is cut."""
 PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING, serial=True)

@@ -33,6 +33,8 @@ PRIOR_CORRELATION: Final = 0.02
 PRIOR_PAIRS: Final = 10.0
 # How much items of a group are alike when it is asked how many groups of unequal size are worth: the more, the fewer.
 DF_CORRELATION: Final = 0.05
+# How seldom chance alone makes neighbours look so much alike that it counts for items not drawn.
+SURE: Final = 0.05
 _BISECTIONS: Final = 60
 
 
@@ -185,6 +187,18 @@ def serial_spread(differences: Floats) -> Spread:
     low = float(np.mean((waves @ differences) ** 2)) / n
     effect = max(1.0, low / independent) if independent > 0 else 1.0
     return Spread(math.sqrt(independent * effect), float(count), effect, False)
+
+
+def sure_effect(found: Spread) -> float:
+    """The design effect that counts for items that were not drawn: of a series, what chance alone does not explain.
+
+    Read from few frequencies it is noise: of independent items too it reaches twice the truth now and then. Above the
+    95% quantile of that noise (chi-squared) it counts; the interval itself has Student's t for it.
+    """
+    if found.clustered or not found.design_effect > 1:
+        return found.design_effect
+    noise = float(special.chdtri(found.df, SURE)) / found.df
+    return max(1.0, found.design_effect / noise)
 
 
 def cautious_effect(effect: Floats, discordant: Floats, group_size: float) -> Floats:

@@ -357,7 +357,7 @@ def _with_interval(plain: Comparison, before: Floats, after: Floats, codes: Code
     seen, room = _worst_side(plain.metric, low, high), (0.0, 0.0)
     if not binary:  # for 0/1 scores Tango's interval is what the sample could show
         room = stakes(plain.metric, before, after)
-        low, high = widened(differences, (low, high), room, 1 - plain.confidence, found.design_effect)
+        low, high = widened(differences, (low, high), room, 1 - plain.confidence, intervals.sure_effect(found))
     if plain.metric.kind == "exp_mean":
         low, high = (_ratio_to_value(plain.reference, bound) for bound in (low, high))
     return replace(

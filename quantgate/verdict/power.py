@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
-from quantgate.verdict.intervals import constrained_variance, normal_quantile, tango_statistic, upper_tail
+from quantgate.verdict.intervals import constrained_variance, normal_quantile, sure_effect, tango_statistic, upper_tail
 from quantgate.verdict.paired import Comparison
 from quantgate.verdict.relative import deviations, statistic_at
 from quantgate.verdict.unseen import items_to_show
@@ -135,7 +135,7 @@ def items_to_rule_out(comparison: Comparison, margin: float) -> float:
     seen = harm(comparison, margin)
     if not comparison.stake > seen.margin or seen.margin < seen.point:
         return 1.0
-    effect, level = comparison.spread.design_effect, 1 - comparison.confidence
+    effect, level = sure_effect(comparison.spread), 1 - comparison.confidence
     arm = max(0.0, comparison.seen_harm - seen.point)
     return items_to_show(seen.point, arm, comparison.n_items, comparison.stake, seen.margin, level, effect)
 

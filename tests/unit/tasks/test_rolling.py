@@ -181,10 +181,10 @@ def test_texts_that_every_cpython_carries(name):
 
 
 def test_a_segment_has_one_block_of_guessing_at_stake():
-    """10 nats on 256 tokens are 1.25 nats in a mean of 2,048, and 10 in a mean of 256 or fewer."""
-    assert [RollingTask("p", "ptb", "ppl", length=n).metric.stake for n in (2048, 512, 256, 64)] == [1.25, 5, 10, 10]
-    assert RollingTask("k", "ptb", "kld").metric.stake == 1.25
-    assert RollingTask("p", "ptb", "ppl").metric_in(1024).stake == 2.5  # a context of 1,024 makes segments of 1,024
+    """10 nats on 512 tokens are 2.5 nats in a mean of 2,048, and 10 in a mean of 512 or fewer."""
+    assert [RollingTask("p", "ptb", "ppl", length=n).metric.stake for n in (2048, 1024, 512, 64)] == [2.5, 5, 10, 10]
+    assert RollingTask("k", "ptb", "kld").metric.stake == 2.5
+    assert RollingTask("p", "ptb", "ppl").metric_in(1024).stake == 5  # a context of 1,024 makes segments of 1,024
 
 
 def test_the_whole_of_wikitext_passes_an_8_bit_model_and_16_segments_do_not():

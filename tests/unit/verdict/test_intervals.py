@@ -181,3 +181,14 @@ def test_one_item_has_no_spread() -> None:
     found = intervals.spread(np.array([0.3]), np.array([0]))
     assert math.isnan(found.se)
     assert all(math.isnan(x) for x in intervals.mean_interval(np.array([0.3]), found, 2.0))
+
+
+def test_a_series_design_effect_counts_for_the_unseen_where_chance_does_not_explain_it() -> None:
+    """Of 10 frequencies the 95% quantile of chi-squared / 10 is 18.307 / 10: an effect of 1.5 is noise, 4 is 2.185."""
+    found = [intervals.sure_effect(intervals.Spread(1.0, 10.0, effect, False)) for effect in (1.0, 1.5, 4.0)]
+    assert found == pytest.approx([1.0, 1.0, 4 / 1.8307], abs=1e-4)
+    assert intervals.sure_effect(intervals.Spread(1.0, 10.0, 4.0, True)) == 4.0  # groups are no noise
+    assert intervals.sure_effect(intervals.Spread(1.0, 99.0, 1.0, False)) == 1.0
+    rng = np.random.default_rng(4)
+    above = [intervals.sure_effect(intervals.serial_spread(rng.normal(size=140))) > 1 for _ in range(2000)]
+    assert np.mean(above) == pytest.approx(0.05, abs=0.015)
