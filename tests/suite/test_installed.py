@@ -226,6 +226,9 @@ def test_a_checkout_without_symbolic_links_works(tmp_path):
     for name in ("conftest.py", "pytest.ini"):
         shutil.copy(CLONE / name, tmp_path)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    where = [sys.executable, "-c", "import quantgate.fixtures.plugin as plugin; print(plugin.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str(tmp_path / "fixtures" / "plugin.py")  # not those of an installed quantgate
     listed = subprocess.run(
         [sys.executable, "-m", "pytest", "evals", "--collect-only", "-q", "-k", "gptq4 and mmlu"],
         cwd=tmp_path,

@@ -1,6 +1,7 @@
 """The measures the code holds itself to: file and function sizes, docstrings, no swallowed errors, safe loading."""
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
@@ -75,6 +76,11 @@ def test_the_library_does_not_import_pytest():
         names = {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}
         modules = {node.module for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom)}
         assert "pytest" not in names | modules, path.name
+
+
+def test_names_of_tests_hold_no_number_of_a_list_elsewhere():
+    names = [function.name for path in ALL if path.name.startswith("test_") for function in functions(path)]
+    assert not [name for name in names if re.search(r"_(?:bug|case|defect|fault|finding|issue|item|point)_?\d", name)]
 
 
 def test_every_source_file_of_the_library_is_tested():
