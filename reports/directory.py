@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from quantgate.core import reading
 from quantgate.core.errors import StoreError, UsageError
+from quantgate.reports.reporters import reporters
 from quantgate.store.store import write_atomically
 from quantgate.verdict.seal import EVIDENCE
 from quantgate.verify import REPORT
@@ -43,6 +44,8 @@ class ReportDirectory:
         self.interrupted = False
         """Whether an earlier run was interrupted while it wrote its report."""
         self._lock: FileLock | None = None
+        self.files = (*FILES[:-1], *(row.file for row in reporters().values()), REPORT)
+        """In the order of writing."""
 
     def begin(self, unfinished: str) -> None:
         """Take the directory: ``unfinished`` becomes its report.json, and what earlier runs left is set aside.
@@ -52,7 +55,7 @@ class ReportDirectory:
             StoreError: it cannot be written.
         """
         self._take()
-        leftovers = [part for name in FILES for part in self.path.glob(f".{name}.*.part")]
+        leftovers = [part for name in self.files for part in self.path.glob(f".{name}.*.part")]
         self.interrupted = bool(leftovers)
         self._clear([*leftovers, *(aside for _, aside in self._asides())])
         with self._clearing():
@@ -78,7 +81,7 @@ class ReportDirectory:
                     aside.rename(self.path / name)
 
     def _asides(self) -> list[tuple[str, Path]]:
-        return [(name, self.path / _ASIDE.format(name)) for name in FILES]
+        return [(name, self.path / _ASIDE.format(name)) for name in self.files]
 
     def _clear(self, paths: Iterable[Path]) -> None:
         with self._clearing():
@@ -137,7 +140,7 @@ class ReportDirectory:
                 "another run has written its report there",
                 hint="choose another one with --report-dir, and run again",
             )
-        for name in FILES:
+        for name in self.files:
             if texts.get(name):
                 write_atomically(self.path / name, texts[name])
 

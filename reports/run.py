@@ -10,6 +10,7 @@ from quantgate.core import reading
 from quantgate.core.records import Result
 from quantgate.reports.accounting import Account, Key
 from quantgate.reports.payload import Payload
+from quantgate.reports.reporters import rendered
 from quantgate.studies.derived import counts, derived
 from quantgate.verdict.family import MethodDecision, alone, alone_words, decide, family_size, green
 from quantgate.verdict.policy import Correction, FamilyExit
@@ -166,7 +167,9 @@ def sealed(run: Run, environment: Mapping[str, Any], markdown: str, picture: str
     the seals anew is found out only where something follows from something else.
     """
     content = reading.parse_object(dumps(run.as_json(environment)))
-    texts = {"report.md": markdown, "roofline.svg": picture}
+    more, failed = rendered(content)
+    content["notes"] += failed
+    texts = {"report.md": markdown, "roofline.svg": picture, **more}
     content["files"] = {name: text_digest(text) for name, text in texts.items() if text}
     evidence = run.evidence.sealed(seal_of(content))
     content["evidence"] = {"file": EVIDENCE, "sha256": text_digest(evidence)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from quantgate.core.errors import UsageError
+from quantgate.core.naming import suggestion
 from quantgate.core.registry import rows_of
 from quantgate.engines.protocol import EngineRow
 from quantgate.engines.torch.row import TorchRow
@@ -19,3 +21,11 @@ def engines() -> dict[str, EngineRow]:
     """
     own: list[EngineRow] = [TorchRow()]
     return rows_of(GROUP, EngineRow, own, lambda row: row.name)
+
+
+def engine_called(name: str) -> EngineRow:
+    """The row called ``name``. Raises UsageError, with the closest names, when there is none."""
+    known = engines()
+    if name not in known:
+        raise UsageError("--engine", f"unknown engine {name!r}", hint=suggestion(name, list(known)))
+    return known[name]

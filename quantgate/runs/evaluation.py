@@ -103,7 +103,14 @@ class Evaluation:
         if ignored := ignored_generation_settings(self.model.path):
             prompts["greedy_in_spite_of"] = ignored
         options = self.options
-        return {**self.model.as_record(), "dtype": options.dtype, "device": options.device, "prompts": prompts}
+        engine = self.scoring.row.name
+        return {
+            **self.model.as_record(),
+            "dtype": options.dtype,
+            "device": options.device,
+            "engine": engine,
+            "prompts": prompts,
+        }
 
     def update_baseline(self, task: Task) -> str:
         """Score the reference, write its baseline, and say what changed."""

@@ -15,7 +15,7 @@ from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Share
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, Sink
 from quantgate.engines.protocol import Against, Distributions, Engine, EngineRow, Job, Keep, Kept, Weights
-from quantgate.engines.table import engines
+from quantgate.engines.table import engine_called
 from quantgate.runs import answers
 from quantgate.runs.asked import Asked
 from quantgate.runs.questions import Questions
@@ -108,7 +108,7 @@ class Scoring:
 
     def __init__(self, questions: Questions, row: EngineRow | None = None) -> None:
         self.questions, self.store, self.options = questions, questions.store, questions.options
-        self.row = row or _row(self.options.engine)
+        self.row = row or engine_called(self.options.engine)
         self._open: tuple[str, Engine] | None = None
 
     @cached_property
@@ -204,10 +204,3 @@ def _outcomes(ask: Ask, responses: Sequence[Response]) -> list[ItemOutcome]:
         else ask.task.score(item, responses[mine])
         for item, mine in zip(ask.asked.items, ask.asked.slices, strict=True)
     ]
-
-
-def _row(name: str) -> EngineRow:
-    known = engines()
-    if name not in known:
-        raise UsageError("engine", repr(name), expected=" or ".join(known))
-    return known[name]

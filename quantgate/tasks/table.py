@@ -8,6 +8,7 @@ from typing import Final, Literal
 from quantgate.core.errors import DataError, UsageError
 from quantgate.core.metrics import ACC_NORM
 from quantgate.core.naming import same_name, suggestion
+from quantgate.core.registry import rows_of
 from quantgate.tasks.base import Task
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.corpora import CORPORA
@@ -75,34 +76,32 @@ _MASS: Final[list[Task]] = [
 ]
 """One of each benchmark with options: the two metrics of the zero-shot standards read the same answers."""
 
-TASKS: Final[dict[str, Task]] = {
-    task.id: task
-    for task in (
-        *_ROLLING,
-        *_EXAMS,
-        *_ZERO_SHOT,
-        *_OTHER_CHOICES,
-        *_MASS,
-        TruthfulQa("truthfulqa_mc2", "mc2"),
-        Gsm8k(),
-        Gsm8k("gsm8k_any_number", "any_number"),
-        Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
-        Gsm8k("gsm8k_cot", shots=8),
-        Flores("flores_en_zh", "eng_Latn", "zho_Hans"),
-        Flores("flores_zh_en", "zho_Hans", "eng_Latn"),
-        Summaries("cnn_dailymail", "abisee/cnn_dailymail", "3.0.0", "article", "highlights"),
-        Summaries("xsum", "EdinburghNLP/xsum", "default", "document", "summary"),
-        Snli(),
-        Snli("snli_strict", "one_label"),
-        Bbq(),
-        Bbq("bbq_ambiguous", "ambiguous"),
-        Bbq("bbq_disambiguated", "disambiguated"),
-        FollowBench(),
-        FollowBench("followbench_ssr", "ssr"),
-        FollowBench("followbench_csl", "csl"),
-        IfEval(),
-    )
-}
+_OTHERS: Final[list[Task]] = [
+    TruthfulQa("truthfulqa_mc2", "mc2"),
+    Gsm8k(),
+    Gsm8k("gsm8k_any_number", "any_number"),
+    Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
+    Gsm8k("gsm8k_cot", shots=8),
+    Flores("flores_en_zh", "eng_Latn", "zho_Hans"),
+    Flores("flores_zh_en", "zho_Hans", "eng_Latn"),
+    Summaries("cnn_dailymail", "abisee/cnn_dailymail", "3.0.0", "article", "highlights"),
+    Summaries("xsum", "EdinburghNLP/xsum", "default", "document", "summary"),
+    Snli(),
+    Snli("snli_strict", "one_label"),
+    Bbq(),
+    Bbq("bbq_ambiguous", "ambiguous"),
+    Bbq("bbq_disambiguated", "disambiguated"),
+    FollowBench(),
+    FollowBench("followbench_ssr", "ssr"),
+    FollowBench("followbench_csl", "csl"),
+    IfEval(),
+]
+
+GROUP: Final = "quantgate.tasks"
+"""Entry point group by which other packages add rows: tasks, or lists of them."""
+TASKS: Final[dict[str, Task]] = rows_of(
+    GROUP, Task, (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_MASS, *_OTHERS), lambda task: task.id
+)
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),

@@ -1,0 +1,1 @@
+"""One row behind each seam of quantgate."""

@@ -1,0 +1,79 @@
+"""The package in examples/, installed beside quantgate, adds a row behind each seam, and pytest runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantgate.reports.reporters import Reporter, rendered, reporters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The example in a directory of packages of its own."""
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command += ["--disable-pip-version-check", "--target", str(target), str(ROOT / "examples" / "quantgate-example")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def test_the_example_adds_a_row_behind_each_seam(gate, installed):
+    words = ("--methods", "coarse-w4", "--tasks", "parity", "--engine", "counted", "--limit", "16")
+    paths = os.pathsep.join((str(installed), str(ROOT)))
+    command = [sys.executable, "-m", "pytest", *map(str, gate.arguments(*words))]
+    shown = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    [result] = gate.report["results"]
+    assert (result["method"], result["task"], result["n_items"]) == ("coarse-w4", "parity", 16), shown.stdout
+    assert gate.report["model"]["engine"] == "counted"
+    assert "reference on parity: 32 requests" in shown.stdout
+    assert "coarse-w4 on parity: 32 requests" in shown.stdout
+    assert shown.returncode == int(result["verdict"] in ("regressed", "invalid"))
+    lines = (Path(gate.base["--report-dir"]) / "results.csv").read_text().splitlines()
+    assert lines[0].startswith("method,task,metric")
+    assert lines[1].startswith(f"coarse-w4,parity,acc,16,{result['reference']}")
+    verify = [sys.executable, "-m", "quantgate", "verify", str(gate.base["--report-dir"])]
+    environment = os.environ | {"PYTHONPATH": paths}
+    sound = subprocess.run(verify, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert sound.returncode == 0, sound.stdout
+    (Path(gate.base["--report-dir"]) / "results.csv").write_text("changed\n")
+    broken = subprocess.run(verify, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert broken.returncode == 1
+    assert "results.csv was changed after it was written" in broken.stdout
+
+
+@pytest.mark.parametrize("name", ["--engine"])
+def test_an_unknown_engine_ends_the_command(gate, name):
+    result = gate.run(name, "trch")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--engine: unknown engine 'trch'; did you mean 'torch'?*"])
+
+
+@pytest.mark.parametrize("file", ["report.json", "../elsewhere.txt", ".hidden", "a\\b"])
+def test_a_reporter_writes_under_a_name_of_its_own(monkeypatch, gate, file):
+    reporters.cache_clear()
+    found = {"quantgate.reporters": [("theirs", Reporter("theirs", file, str))]}
+    monkeypatch.setattr("quantgate.core.registry.installed", lambda group: found.get(group, []))
+    result = gate.run()
+    reporters.cache_clear()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*reporter 'theirs': its file is called *expected a name of its own*"])
+
+
+def test_a_reporter_that_fails_costs_its_file_and_not_the_report(monkeypatch):
+    def fail(content):
+        raise KeyError("no such field")
+
+    row = Reporter("theirs", "theirs.txt", fail)
+    monkeypatch.setattr("quantgate.reports.reporters.reporters", lambda: {"theirs": row})
+    texts, failed = rendered({})
+    assert texts == {}
+    assert len(failed) == 1
+    assert failed[0].startswith("theirs.txt was not written: reporter 'theirs': made no text (")
