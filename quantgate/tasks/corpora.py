@@ -1,6 +1,6 @@
 """Text corpora for perplexity: two that every CPython carries, and the field's three from a data source.
 
-Conventions of the field (GPTQ; paper A section 1.3): WikiText-2 test joined by blank lines, PTB test sentences joined
+Conventions of the field (GPTQ; paper A): WikiText-2 test joined by blank lines, PTB test sentences joined
 by spaces, the first 1,100 C4 documents of the first validation shard joined by spaces.
 """
 

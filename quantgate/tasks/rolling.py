@@ -6,7 +6,7 @@ perplexity = exp(mean over the segments). No chat template. Two forms of a segme
 * The usual one starts with the special tokens that the tokenizer puts in front of every text (Gemma: ``<bos>``): models
   trained with them need them, and without them the perplexity of a 270M Gemma is ten times as large. They are part of
   the segment's length and are not scored. Tokenizers that add none give plain segments.
-* ``raw``, paper A's and GPTQ's (section 1.3 of the facts): the joined text is encoded once, so that at most the first
+* ``raw``, paper A's and GPTQ's: the joined text is encoded once, so that at most the first
   segment starts with such a token, and the whole corpus is read.
 
 Fidelity: KL(reference || subject) per token, an estimate within 1% from what is kept of the reference's distributions

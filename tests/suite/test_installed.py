@@ -256,6 +256,9 @@ def test_strict_is_an_option_of_the_suite_and_the_ini_file_says_nothing_of_verdi
     assert gate.run(*few, "-o", "strict=true").ret == 0
     assert gate.run(*few, "--strict").ret == 1
     assert gate.run(*few, "--strict-verdicts").ret == 1
+    with_a_worker = gate.subprocess(*few, "--strict", "-n1")
+    with_a_worker.stdout.fnmatch_lines(["*1 failed*"])
+    assert with_a_worker.ret == 1
 
 
 def test_rooms_are_imported_by_one_name():

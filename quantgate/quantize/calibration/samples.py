@@ -1,6 +1,6 @@
 """Calibration sets: the text a method may look at, as token samples with a name, a domain and a digest.
 
-Default (paper A, section 1.1 of its repository): complete chat dialogues at native length, no padding, no
+Default (as in paper A's code): complete chat dialogues at native length, no padding, no
 concatenation; 128 drawn without replacement by a seeded numpy generator. For text corpora the GPTQ convention:
 fixed-length segments cut from the joined text at seeded positions.
 """
