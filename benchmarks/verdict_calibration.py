@@ -133,12 +133,13 @@ def clustered(rng: np.random.Generator, runs: int) -> list[list[object]]:
 def _clustered_runs(rng, runs, n, n_groups, discordance, margin, difference, icc):
     sizes = group_sizes(n, n_groups)
     worse, better = group_counts(rng, runs, sizes, shares(discordance, difference), icc)
-    effects, df = _design_effects(worse, better, sizes)
+    effects, df, residuals = _design_effects(worse, better, sizes)
     totals = worse.sum(axis=1), better.sum(axis=1)
     naive = fixed_verdicts(*totals, np.full(runs, n), QUANTILE, margin)
     quantile = intervals.t_quantile(CONFIDENCE, df)
-    robust = fixed_verdicts(totals[0] / effects, totals[1] / effects, n / effects, quantile, margin)
-    return naive, robust
+    arms = verdict_ugly.group_arms(residuals, quantile)
+    robust = [fixed_verdicts(totals[0] / effects, totals[1] / effects, n / effects, arm, margin) for arm in arms]
+    return naive, (robust[0][0], robust[1][1])
 
 
 def group_sizes(n: int, n_groups: int) -> Floats:
@@ -165,7 +166,7 @@ def group_counts(rng, runs, sizes, probabilities, icc):
     return worse.astype(float), better.astype(float)
 
 
-def _design_effects(worse: Floats, better: Floats, sizes: Floats) -> tuple[Floats, float]:
+def _design_effects(worse: Floats, better: Floats, sizes: Floats) -> tuple[Floats, float, Floats]:
     """`intervals.spread` for many runs at once, from the group sums of differences in -1, 0, 1."""
     n, sums = sizes.sum(), better - worse
     mean = sums.sum(axis=1) / n
@@ -175,7 +176,8 @@ def _design_effects(worse: Floats, better: Floats, sizes: Floats) -> tuple[Float
     robust = (residuals**2 / (1 - sizes / n)).sum(axis=1) / n**2
     with np.errstate(invalid="ignore", divide="ignore"):
         effects = np.where(independent > 0, np.maximum(robust / independent, 1), 1)
-    return intervals.cautious_effect(effects, squares, (sizes**2).sum() / n), intervals.group_df(sizes.astype(float))
+    effects = intervals.cautious_effect(effects, squares, (sizes**2).sum() / n)
+    return effects, intervals.group_df(sizes.astype(float)), residuals
 
 
 def sequential(rng: np.random.Generator, runs: int) -> list[list[object]]:

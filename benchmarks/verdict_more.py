@@ -1,8 +1,8 @@
 """Further ugly settings: damage that comes in bursts, waves and tails, relative margins, groups, corpora, early stops.
 
-Part of `verdict_calibration.py` (`--only more_means,more_beyond,more_binary,more_corpus,more_sequential`). As in
-`verdict_ugly`, the true harm lies exactly on the margin, and some runs of every setting go through whole `compare` +
-`judge` calls.
+Part of `verdict_calibration.py` (`--only more_means,more_beyond,more_binary,more_groups,more_corpus,more_sequential`).
+As in `verdict_ugly`, the true harm lies exactly on the margin, and some runs of every setting go through whole
+`compare` + `judge` calls.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from verdict_ugly import (
     Ugly,
     check_whole,
     distance,
+    group_verdicts,
     means_verdicts,
     percent,
     rare,
@@ -236,6 +237,35 @@ def more_binary(rng: np.random.Generator, runs: int) -> list[list[object]]:
     return rows
 
 
+def more_groups(rng: np.random.Generator, runs: int) -> list[list[object]]:
+    """0/1 scores where a few groups carry all harm: each is bad with a probability of ``share``; 8% turn besides."""
+    rows: list[list[object]] = []
+    for groups, size, margin, share in (
+        (57, 35, 0.025, 0.2), (57, 246, 0.025, 0.2), (57, 35, 0.025, 0.05), (57, 246, 0.025, 0.05),
+        (30, 20, 0.03, 0.2), (30, 20, 0.03, 0.05), (10, 24, 0.12, 0.3), (10, 24, 0.12, 0.15),
+    ):  # fmt: skip
+        sizes = np.full(groups, size)
+        bad = rng.random((runs, groups)) < share
+        worse = rng.binomial(sizes, np.where(bad, margin / share, 0.0) + 0.04)
+        better = rng.binomial(sizes - worse, 0.04 / (0.96 - margin))
+        passed, regressed, per_item = group_verdicts(worse, better, sizes, margin)
+        agree = sum(_whole_groups(worse[i], better[i], sizes, margin) == passed[i] for i in range(20))
+        shown = [percent(each) for each in (per_item, passed, regressed)]
+        rows.append([f"{groups} of {size}", margin, share, *shown, f"{agree} of 20"])
+    return rows
+
+
+def _whole_groups(worse: Floats, better: Floats, sizes: Floats, margin: float) -> bool:
+    before, after, names = [], [], []
+    for group, (lost, won, size) in enumerate(zip(worse, better, sizes, strict=True)):
+        before += [1.0] * lost + [0.0] * won + [1.0] * (size - lost - won)
+        after += [0.0] * lost + [1.0] * won + [1.0] * (size - lost - won)
+        names += [str(group)] * size
+    pair = [[ItemOutcome(str(i), names[i], score) for i, score in enumerate(side)] for side in (before, after)]
+    rule = Rule("t", "m", ACCURACY, Margin("absolute", margin), CONFIDENCE)
+    return judge(compare(pair[0], pair[1], ACCURACY, CONFIDENCE), rule).verdict == "pass"
+
+
 def _cells(accuracy: float, share: float, won: float) -> list[float]:
     """P(right twice), P(lost), P(won), the rest, when the subject keeps 1 - ``share`` of ``accuracy``."""
     lost = accuracy * share + won
@@ -358,6 +388,15 @@ HEADS = {
     "more_means": ["data", "n", "reference known: pass", "pass", "regressed", "whole calls agree"],
     "more_beyond": ["data", "n", "reference known: pass", "pass", "regressed", "whole calls agree"],
     "more_binary": ["n", "accuracy", "share", "P(won)", "pass", "whole calls agree"],
+    "more_groups": [
+        "groups",
+        "margin",
+        "share of bad groups",
+        "per item: pass",
+        "pass",
+        "regressed",
+        "whole calls agree",
+    ],
     "more_corpus": ["damage", "share", "n", "pass", "whole calls agree"],
     "more_sequential": ["n", "accuracy", "share", "reference known: pass", "pass"],
 }

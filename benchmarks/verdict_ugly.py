@@ -157,6 +157,8 @@ def means_verdicts(
         effect = np.maximum(1.0, low / np.where(variance > 0, variance, 1.0))
     quantile, se = intervals.t_quantile(CONFIDENCE, df), np.sqrt(variance * effect / n)
     arms = np.array([intervals.skewed_arms(harm[i], quantile, n / effect[i]) for i in range(runs)])
+    if codes is not None and intervals.groups_count(codes):
+        arms = np.maximum(arms, [each.arms(quantile) for each in spreads])
     high = centre + np.maximum(quantile, arms[:, 1]) * se
     low = centre - np.maximum(quantile, arms[:, 0]) * se
     passed, regressed = high <= margin, low > margin
@@ -249,7 +251,7 @@ def ugly_groups(rng: np.random.Generator, runs: int) -> list[list[object]]:
 
 
 def _group_runs(rng, runs, sizes, discordance, harm, margin, icc):
-    n, shares = sizes.sum(), ((discordance + harm) / 2, (discordance - harm) / 2)
+    shares = ((discordance + harm) / 2, (discordance - harm) / 2)
     rates = []
     for p in shares:
         strength = (1 - icc) / icc if icc else 0
@@ -258,6 +260,18 @@ def _group_runs(rng, runs, sizes, discordance, harm, margin, icc):
         )
     worse = rng.binomial(sizes, rates[0])
     better = rng.binomial(sizes - worse, np.minimum(rates[1] / np.maximum(1 - rates[0], 1e-9), 1))
+    return group_verdicts(worse, better, sizes, margin)
+
+
+def group_arms(residuals: Floats, quantile: float) -> tuple[Floats, Floats]:
+    """`Spread.arms` of every run from the groups' sums, [runs, groups]."""
+    found = intervals.hall_arms(intervals.sure_skewness(residuals), quantile, residuals.shape[1])
+    return np.maximum(quantile, found[0]), np.maximum(quantile, found[1])
+
+
+def group_verdicts(worse, better, sizes, margin):
+    """(pass, regressed, pass per item) of every run from the answers lost and won by group, [runs, groups]."""
+    n = sizes.sum()
     turned, mean = (worse + better).sum(1).astype(float), (better - worse).sum(1) / n
     alone = (turned - n * mean**2) / (n - 1) / n
     residuals = better - worse - sizes * mean[:, None]
@@ -266,7 +280,9 @@ def _group_runs(rng, runs, sizes, discordance, harm, margin, icc):
     effect = intervals.cautious_effect(effect, turned, float((sizes**2).sum() / n))
     quantile = intervals.t_quantile(CONFIDENCE, intervals.group_df(sizes.astype(float)))
     w, b = worse.sum(1).astype(float), better.sum(1).astype(float)
-    low, high = intervals.tango_interval(w / effect, b / effect, n / effect, quantile)
+    below, above = group_arms(residuals, quantile)
+    low = intervals.tango_interval(w / effect, b / effect, n / effect, below)[0]
+    high = intervals.tango_interval(w / effect, b / effect, n / effect, above)[1]
     per_item = intervals.tango_interval(w, b, n, intervals.normal_quantile(CONFIDENCE))[0]
     return -low <= margin, -high > margin, -per_item <= margin
 

@@ -66,13 +66,20 @@ def p_values(comparison: Comparison, margin: float) -> tuple[float, float]:
     if comparison.metric.kind == "binary":
         judged = statistic_at if comparison.relative else _binary_statistic
         statistic = judged(comparison, margin)
-        return upper_tail(statistic, df), upper_tail(-statistic, df)
+        worse, better = (arm / comparison.quantile for arm in _arms(comparison))
+        return upper_tail(statistic / worse, df), upper_tail(-statistic / better, df)
     seen = harm(comparison, margin)
     # The arm towards the margin is the one that decides, and the arms differ for skewed scores.
     arm = seen.high - seen.point if seen.margin >= seen.point else seen.point - seen.low
     distance = seen.margin - seen.point
     statistic = distance / arm * comparison.quantile if arm > 0 else math.copysign(math.inf, distance)
     return upper_tail(statistic, df), upper_tail(-statistic, df)
+
+
+def _arms(comparison: Comparison) -> tuple[float, float]:
+    """Critical values towards the worse and the better side."""
+    below, above = comparison.spread.arms(comparison.quantile)
+    return (below, above) if comparison.metric.higher_is_better else (above, below)
 
 
 def _binary_statistic(comparison: Comparison, margin: float) -> float:

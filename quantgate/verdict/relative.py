@@ -47,10 +47,15 @@ def ratio_statistic(both: float, lost: float, won: float, n: float, ratio: float
     return math.copysign(math.inf, distance) if distance else 0.0
 
 
-def ratio_interval(both: float, lost: float, won: float, n: float, quantile: float) -> tuple[float, float]:
-    """Interval of subject / reference; infinite above where the reference may have nothing. Needs a right answer."""
-    upper = _lowest(both, won, lost, n, quantile)
-    return _lowest(both, lost, won, n, quantile), 1 / upper if upper > 0 else math.inf
+def ratio_interval(
+    both: float, lost: float, won: float, n: float, quantiles: tuple[float, float]
+) -> tuple[float, float]:
+    """Interval of subject / reference; infinite above where the reference may have nothing. Needs a right answer.
+
+    ``quantiles``: critical values of the lower and the upper bound.
+    """
+    upper = _lowest(both, won, lost, n, quantiles[1])
+    return _lowest(both, lost, won, n, quantiles[0]), 1 / upper if upper > 0 else math.inf
 
 
 def _lowest(both: float, lost: float, won: float, n: float, quantile: float) -> float:
@@ -109,7 +114,7 @@ def relative(comparison: Comparison, share: float) -> Comparison:
     # Only what the reference answers tells about the ratio: with few such items the normal quantile is too short.
     df = min(comparison.spread.df, max(1.0, both + lost - 1))
     comparison = replace(comparison, spread=replace(comparison.spread, df=df))
-    low, high = ratio_interval(both, lost, won, n, comparison.quantile)
+    low, high = ratio_interval(both, lost, won, n, comparison.spread.arms(comparison.quantile))
     low, high = ((bound - 1) * comparison.reference for bound in (low, min(high, 1 / comparison.reference)))
     name = "Nam and Blackwelder's score interval of the ratio"
     statement = comparison.statement.replace("Tango's score interval", name)

@@ -155,8 +155,8 @@ class SequentialTest:
         if codes is None or not intervals.groups_count(codes):
             return True
         found = intervals.spread(harm, codes)
-        quantile = intervals.t_quantile(_stricter(self.confidence), found.df)
-        bound = float(harm.mean()) + sign * quantile * found.se
+        below, above = found.arms(intervals.t_quantile(_stricter(self.confidence), found.df))
+        bound = float(harm.mean()) + (above if sign > 0 else -below) * found.se
         return bound <= self.margin if sign > 0 else bound > self.margin
 
 

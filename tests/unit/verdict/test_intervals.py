@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,3 +193,27 @@ def test_a_series_design_effect_counts_for_the_unseen_where_chance_does_not_expl
     rng = np.random.default_rng(4)
     above = [intervals.sure_effect(intervals.serial_spread(rng.normal(size=140))) > 1 for _ in range(2000)]
     assert np.mean(above) == pytest.approx(0.05, abs=0.015)
+
+
+def test_skewness_of_groups_counts_where_chance_does_not_explain_it() -> None:
+    """One bad group of ten: mean 0.1, deviations nine of -0.1 and one of 0.9, so cubes average (0.729 - 0.009) / 10 and
+    the variance is 0.09: 0.072 / 0.027 = 2.667, more than 1.645 · sqrt(6 / 10) = 1.274. Two of five are noise.
+    """
+    assert float(intervals.sure_skewness(np.array([0.0] * 9 + [1.0]))) == pytest.approx(8 / 3)
+    assert intervals.sure_skewness(np.array([[0.0, 0, 0, 1, 1], [0, 0, 0, 0, 0]])).tolist() == [0.0, 0.0]
+    rng = np.random.default_rng(6)
+    assert np.mean(intervals.sure_skewness(rng.normal(size=(4000, 57))) != 0) == pytest.approx(0.08, abs=0.03)
+
+
+def test_a_few_bad_groups_among_many_lengthen_the_interval_on_their_side() -> None:
+    codes = np.repeat(np.arange(20), 10)
+    lost = np.where((codes == 3) & (np.arange(200) % 2 == 0), -1.0, 0.0)
+    found = intervals.binary_spread(lost, codes)
+    below, above = found.arms(2.0)
+    assert (found.groups, above) == (20, 2.0)
+    assert below > 2.5
+    low, high = intervals.binary_interval(lost, found, 2.0)
+    plain = intervals.binary_interval(lost, replace(found, skewness=0.0), 2.0)
+    assert low < plain[0]
+    assert high == plain[1]
+    assert intervals.mean_interval(lost, found, 2.0)[0] <= lost.mean() - below * found.se

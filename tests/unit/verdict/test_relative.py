@@ -48,8 +48,8 @@ def test_a_case_worked_by_hand() -> None:
 def test_at_a_ratio_of_one_it_is_mcnemar_and_the_sides_can_change_places() -> None:
     assert ratio_statistic(20, 8, 3, 88, 1.0) == pytest.approx((3 - 8) / math.sqrt(11))
     assert ratio_statistic(20, 8, 3, 88, 1.25) == pytest.approx(-ratio_statistic(20, 3, 8, 88, 0.8))
-    low, high = ratio_interval(20, 8, 3, 88, 1.96)
-    other = ratio_interval(20, 3, 8, 88, 1.96)
+    low, high = ratio_interval(20, 8, 3, 88, (1.96, 1.96))
+    other = ratio_interval(20, 3, 8, 88, (1.96, 1.96))
     assert (low, high) == pytest.approx((1 / other[1], 1 / other[0]))
     assert ratio_statistic(20, 8, 3, 88, low) == pytest.approx(1.96, abs=1e-6)
     assert low < 23 / 28 < high
@@ -103,6 +103,25 @@ def test_record_shows_the_interval_that_judged() -> None:
     found = zeros_and_ones(8, 3, 88, right=20)
     shown = relative(found, 0.5)
     assert shown.statement == "Nam and Blackwelder's score interval of the ratio, independent items"
-    assert shown.ci_low == pytest.approx((ratio_interval(20, 8, 3, 88, stats.t.ppf(0.975, 27))[0] - 1) * 28 / 88)
+    assert shown.ci_low == pytest.approx((ratio_interval(20, 8, 3, 88, (stats.t.ppf(0.975, 27), 2.0))[0] - 1) * 28 / 88)
     assert relative(shown, 0.5) is shown
     assert items_to_decide(shown, 0.5 * shown.reference) > 1
+
+
+@pytest.mark.parametrize("kind", ["absolute", "relative"])
+@pytest.mark.parametrize("higher", [True, False])
+def test_verdict_and_p_value_agree_where_groups_are_skewed(kind: str, higher: bool) -> None:
+    rng = np.random.default_rng(8)
+    metric, groups = Metric("rate", higher, "binary"), [str(i // 10) for i in range(300)]
+    skewed = 0
+    for _ in range(40):
+        before = (rng.random(300) < 0.5).astype(float)
+        bad = np.repeat(rng.random(30) < 0.1, 10) & (rng.random(300) < 0.6)
+        after = np.where(bad, 0.0 if higher else 1.0, before)
+        margin = rule(0.1 if kind == "absolute" else 0.25, metric, kind)
+        found = compare(outcomes(before, groups), outcomes(after, groups), metric, 0.95)
+        verdict = judge(found, margin)
+        skewed += found.spread.skewness != 0
+        assert (verdict.verdict == "pass") == (verdict.p_pass <= 0.025)
+        assert (verdict.verdict == "regressed") == (verdict.p_regressed <= 0.025)
+    assert skewed > 10
