@@ -137,7 +137,7 @@ def _clustered_runs(rng, runs, n, n_groups, discordance, margin, difference, icc
     totals = worse.sum(axis=1), better.sum(axis=1)
     naive = fixed_verdicts(*totals, np.full(runs, n), QUANTILE, margin)
     quantile = intervals.t_quantile(CONFIDENCE, df)
-    arms = verdict_ugly.group_arms(residuals, quantile)
+    arms = verdict_ugly.group_arms(residuals, sizes, quantile)
     robust = [fixed_verdicts(totals[0] / effects, totals[1] / effects, n / effects, arm, margin) for arm in arms]
     return naive, (robust[0][0], robust[1][1])
 

@@ -263,9 +263,10 @@ def _group_runs(rng, runs, sizes, discordance, harm, margin, icc):
     return group_verdicts(worse, better, sizes, margin)
 
 
-def group_arms(residuals: Floats, quantile: float) -> tuple[Floats, Floats]:
+def group_arms(residuals: Floats, sizes: Floats, quantile: float) -> tuple[Floats, Floats]:
     """`Spread.arms` of every run from the groups' sums, [runs, groups]."""
-    found = intervals.hall_arms(intervals.sure_skewness(residuals), quantile, residuals.shape[1])
+    skewness = intervals.sure_skewness(residuals, sizes.astype(np.float64))
+    found = intervals.hall_arms(skewness, quantile, residuals.shape[1])
     return np.maximum(quantile, found[0]), np.maximum(quantile, found[1])
 
 
@@ -280,7 +281,7 @@ def group_verdicts(worse, better, sizes, margin):
     effect = intervals.cautious_effect(effect, turned, float((sizes**2).sum() / n))
     quantile = intervals.t_quantile(CONFIDENCE, intervals.group_df(sizes.astype(float)))
     w, b = worse.sum(1).astype(float), better.sum(1).astype(float)
-    below, above = group_arms(residuals, quantile)
+    below, above = group_arms(residuals, sizes, quantile)
     low = intervals.tango_interval(w / effect, b / effect, n / effect, below)[0]
     high = intervals.tango_interval(w / effect, b / effect, n / effect, above)[1]
     per_item = intervals.tango_interval(w, b, n, intervals.normal_quantile(CONFIDENCE))[0]

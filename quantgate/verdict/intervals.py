@@ -178,7 +178,7 @@ def spread(differences: Floats, codes: Codes) -> Spread:
     robust = float(np.sum(residuals**2 / (1 - sizes / n))) / n**2
     effect = max(1.0, robust / independent) if independent > 0 else 1.0
     sums: Floats = residuals[sizes > 0].astype(np.float64)
-    skewness = float(sure_skewness(sums))
+    skewness = float(sure_skewness(sums, sizes[sizes > 0]))
     return Spread(math.sqrt(independent * effect), group_df(sizes), effect, True, sums.size, skewness)
 
 
@@ -282,13 +282,16 @@ def hall_arms(skewness: Floats, quantile: float, n: float) -> tuple[Floats, Floa
     return inverse(quantile), -inverse(-quantile)
 
 
-def sure_skewness(sums: Floats) -> Floats:
+def sure_skewness(sums: Floats, sizes: Floats) -> Floats:
     """Skewness of ``sums`` [..., groups] where it is more than chance shows in 5% of normal samples, else 0.
 
-    The skewness of ten normal numbers is anything between -1.3 and 1.3; to count that would lengthen every interval.
+    The skewness of ten normal numbers is anything between -1.3 and 1.3, and more where one of them, of a large group,
+    outweighs the others; to count that would lengthen every interval. ``sizes``: items of the groups, [groups].
     """
     centred = sums - sums.mean(axis=-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=-1))
     found = (centred**3).mean(axis=-1) / np.where(deviation > 1e-100, deviation, 1.0) ** 3
-    noise = special.ndtri(1 - SURE) * math.sqrt(6 / sums.shape[-1])
+    spreads = sizes * (1 + (sizes - 1) * DF_CORRELATION)  # variance of a group's sum
+    uneven = float((spreads**3).mean() / spreads.mean() ** 3)
+    noise = special.ndtri(1 - SURE) * math.sqrt(6 * uneven / sums.shape[-1])
     return np.where((deviation > 1e-100) & (np.abs(found) > noise), found, 0.0)

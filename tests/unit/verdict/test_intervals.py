@@ -199,10 +199,16 @@ def test_skewness_of_groups_counts_where_chance_does_not_explain_it() -> None:
     """One bad group of ten: mean 0.1, deviations nine of -0.1 and one of 0.9, so cubes average (0.729 - 0.009) / 10 and
     the variance is 0.09: 0.072 / 0.027 = 2.667, more than 1.645 · sqrt(6 / 10) = 1.274. Two of five are noise.
     """
-    assert float(intervals.sure_skewness(np.array([0.0] * 9 + [1.0]))) == pytest.approx(8 / 3)
-    assert intervals.sure_skewness(np.array([[0.0, 0, 0, 1, 1], [0, 0, 0, 0, 0]])).tolist() == [0.0, 0.0]
+    assert float(intervals.sure_skewness(np.array([0.0] * 9 + [1.0]), np.full(10, 7.0))) == pytest.approx(8 / 3)
+    assert intervals.sure_skewness(np.array([[0.0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]), np.full(5, 7.0)).tolist() == [
+        0.0,
+        0.0,
+    ]
     rng = np.random.default_rng(6)
-    assert np.mean(intervals.sure_skewness(rng.normal(size=(4000, 57))) != 0) == pytest.approx(0.08, abs=0.03)
+    for sizes in (np.full(57, 20.0), np.array([80.0] + [4.0] * 55)):
+        sums = rng.normal(size=(4000, sizes.size)) * np.sqrt(sizes * (1 + (sizes - 1) * 0.05))
+        found = intervals.sure_skewness(sums - sums.mean(axis=1, keepdims=True), sizes)
+        assert np.mean(found != 0) < 0.11  # two-sided, 5% a side
 
 
 def test_a_few_bad_groups_among_many_lengthen_the_interval_on_their_side() -> None:
