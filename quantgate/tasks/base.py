@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACC_NORM as ACC_NORM  # what the author of a task needs, in one place
+from quantgate.core.metrics import ACCURACY as ACCURACY
+from quantgate.core.metrics import EXACT_MATCH as EXACT_MATCH
+from quantgate.core.metrics import KLD_MEAN as KLD_MEAN
+from quantgate.core.metrics import PERPLEXITY as PERPLEXITY
 from quantgate.core.metrics import Metric
 from quantgate.core.requests import Request, Response
 
