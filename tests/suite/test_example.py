@@ -1,6 +1,7 @@
 """The package in examples/, installed beside quantgate, adds a row behind each seam, and pytest runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The example in a directory of packages of its own."""
-    target = tmp_path_factory.mktemp("installed")
+    """The example in a directory of packages of its own, built from a copy: a build leaves files behind."""
+    target, copy = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("copy") / "example"
+    shutil.copytree(ROOT / "examples" / "quantgate-example", copy, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    command += ["--disable-pip-version-check", "--target", str(target), str(ROOT / "examples" / "quantgate-example")]
+    command += ["--disable-pip-version-check", "--target", str(target), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target

@@ -11,6 +11,7 @@ from quantgate.core.requests import GenerateResponse
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.catalogue.plugins import MethodPlugin, table_of
 from quantgate.quantize.catalogue.recipe import load_recipe
+from quantgate.reports.reporters import Reporter
 from quantgate.tasks.base import Selection, Task
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.prompts import Prompts
@@ -51,6 +52,13 @@ def test_a_benchmark(tmp_path, write_jsonl, tokenizer):
     assert [len(task.requests(item, prompts)) for item in items] == [1, 1]
     answer = GenerateResponse("Odd number.", 3, "stop")
     assert [task.score(item, [answer]).score for item in items] == [1.0, 0.0]
+
+
+def test_a_file_beside_the_report():
+    reporter = example("A file beside the report")["VERDICTS"]
+    check_row("example", reporter, Reporter)
+    case = {"method": "gptq4", "task": "mmlu", "verdict": "pass"}
+    assert reporter.render({"results": [case]}) == "gptq4 mmlu pass\n"
 
 
 def test_a_command(capsys):

@@ -1,1 +1,0 @@
-"""One row behind each seam of quantgate."""
