@@ -16,7 +16,7 @@ class Subjects:
 
     def __init__(self, questions: Questions, scoring: Scoring) -> None:
         self.questions, self.scoring = questions, scoring
-        self._opened: dict[SubjectSpec, Subject] = {}
+        self._opened: dict[str, Subject] = {}
 
     def of(self, method: Method) -> Subject:
         """The subject of a row of the method table or of a candidate's: from the store, made now, or opened.
@@ -25,7 +25,7 @@ class Subjects:
             QuantgateError: it cannot be made of this model, or does not belong to it.
         """
         spec = SubjectSpec(method)
-        if spec not in self._opened:
+        if spec.id not in self._opened:
             self.scoring.release()
             options = self.questions.options
             calibration = self.questions.calibration if method.needs_calibration else None
@@ -33,8 +33,8 @@ class Subjects:
             subject = spec.open(self.questions.model, calibration, workshop)
             if subject.from_cache:
                 workshop.progress.step(f"{method.id}: quantizing", 1, 1)
-            self._opened[spec] = subject
-        return self._opened[spec]
+            self._opened[spec.id] = subject
+        return self._opened[spec.id]
 
     @property
     def digests(self) -> frozenset[str]:

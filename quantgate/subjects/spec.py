@@ -31,9 +31,9 @@ class SubjectSpec:
     calibration: str = ""
 
     @property
-    def is_made_here(self) -> bool:
-        """Whether opening it may quantize."""
-        return self.method.algorithm not in OPENERS
+    def id(self) -> str:
+        """Names the subject within a run: the row's id, behind the parts that are not the run's only ones."""
+        return "/".join(part for part in (self.model, self.calibration, self.method.id) if part)
 
     def open(self, model: ModelFiles, calibration: Calibration | None, workshop: Workshop) -> Subject:
         """The subject, from the store, made now, or from the files that were brought along.

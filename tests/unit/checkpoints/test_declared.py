@@ -18,6 +18,7 @@ from quantgate.quantize.numerics.uniform import gptq_layout_config
 from quantgate.store.store import Store
 from quantgate.subjects.candidates import computed_otherwise, load_candidate, open_candidate, parse_candidate
 from quantgate.subjects.make import quantize_checkpoint
+from quantgate.subjects.subject import Workshop
 
 GPTQ = gptq_layout_config(bits=4, group_size=128, sym=True)
 NF4 = bnb_config(load_in_4bit=True)
@@ -193,7 +194,7 @@ class Scene:
         save_file(state, path / "model.safetensors", metadata={"format": "pt"})
 
     def open(self, path):
-        return open_candidate(self.model, parse_candidate(f"theirs={path}"), self.store)
+        return open_candidate(self.model, parse_candidate(f"theirs={path}"), None, Workshop(self.store))
 
 
 @pytest.fixture
