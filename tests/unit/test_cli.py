@@ -55,6 +55,12 @@ def test_the_help_of_run_has_an_example_and_the_options_of_the_suite(capsys):
         assert f"  {option}" in shown
 
 
+def test_help_needs_no_torch():
+    see = "import sys; from quantgate import cli; cli.build_parser(); print({'torch', 'transformers'} & {*sys.modules})"
+    shown = subprocess.run([sys.executable, "-c", see], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
+
+
 def test_runs_as_a_module():
     shown = subprocess.run([sys.executable, "-m", "quantgate", "--help"], capture_output=True, text=True, check=True)
     assert "export" in shown.stdout

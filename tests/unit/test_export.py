@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 from quantgate.checkpoints.checkpoint import load_quantized, read_record
 from quantgate.checkpoints.readers import linear_shapes, readers
 from quantgate.cli import main
-from quantgate.export import export_config
 from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.subjects.exporting import export_config
 from tests.unit.conftest import tiny_llama
 
 

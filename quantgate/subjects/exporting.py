@@ -1,0 +1,86 @@
+"""What ``quantgate export`` does once its arguments are checked: quantize, copy, rewrite for the runtimes."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from quantgate.checkpoints.checkpoint import bytes_on_disk, ties_its_head, untie
+from quantgate.checkpoints.mixed import mixed_config
+from quantgate.checkpoints.nvfp4 import share_scales
+from quantgate.checkpoints.readers import linear_shapes, readers
+from quantgate.checkpoints.w8a8 import convert, is_w8a8, w8a8_config
+from quantgate.core.words import say
+from quantgate.models.digest import HEAD
+from quantgate.models.loading import context_length, load_tokenizer
+from quantgate.models.source import ModelFiles
+from quantgate.quantize.base import Method
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
+from quantgate.quantize.catalogue.methods import algorithm_of
+from quantgate.quantize.settings import FloatSettings
+from quantgate.store.store import Store
+from quantgate.subjects.subject import Workshop, make_subject
+from quantgate.tasks.data import BUNDLED_DATA, open_data
+from quantgate.tasks.prompts import Prompts
+
+
+def write(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store) -> None:
+    """Quantize, or take what the store has, and copy it to the directory. Raises QuantgateError as `make_subject`."""
+    found = readers(export_config(method), linear_shapes(model.path, method.id))
+    for reader in found:
+        say(str(reader))
+    calibration = _calibration(args, model) if method.needs_calibration else None
+    subject = make_subject(model, method, calibration, Workshop(store, args.device))
+    rewrite = rewrite_of(method)
+    if rewrite is None and ties_its_head(subject.path) and any(reader.needs_head for reader in found):
+        say(f"{HEAD} is stored beside the embedding it is tied to: AutoGPTQ leaves it at zero otherwise")
+        rewrite = untie
+    _copy(subject.path, args.directory, rewrite)
+    size = bytes_on_disk(args.directory)
+    say(f"{args.directory}: {method.id}, {subject.record.bits_effective:.3f} bits a weight, {size} bytes")
+
+
+def export_config(method: Method) -> dict[str, Any]:
+    """``quantization_config`` of what an export by ``method`` writes."""
+    if is_w8a8(method):
+        return w8a8_config()
+    if method.activations or method.kv_cache:
+        return mixed_config({}, None)
+    return algorithm_of(method).checkpoint_config()
+
+
+def rewrite_of(method: Method) -> Callable[[Path, Path], None] | None:
+    """What turns a copy (second argument) of the subject's files into what is exported; None: they are it already."""
+    if is_w8a8(method):
+        return convert
+    return share_scales if method.settings == FloatSettings("nvfp4") else None
+
+
+def _calibration(args: argparse.Namespace, model: ModelFiles) -> Calibration:
+    limit = context_length(model.path, model.id)
+    prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
+    choice = CalibrationChoice(
+        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
+    )
+    data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
+    return build_calibration(choice, data, open_data("bundled", BUNDLED_DATA, offline=True), prompts)
+
+
+def _copy(source: Path, target: Path, rewrite: Callable[[Path, Path], None] | None) -> None:
+    """All files but the store's own note, then rewritten; the directory appears as a whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        work = Path(scratch) / "export"
+        shutil.copytree(source, work, ignore=shutil.ignore_patterns("entry.json"))
+        if rewrite:
+            rewrite(source, work)
+        for file in work.iterdir():
+            file.chmod(0o644)  # safetensors makes files that only their owner can read
+        if target.exists():
+            target.rmdir()
+        work.rename(target)
