@@ -9,7 +9,6 @@ what would be deployed. Nothing measured is kept in the store: the next run meas
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,10 +19,9 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
 from quantgate.efficiency.architecture import Architecture, read_architecture
 from quantgate.efficiency.child import Job, run_job
-from quantgate.efficiency.hardware import Hardware
-from quantgate.efficiency.roofline import Precision, Setting, decode, decode_seconds, memory, prefill
+from quantgate.efficiency.rows import Executed, memory_row, rates_of
 from quantgate.efficiency.weights import stored_bytes
-from quantgate.efficiency.workload import WORKLOADS, Timing, Workload
+from quantgate.efficiency.workload import WORKLOADS, Workload
 from quantgate.quantize.base import Method
 from quantgate.runs.evaluation import Evaluation
 from quantgate.subjects.subject import Subject
@@ -32,7 +30,6 @@ from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.recording import Told, build_result
 
 GIB: Final = 2**30
-_RATES: Final = ("prefill", "decode", "generate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ class Bench:
             "method": method.id,
             "weights_bytes": {"reference": self.reference_bytes, "subject": stored_bytes(subject.path)},
             "memory": self._memory_rows(subject) if method.id in self._memory else None,
-            "speed": self._speed_rows(subject) if method.id in self._speed else None,
+            "speed": self._executed(subject).speed_rows(self._speed[method.id]) if method.id in self._speed else None,
         }
 
     @property
@@ -133,7 +130,7 @@ class Bench:
 
     def _decode_rates(self, subject: Subject) -> tuple[list[float], list[float]]:
         run = self._measured_speed(subject)["runs"][0]
-        before, after = ([rates["decode"] for rates in side] for side in _rates(run))
+        before, after = ([rates["decode"] for rates in side] for side in rates_of(run))
         return before, after
 
     def _measured_memory(self, subject: Subject | None) -> list[dict[str, Any]]:
@@ -189,129 +186,18 @@ class Bench:
 
     # --- rows of the report -----------------------------------------------------------------------------------------
 
+    def _executed(self, subject: Subject) -> Executed:
+        return Executed(subject.method.id, subject.record, bool(self._execution(subject)["packed"]), self.shape)
+
     def _memory_rows(self, subject: Subject) -> list[dict[str, Any]]:
         reference = memory_row(self._memory[""], self.reference_bytes)
         row = memory_row(self._memory[subject.method.id], stored_bytes(subject.path))
-        if not row["execution"]["packed"] and self.shape:
-            row["deployed"] = self._deployed(subject, self.shape)
-        return [{"name": "16-bit", **reference}, {"name": subject.method.id, **row}]
-
-    def _deployed(self, subject: Subject, shape: Architecture) -> float:
-        """Bytes that the subject would need if its weights stayed packed: computed, not measured."""
-        record, first = subject.record, self.options.workloads[0]
-        precision = Precision(record.bits_nominal, cache=record.cache_bits, stored=record.bits_effective)
-        hardware = Hardware("any", 1, 1, 1, 1e6)
-        return memory(shape, Setting(precision, first.batch), first.prompt, first.new, hardware).total
-
-    def _speed_rows(self, subject: Subject) -> dict[str, Any]:
-        found = self._speed[subject.method.id]
-        machine = Hardware(**found["machine"])
-        rows = []
-        for run in found["runs"]:
-            workload = Workload(**run["workload"])
-            row = speed_row(run, found["executions"])
-            for side, bounds in zip(("reference", "subject"), self._bounds(subject, workload, machine), strict=True):
-                row[side]["bound"] = bounds
-                row[side]["reached"] = {name: row[side][name]["median"] / rate for name, rate in bounds.items()}
-            rows.append(row)
-        return {"machine": found["machine"], "rows": rows, "points": self._points(subject, rows[0], machine)}
-
-    def _points(self, subject: Subject, row: Mapping[str, Any], machine: Hardware) -> list[dict[str, Any]]:
-        """Intensity, bound and measured operations/s of both sides' prefill and decode, for the picture."""
-        if self.shape is None:
-            return []
-        workload = Workload(**row["workload"])
-        points = []
-        sides = zip(("reference", "subject"), ("16-bit", subject.method.id), self._precisions(subject), strict=True)
-        for side, name, precision in sides:
-            setting, keys = Setting(precision, workload.batch), workload.prompt + workload.new // 2
-            passes = {
-                "prefill": prefill(self.shape, setting, workload.prompt, machine),
-                "decode": decode(self.shape, setting, keys, machine),
-            }
-            for stage, done in passes.items():
-                per_token = done.ops / done.tokens
-                points.append(
-                    {
-                        "name": name,
-                        "stage": stage,
-                        "intensity": done.ops / done.bytes,
-                        "bound": done.ops / done.seconds(machine),
-                        "measured": row[side][stage]["median"] * per_token,
-                    }
-                )
-        return points
-
-    def _precisions(self, subject: Subject) -> tuple[Precision, Precision]:
-        """As reference and subject were executed; an unpacked subject ran in 16 bit."""
-        record = subject.record
-        if not self._execution(subject)["packed"]:
-            return Precision(), Precision()
-        activation = 8 if record.execution == "int8" else 16
-        return Precision(), Precision(record.bits_nominal, activation, stored=record.bits_effective)
-
-    def _bounds(self, subject: Subject, workload: Workload, machine: Hardware) -> list[dict[str, float]]:
-        """Highest rates of reference and subject on ``machine`` by the roofline."""
-        if self.shape is None:
-            return [{}, {}]
-        found = []
-        for precision in self._precisions(subject):
-            setting = Setting(precision, workload.batch)
-            seconds = decode_seconds(self.shape, setting, workload.prompt, workload.new, machine)
-            found.append(
-                {
-                    "prefill": prefill(self.shape, setting, workload.prompt, machine).rate(machine),
-                    "decode": workload.batch * (workload.new - 1) / seconds,
-                }
-            )
-        return found
+        deployed = self._executed(subject).deployed(self.options.workloads[0])
+        more = {} if deployed is None else {"deployed": deployed}
+        return [{"name": "16-bit", **reference}, {"name": subject.method.id, **row, **more}]
 
 
 def _peak(found: Mapping[str, Any]) -> float:
     """GiB above the process without a model, at the highest moment of prefill and decode."""
     highest = max(float(found["peaks"][name]["allocated"]) for name in ("prefill", "decode"))
     return max((highest - float(found["base"])) / GIB, 1e-9)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def memory_row(found: Sequence[Mapping[str, Any]], on_disk: int) -> dict[str, Any]:
-    """Bytes of one model over its processes; peaks are above what the process held without a model."""
-    first = found[0]
-    stages = {
-        name: spread([each["peaks"][name]["allocated"] - each["base"] for each in found]) for name in first["peaks"]
-    }
-    reserved = {name: max(each["peaks"][name]["reserved"] for each in found) for name in first["peaks"]}
-    rest = stages["prefill"]["median"] - first["resident"] - first["cache"]
-    return {
-        "execution": first["execution"],
-        "how": first["how"],
-        "on_disk": on_disk,
-        "resident": first["resident"],
-        "cache": first["cache"],
-        "activations": max(rest, 0.0),
-        "process": first["base"],
-        "peaks": stages,
-        "reserved": reserved,
-        "repetitions": len(found),
-    }
-
-
-def _rates(run: Mapping[str, Any]) -> list[list[dict[str, float]]]:
-    workload = Workload(**run["workload"])
-    return [[Timing(**each).rates(workload) for each in side] for side in run["times"]]
-
-
-def speed_row(run: Mapping[str, Any], executions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rates of reference and subject on one workload, and the ratio of each pair of repetitions."""
-    rates = _rates(run)
-    row: dict[str, Any] = {"workload": run["workload"], "repetitions": len(rates[0])}
-    for side, mine, times, execution in zip(("reference", "subject"), rates, run["times"], executions, strict=True):
-        row[side] = {name: spread([each[name] for each in mine]) for name in _RATES}
-        row[side]["first_token_seconds"] = spread([each["first"] for each in times])
-        row[side]["execution"] = dict(execution)
-    row["ratio"] = {name: spread([b[name] / a[name] for a, b in zip(*rates, strict=True)]) for name in _RATES}
-    return row

@@ -10,12 +10,13 @@ import torch
 
 from quantgate.core.errors import ModelError, UsageError
 from quantgate.core.items import ItemOutcome
-from quantgate.efficiency import bench, child
+from quantgate.efficiency import child, rows
 from quantgate.efficiency.architecture import read_architecture
-from quantgate.efficiency.bench import BenchOptions, memory_row, speed_row
+from quantgate.efficiency.bench import BenchOptions
 from quantgate.efficiency.child import Job, run_job
 from quantgate.efficiency.execution import load_plain
 from quantgate.efficiency.meters import CudaGauge, Peak, ResidentGauge, Stages
+from quantgate.efficiency.rows import memory_row, speed_row
 from quantgate.efficiency.workload import (
     WORKLOADS,
     Generator,
@@ -152,9 +153,9 @@ def test_speed_is_measured_in_turns_after_a_warm_up(reference, quantized, monkey
     assert row["ratio"]["decode"]["median"] == pytest.approx(sorted(pairs)[1])
     assert json.loads(json.dumps(found)) == found
     # a roofline is a bound: nothing that ran was faster (a third for noise of other programs)
-    machine = bench.Hardware(**found["machine"])
+    machine = rows.Hardware(**found["machine"])
     shape = read_architecture(reference, "reference")
-    seconds = bench.decode_seconds(shape, bench.Setting(), 8, 12, machine)
+    seconds = rows.decode_seconds(shape, rows.Setting(), 8, 12, machine)
     assert row["reference"]["decode"]["high"] < 1.33 * 11 / seconds
 
 
