@@ -155,7 +155,7 @@ def test_own_options_and_fixtures(case, plan):
 
 def test_nothing_of_quantgate_is_imported_but_what_looks():
     ours = {name for name in sys.modules if name.startswith("quantgate.") and not name.startswith("quantgate.core")}
-    assert ours == {"quantgate.quantize", "quantgate.fixtures", "quantgate.fixtures.entry"}
+    assert ours == {"quantgate.moved", "quantgate.quantize", "quantgate.fixtures", "quantgate.fixtures.entry"}
     assert "quantgate.core.records" not in sys.modules
     assert not {"torch", "numpy", "transformers", "rich"} & set(sys.modules)
 
