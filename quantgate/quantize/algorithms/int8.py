@@ -9,6 +9,7 @@ As in bitsandbytes, the outlier columns of an input are those where any row of t
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import torch
@@ -57,6 +58,26 @@ def quantize_rows(half: Tensor, outliers: Tensor, threshold: float) -> tuple[Ten
     return codes, maxima
 
 
+@cache
+def has_exact_products() -> bool:
+    """Whether products of int8 matrices are exact in this process.
+
+    oneDNN, told to do without VNNI instructions (``ONEDNN_MAX_CPU_ISA``) on a processor for which torch calls it, adds
+    pairs of products in 16 bits, which saturate.
+    """
+    codes = torch.full((32, 64), 127, dtype=torch.int8)
+    found: Tensor = torch.ops.bitsandbytes.int8_linear_matmul.default(codes, codes)
+    return bool((found == 64 * 127 * 127).all())
+
+
+def products(codes: Tensor, weight: Tensor) -> Tensor:
+    """``codes @ weight^T`` of int8 matrices, int32, exact on any processor."""
+    if has_exact_products():
+        found: Tensor = torch.ops.bitsandbytes.int8_linear_matmul.default(codes, weight)
+        return found
+    return (codes.to(torch.float64) @ weight.to(torch.float64).t()).to(torch.int32)
+
+
 def matmul(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, threshold: float) -> Tensor:
     """``x @ W^T + bias`` with both sides in int8, outlier columns of ``x`` in ``x``'s dtype.
 
@@ -81,11 +102,11 @@ def matmul(x: Tensor, weight: Tensor, scales: Tensor, bias: Tensor | None, thres
             f"an activation of {float(rows.abs().amax()):.3g} outside the outlier columns",
             expected=f"values that fp16 holds (up to {torch.finfo(torch.float16).max:.0f}): it quantizes in fp16",
         )
-    products: Tensor = torch.ops.bitsandbytes.int8_linear_matmul.default(codes, weight)
-    out = torch.empty(products.shape, dtype=x.dtype)
-    for part in _chunks(*products.shape):
+    sums = products(codes, weight)
+    out = torch.empty(sums.shape, dtype=x.dtype)
+    for part in _chunks(*sums.shape):
         values = maxima[part].unsqueeze(1) * scales
-        values = (products[part] * values).mul_(_DEQUANT)
+        values = (sums[part] * values).mul_(_DEQUANT)
         out[part] = values if bias is None else values.add_(bias)
     if outliers.numel():
         kept = torch.ops.bitsandbytes.int8_vectorwise_dequant.default(weight[:, outliers].contiguous(), scales)

@@ -6,7 +6,7 @@ import torch
 
 from quantgate.core.errors import MethodError
 from quantgate.quantize.algorithms.bnb import Float4, Int8, from_tensors, int8_linear
-from quantgate.quantize.algorithms.int8 import outlier_columns, quantize_rows
+from quantgate.quantize.algorithms.int8 import has_exact_products, outlier_columns, products, quantize_rows
 from quantgate.quantize.settings import Float4Settings, Int8Settings
 
 
@@ -29,6 +29,12 @@ def theirs(weight, bias):
     return linear.to("cpu").eval()
 
 
+theirs_saturate = pytest.mark.skipif(
+    not has_exact_products(), reason="bitsandbytes' own int8 products saturate on the instruction set that was chosen"
+)
+
+
+@theirs_saturate
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("rows", [1, 3, 700])  # 700 rows of 400: more than one chunk
 @pytest.mark.parametrize("outliers", [[], [0], [5, 17, 399]])
@@ -41,6 +47,16 @@ def test_int8_forward_has_bitsandbytes_bits(dtype, rows, outliers, with_bias):
     ours = int8_linear(Int8(Int8Settings()).quantize([weight], None)[0].weight, bias, 6.0)
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(weight, bias)(x))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_products_are_exact_on_any_processor(monkeypatch, exact):
+    """Codes of full range: without VNNI instructions oneDNN's sums of pairs saturate."""
+    if not exact:
+        monkeypatch.setattr("quantgate.quantize.algorithms.int8.has_exact_products", lambda: False)
+    codes, weight = (torch.randint(-127, 128, (size, 512), dtype=torch.int8) for size in (40, 24))
+    codes[0], weight[0] = 127, 127
+    assert torch.equal(products(codes, weight), codes.int() @ weight.int().t())
 
 
 def test_threshold_limits():
@@ -136,6 +152,7 @@ def test_int8_quantizes_in_fp16_and_says_so_when_that_is_too_small(dtype):
             int8_linear(stored, None, 0.0)(x)
 
 
+@theirs_saturate
 def test_int8_threshold_zero_means_no_outliers():
     weight, x = seeded(24, 400, seed=1) * 0.05, seeded(50, 400)
     x[:, 7] *= 100
