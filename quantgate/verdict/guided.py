@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from quantgate.core.items import ItemOutcome
 from quantgate.verdict.intervals import Codes, Floats
@@ -30,10 +30,9 @@ from quantgate.verdict.intervals import Codes, Floats
 FLOOR: Final = 0.3  # share of the draw that is the same for all items
 FIRST: Final = 64
 GROWTH: Final = 1.5
-_EDGES: Final = np.array([-3.0, -2.0, -1.25, -0.75, -0.25, 0.25, 0.75, 1.5, 2.5, 4.0])
-"""Of the log odds of the right option's probability."""
-_CENTRES: Final = np.array([-4.0, -2.5, -1.6, -1.0, -0.5, 0.0, 0.5, 1.1, 2.0, 3.2, 5.0])
-CELLS: Final = 2 * _CENTRES.size
+_STEPS: Final = 11  # cells a side: answers that were wrong, and that were right, by how near they are to turning
+CELLS: Final = 2 * _STEPS
+_NEAR: Final = 0.17  # share of a side's answers within which most of what turns lies
 _SHRINK: Final = 5.0  # items of no harm that every cell's mean is averaged with
 _LARGEST: Final = 31.5  # margin² · information at which all error is spent: 3 times what shows no harm (power 90%)
 _GRID: Final = 161
@@ -43,16 +42,24 @@ _WIDE: Final = 8.0
 
 def default_curve() -> tuple[float, ...]:
     """Share of answers that turn by cell, before any method was seen: most where two options are equally likely."""
-    turned = 0.01 + 0.25 * np.exp(-np.abs(_CENTRES + 0.5) / 0.9)
+    turned = 0.01 + 0.25 * np.exp(-(np.arange(_STEPS) + 0.5) / _STEPS / _NEAR)
     return tuple(float(each) for each in np.concatenate([turned, turned]))
 
 
 def cells(reference: Sequence[ItemOutcome]) -> Codes:
-    """The cell of each scored item: wrong or right, and the probability of its right option where it is known."""
-    right = np.array([float(outcome.score or 0.0) > 0.5 for outcome in reference])
+    """The cell of each scored item: wrong or right, and how near to turning it is among its like.
+
+    A right answer turns where its option's probability is low, a wrong one where the right option's is high. By rank,
+    because tasks differ in how sharp their probabilities are; the same for all where none is known.
+    """
+    right = np.array([float(outcome.score or 0.0) > 0.5 for outcome in reference], dtype=bool)
     mass = np.array([outcome.companions.get("prob_right", 0.5) for outcome in reference])
-    odds = special.logit(np.clip(mass, 1e-6, 1 - 1e-6))
-    found: Codes = (np.searchsorted(_EDGES, odds) + _CENTRES.size * right).astype(np.intp)
+    found = np.zeros(right.size, dtype=np.intp)
+    for side in (False, True):
+        here = right == side
+        sure = (stats.rankdata(mass[here]) - 0.5) / max(1, int(here.sum()))
+        far = sure if side else 1 - sure
+        found[here] = np.minimum((far * _STEPS).astype(np.intp), _STEPS - 1) + _STEPS * side
     return found
 
 

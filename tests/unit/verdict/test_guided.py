@@ -179,3 +179,18 @@ def test_on_the_margin_few_pass() -> None:
                 wrong += 1
                 break
     assert wrong <= 60 * 0.025 + 3 * math.sqrt(60 * 0.025)
+
+
+def test_cells_go_by_rank_so_that_sharp_and_flat_probabilities_are_alike() -> None:
+    """Eleven right answers: the least sure one turns first. Eleven wrong ones: the one whose right option is likeliest."""
+    mass = np.linspace(0.3, 0.9, 11)
+
+    def of(shares: np.ndarray, score: float) -> list[int]:
+        given = [replace(pair(1)[0][0], score=score, companions={"prob_right": float(p)}) for p in shares]
+        return guided.cells(given).tolist()
+
+    assert of(mass, 1.0) == list(range(11, 22))
+    assert of(mass, 0.0) == list(range(10, -1, -1))
+    assert of(mass**4, 1.0) == of(mass, 1.0)
+    assert len(set(of(np.full(40, 0.5), 1.0))) == 1  # nothing is known: all are alike
+    assert guided.cells([]).size == 0
