@@ -182,7 +182,7 @@ def test_on_the_margin_few_pass() -> None:
 
 
 def test_cells_go_by_rank_so_that_sharp_and_flat_probabilities_are_alike() -> None:
-    """Eleven right answers: the least sure one turns first. Eleven wrong ones: the one whose right option is likeliest."""
+    """Of right answers the least sure turns first, of wrong ones that whose right option is likeliest."""
     mass = np.linspace(0.3, 0.9, 11)
 
     def of(shares: np.ndarray, score: float) -> list[int]:
