@@ -107,7 +107,8 @@ def test_predicted_bytes_are_the_files_bytes(quantized, reference, name):
     predicted = predicted_bytes(
         shape, read_json(path / "config.json", name)["quantization_config"], outliers / shape.block_weights
     )
-    assert predicted == pytest.approx(found, rel=0.01)
+    # how many outliers lie in which row differs by processor: of so small a model, more than 1%
+    assert predicted == pytest.approx(found, rel=0.02 if outliers else 0.01)
 
 
 def test_an_unknown_layout_has_no_prediction(reference):
