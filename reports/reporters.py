@@ -5,6 +5,7 @@ point group ``quantgate.reporters``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
@@ -53,7 +54,7 @@ def rendered(content: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     for row in reporters().values():
         try:
             with translated(f"reporter {row.name!r}", "made no text", kind=UsageError, also=(Exception,)):
-                texts[row.file] = str(row.render(content))
+                texts[row.file] = str(row.render(deepcopy(content)))  # what is sealed is what was judged
         except UsageError as error:
             failed.append(f"{row.file} was not written: {error}")
     return texts, failed

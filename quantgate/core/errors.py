@@ -74,6 +74,10 @@ class StoreError(QuantgateError):
     """The store cannot be read or written."""
 
 
+class EngineError(QuantgateError):
+    """An engine did not answer what it was asked."""
+
+
 class MethodError(QuantgateError):
     """A quantization method cannot be applied to this model with these settings."""
 

@@ -94,6 +94,14 @@ _RESPONSES: Final[dict[str, type[Any]]] = {
 _KINDS: Final = {kind: name for name, kind in _RESPONSES.items()}
 
 
+ANSWERS: Final[dict[type[Any], type[Any]]] = {
+    Likelihood: LikelihoodResponse,
+    Rolling: RollingResponse,
+    Generate: GenerateResponse,
+}
+"""What a request of each kind is answered with."""
+
+
 def _fields_of(each: Request | Response) -> dict[str, Any]:
     """Fields by name; unlike ``asdict`` without a copy of every token and value."""
     return {field.name: getattr(each, field.name) for field in fields(each)}

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core import reading
-from quantgate.core.errors import StoreError
+from quantgate.core.errors import EngineError, StoreError
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Progress
-from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, Sink
+from quantgate.core.requests import ANSWERS, Generate, Likelihood, Request, Response, Rolling, Sink
 from quantgate.store import bound, journal
 from quantgate.store.store import ENTRY, Store
 
@@ -70,7 +70,7 @@ def ask(
         extra.mkdir(parents=True, exist_ok=True)
         with journal.appending(log, key.digest) as lines:
 
-            def sink(index: int, response: Response) -> None:
+            def keep(index: int, response: Response) -> None:
                 known[index] = response
                 lines.add(index, response)
 
@@ -78,8 +78,11 @@ def ask(
             for start, stop in chunks(requests, cuts):
                 if all(index in known for index in range(start, stop)):
                     continue
-                for name, value in answer(requests[start:stop], start, sink, extra).items():
+                asked = requests[start:stop]
+                checked = _Checked(asked, start, keep, what)
+                for name, value in answer(asked, start, checked.sink, extra).items():
                     stats[name] = stats.get(name, 0.0) + value
+                checked.finish()
         lines_of = [journal.dump_line(index, known[index], key.digest) for index in range(len(requests))]
         _publish(target, lines_of, stats, extra, key.digest)
 
@@ -128,6 +131,37 @@ def _key_in(path: Path) -> ResponsesKey | None:
         return ResponsesKey(**content)
     except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+class _Checked:
+    """A sink for the answers to ``requests``, the first of which is number ``start``: each once, and of its kind.
+
+    Engines may be anybody's: an answer that is missing, or filed under another request, must not become a score.
+
+    Raises:
+        EngineError: from `sink` and `finish`.
+    """
+
+    def __init__(self, requests: Sequence[Request], start: int, keep: Sink, what: str) -> None:
+        self._open = {start + at: ANSWERS[type(request)] for at, request in enumerate(requests)}
+        self._keep, self._what, self._asked = keep, what, len(requests)
+
+    def sink(self, index: int, response: Response) -> None:
+        """Keep an answer that is waited for."""
+        wanted = self._open.pop(index, None)
+        if wanted is None:
+            raise EngineError(self._what, f"answer {index} was not asked for, or came twice", expected="each one once")
+        if not isinstance(response, wanted):
+            raise EngineError(
+                self._what, f"answer {index} is a {type(response).__name__}", expected=f"a {wanted.__name__}"
+            )
+        self._keep(index, response)
+
+    def finish(self) -> None:
+        """Refuse a chunk of which answers are missing."""
+        if self._open:
+            told = self._asked - len(self._open)
+            raise EngineError(self._what, f"{told} of {self._asked} requests were answered", expected="all of them")
 
 
 def chunks(requests: Sequence[Request], cuts: Collection[int] = ()) -> list[tuple[int, int]]:

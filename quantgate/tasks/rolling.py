@@ -124,13 +124,16 @@ class RollingTask:
         return f"segments of {length} tokens" if length < self.length else ""
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
-        """Mean loss (or mean KL divergence) of the segment. The reference itself has KL 0 by definition."""
+        """Mean loss, or mean KL divergence, of the segment. Distributions that nobody compared have no distance."""
         response = only(responses, RollingResponse)
         # of n tokens in front, n - 1 are predicted too, which says nothing about text
         front = max(0, item.row.get("first", 0) - 1)
         nll = math.fsum(response.nll[front:]) / len(response.nll[front:])
         fidelity = _fidelity(response, front)
-        score = nll if self.measure == "ppl" else fidelity.get("kld_mean", 0.0)
+        score = nll if self.measure == "ppl" else fidelity.get("kld_mean")
+        if score is None:
+            reason = "its distributions were not compared with the reference's"
+            return ItemOutcome(item.id, item.group, None, unscored=reason)
         if not math.isfinite(score):
             reason = "the model gave probabilities that are not finite"
             return ItemOutcome(item.id, item.group, None, unscored=reason)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from quantgate.core.errors import DataError, UsageError
@@ -14,6 +15,7 @@ from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
+from quantgate.tasks.efficiency import GROUP as EFFICIENCY_GROUP
 from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
 from quantgate.tasks.flores import Flores
 from quantgate.tasks.followbench import FollowBench
@@ -102,6 +104,23 @@ GROUP: Final = "quantgate.tasks"
 TASKS: Final[dict[str, Task]] = rows_of(
     GROUP, Task, (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_MASS, *_OTHERS), lambda task: task.id
 )
+_DIMENSIONS: Final = ("knowledge", "alignment", "fidelity")  # each is a file in evals/
+
+
+def check_table(tasks: Iterable[Task]) -> None:
+    """Raise UsageError for a row that no case could be made of, or whose name stands for something else.
+
+    A dimension that no file in evals/ has would leave the case out of the run without a word.
+    """
+    for task in tasks:
+        who = f"task {task.id!r}"
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", task.id):
+            raise UsageError(who, "a name that case ids cannot hold", expected="lower-case letters, digits and '_'")
+        if task.id in GROUPS or task.id in (EFFICIENCY_GROUP, *EFFICIENCY_TASKS):
+            raise UsageError(who, "the name is taken", expected="a name of its own")
+        if task.dimension not in _DIMENSIONS:
+            raise UsageError(who, f"dimension {task.dimension!r}", expected=" or ".join(_DIMENSIONS))
+
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
@@ -118,6 +137,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
+check_table(TASKS.values())
 
 DEFAULT: Final = (
     "perplexity",

@@ -79,3 +79,11 @@ def test_a_reporter_that_fails_costs_its_file_and_not_the_report(monkeypatch):
     assert texts == {}
     assert len(failed) == 1
     assert failed[0].startswith("theirs.txt was not written: reporter 'theirs': made no text (")
+
+
+def test_a_reporter_cannot_change_what_is_sealed(monkeypatch):
+    row = Reporter("theirs", "theirs.txt", lambda content: str(content.clear()))
+    monkeypatch.setattr("quantgate.reports.reporters.reporters", lambda: {"theirs": row})
+    content = {"results": [{"verdict": "regressed"}]}
+    rendered(content)
+    assert content == {"results": [{"verdict": "regressed"}]}

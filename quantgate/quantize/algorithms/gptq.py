@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from quantgate.quantize.base import LayerResult, Order, Statistics
+from quantgate.quantize.base import LayerResult, Statistics
 from quantgate.quantize.grids import UniformGrid, fit, fit_groups, to_steps
 from quantgate.quantize.numerics.columns import ColumnLoop, Processing, processing_of
-from quantgate.quantize.numerics.hessian import Hessian, output_energy
+from quantgate.quantize.numerics.hessian import OnHessian, output_energy
 from quantgate.quantize.numerics.uniform import UniformWeight, gptq_layout_config
-from quantgate.quantize.settings import GptqSettings, Need
+from quantgate.quantize.settings import GptqSettings
 
 
 class _Loop(ColumnLoop):
@@ -88,20 +88,10 @@ def gptq(
 
 
 @dataclass(frozen=True)
-class Gptq:
+class Gptq(OnHessian):
     """GPTQ as the driver sees it: one Hessian a stage, the stage's layers quantized together."""
 
     settings: GptqSettings
-    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
-
-    @property
-    def order(self) -> Order:
-        """As set."""
-        return Order(self.settings.true_sequential, self.settings.block_sequential)
-
-    def statistics(self, in_features: int, device: torch.device) -> Hessian:
-        """An empty Hessian for inputs of ``in_features``."""
-        return Hessian(in_features, device)
 
     def quantize(self, weights: Sequence[Tensor], statistics: Statistics | None) -> list[LayerResult]:
         """One result a weight (all of them read the same input); the loss is relative to the output's energy.

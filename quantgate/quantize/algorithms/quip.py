@@ -18,18 +18,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from quantgate.core.errors import MethodError
-from quantgate.quantize.base import LayerResult, Order, Statistics
+from quantgate.quantize.base import LayerResult, Statistics
 from quantgate.quantize.numerics.columns import ColumnLoop, Processing
-from quantgate.quantize.numerics.hessian import Hessian, hessian_of, output_energy
+from quantgate.quantize.numerics.hessian import OnHessian, hessian_of, output_energy
 from quantgate.quantize.numerics.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.numerics.packing import pack_stream, unpack_stream
-from quantgate.quantize.settings import Need, QuipSettings
+from quantgate.quantize.settings import QuipSettings
 
 _SPREAD: Final = 1e3  # how far an entry of D may be from their median: fp16 holds it
 
@@ -199,20 +199,10 @@ def quip(weight: Tensor, hessian: Tensor, settings: QuipSettings) -> tuple[QuipW
 
 
 @dataclass(frozen=True)
-class Quip:
+class Quip(OnHessian):
     """QuIP as the driver sees it: one Hessian a stage, rotated and factored for each layer."""
 
     settings: QuipSettings
-    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
-
-    @property
-    def order(self) -> Order:
-        """As set."""
-        return Order(self.settings.true_sequential, self.settings.block_sequential)
-
-    def statistics(self, in_features: int, device: torch.device) -> Hessian:
-        """An empty Hessian for inputs of ``in_features``."""
-        return Hessian(in_features, device)
 
     def quantize(self, weights: Sequence[Tensor], statistics: Statistics | None) -> list[LayerResult]:
         """One result a weight; the loss is relative to the output's energy.

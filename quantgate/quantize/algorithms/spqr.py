@@ -18,21 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from quantgate.core.errors import MethodError, ModelError
-from quantgate.quantize.base import LayerResult, Order, Statistics
+from quantgate.quantize.base import LayerResult, Statistics
 from quantgate.quantize.grids import group_bounds, group_index
 from quantgate.quantize.numerics.columns import ColumnLoop, Processing, processing_of
-from quantgate.quantize.numerics.hessian import Hessian, output_energy
+from quantgate.quantize.numerics.hessian import OnHessian, output_energy
 from quantgate.quantize.numerics.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.numerics.outliers import Outliers, outliers_of, read_outliers
 from quantgate.quantize.numerics.packing import pack_stream, unpack_stream
-from quantgate.quantize.settings import Need, SpqrSettings
+from quantgate.quantize.settings import SpqrSettings
 
 _TINY = 1e-9  # stands in for a scale of 0 as a divisor: all weights of the group are 0 (the authors' number)
 
@@ -249,20 +249,10 @@ def spqr(weight: Tensor, run: Processing, settings: SpqrSettings) -> tuple[SpqrW
 
 
 @dataclass(frozen=True)
-class Spqr:
+class Spqr(OnHessian):
     """SpQR as the driver sees it: one Hessian and one factor a stage, each layer with its own threshold."""
 
     settings: SpqrSettings
-    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
-
-    @property
-    def order(self) -> Order:
-        """As set."""
-        return Order(self.settings.true_sequential, self.settings.block_sequential)
-
-    def statistics(self, in_features: int, device: torch.device) -> Hessian:
-        """An empty Hessian for inputs of ``in_features``."""
-        return Hessian(in_features, device)
 
     def quantize(self, weights: Sequence[Tensor], statistics: Statistics | None) -> list[LayerResult]:
         """One result a weight; the loss is relative to the output's energy.

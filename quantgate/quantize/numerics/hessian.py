@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from quantgate.core.errors import MethodError
-from quantgate.quantize.base import Statistics
+from quantgate.quantize.base import Order, Statistics
+from quantgate.quantize.settings import Need
 
 T = TypeVar("T")
 _PANEL: Final = 256  # columns of one panel of the symmetric product
@@ -39,6 +40,20 @@ def exact_bf16_products(enabled: bool) -> Iterator[None]:
         yield
     finally:
         cpu.fp32_precision, cuda.fp32_precision = before
+
+
+class Ordered(Protocol):
+    """Settings that say in which order layers see each other quantized."""
+
+    @property
+    def true_sequential(self) -> bool:
+        """See `Order`."""
+        ...
+
+    @property
+    def block_sequential(self) -> bool:
+        """See `Order`."""
+        ...
 
 
 class Hessian:
@@ -84,6 +99,22 @@ class Hessian:
         full = upper + upper.t()
         full.diagonal().mul_(0.5)
         return full.mul_(2.0 / max(self.count, 1))
+
+
+class OnHessian:
+    """What algorithms share that look at one Hessian a stage, in the order that their settings say."""
+
+    settings: Ordered
+    needs: ClassVar[frozenset[Need]] = frozenset({"hessian"})
+
+    @property
+    def order(self) -> Order:
+        """As set."""
+        return Order(self.settings.true_sequential, self.settings.block_sequential)
+
+    def statistics(self, in_features: int, device: torch.device) -> Hessian:
+        """An empty Hessian for inputs of ``in_features``."""
+        return Hessian(in_features, device)
 
 
 def hessian_of(statistics: Statistics | None, who: str) -> Tensor:

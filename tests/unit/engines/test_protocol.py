@@ -1,11 +1,21 @@
 """Everything around an engine, without a model: answers are scripted, and the seam carries all that may change them."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from quantgate.core import registry
-from quantgate.core.errors import QuantgateError, UsageError
+from quantgate.core.errors import EngineError, QuantgateError, UsageError
+from quantgate.core.items import Item
 from quantgate.core.progress import Silent
-from quantgate.core.requests import Generate, Likelihood, LikelihoodResponse, Rolling
+from quantgate.core.requests import (
+    Generate,
+    GenerateResponse,
+    Likelihood,
+    LikelihoodResponse,
+    Rolling,
+    RollingResponse,
+)
 from quantgate.engines.mock import MockRow
 from quantgate.engines.protocol import Capabilities
 from quantgate.engines.table import engines
@@ -15,7 +25,7 @@ from quantgate.runs.options import Options, Sources
 from quantgate.store.store import Store
 from quantgate.subjects.candidates import parse_candidate
 from quantgate.tasks.data import open_data
-from quantgate.tasks.table import TASKS
+from quantgate.tasks.table import TASKS, check_table
 from quantgate.verdict.policy_file import load_policy
 from tests.conftest import make_model_dir
 
@@ -77,6 +87,59 @@ def test_what_an_engine_cannot_give_is_refused_before_it_is_asked(scene):
     with pytest.raises(UsageError, match=r"engine mock: it gives no log-likelihoods of given text; expected what mmlu"):
         scene(engine).result(METHODS["rtn8"], TASKS["mmlu"])
     assert not engine.asked
+
+
+class Sloppy(MockRow):
+    """Answers, and then does what an engine must not."""
+
+    def open(self, weights, tokenizer, setting):
+        row, engine = self, super().open(weights, tokenizer, setting)
+
+        class Opened:
+            def run(self, requests, sink, job):
+                return row.fault(engine, requests, sink, job)
+
+        return Opened()
+
+
+FAULTS = {
+    "31 of 32 requests were answered": lambda engine, requests, sink, job: engine.run(requests[1:], sink, job),
+    "came twice": lambda engine, requests, sink, job: (
+        engine.run(requests, sink, job) and engine.run(requests[:1], sink, job)
+    ),
+    "answer 32 was not asked for": lambda engine, requests, sink, job: engine.run(
+        requests, lambda index, response: sink(index + 1, response), job
+    ),
+    "is a GenerateResponse": lambda engine, requests, sink, job: sink(0, GenerateResponse("yes", 1, "eos")),
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_an_engine_that_answers_otherwise_than_asked_gives_no_score(scene, words):
+    engine = Sloppy(knows_everything)
+    engine.fault = FAULTS[words]
+    with pytest.raises(EngineError, match=words):
+        scene(engine).result(METHODS["rtn8"], TASKS["mmlu"])
+
+
+def test_distributions_that_were_not_compared_are_no_distance_of_zero():
+    task = TASKS["kld_ptb"]
+    item = Item("ptb/0", "ptb/0", {"tokens": (1, 2, 3)})
+    found = task.score(item, [RollingResponse((1.0, 2.0))])
+    assert found.score is None
+    assert "not compared" in found.unscored
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"id": "a-b"}, "case ids"), ({"id": "kld"}, "taken"), ({"id": "weight_bytes"}, "taken"),
+     ({"dimension": "speed"}, "knowledge or alignment or fidelity")],
+)  # fmt: skip
+def test_a_task_that_no_case_could_be_made_of_is_refused(fields, words):
+    row = SimpleNamespace(**{"id": "theirs", "dimension": "knowledge"} | fields)
+    with pytest.raises(UsageError, match=words):
+        check_table([row])
+    check_table([SimpleNamespace(id="theirs", dimension="knowledge")])
 
 
 @pytest.mark.parametrize(
