@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import fft, signal, stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -142,6 +144,84 @@ def test_neighbours_in_a_text() -> None:
     found = intervals.serial_spread(np.cos(np.pi * (np.arange(8) + 0.5) / 8))
     assert (found.design_effect, found.df) == pytest.approx((7 / 3, 3.0))
     assert found.se**2 == pytest.approx(4 / 3 / 8)
+
+
+def test_the_long_run_variance_agrees_with_scipy_and_statsmodels() -> None:
+    """Its waves are a discrete cosine transform, and the coefficients of a regression on these waves.
+
+    27 segments: 0.4 * 27^(2/3) = 3.6, so four frequencies. In a long text x = 0.5 x before + noise has, for a noise of
+    1, the long-run variance 1 / (1 - 0.5)^2 = 4, three times the 4/3 of single items.
+    """
+    rng = np.random.default_rng(3)
+    series = np.cumsum(rng.normal(size=27)) / 10 + 0.3
+    found = intervals.serial_spread(series)
+    by_scipy = fft.dct(series, type=2, norm="ortho")[1:5]
+    waves = np.cos(np.pi * np.arange(1, 5) * (np.arange(27)[:, None] + 0.5) / 27) * math.sqrt(2 / 27)
+    by_statsmodels = OLS(series, np.column_stack([np.ones(27), waves])).fit()
+    assert by_statsmodels.params[1:] == pytest.approx(by_scipy)
+    assert by_statsmodels.params[0] == pytest.approx(series.mean())
+    assert (found.se**2, found.df) == pytest.approx((float(np.mean(by_scipy**2)) / 27, 4.0))
+    assert found.design_effect == pytest.approx(found.se**2 / (stats.sem(series) ** 2))
+    steps = rng.normal(size=(200, 2100))
+    errors = [intervals.serial_spread(signal.lfilter([1], [1, -0.5], each)[100:]).se ** 2 * 2000 for each in steps]
+    assert float(np.mean(errors)) == pytest.approx(4, rel=0.06)
+
+
+def _all_draws(harm: list[int], chances: list[Fraction], fold: list[int]) -> tuple[Fraction, Fraction, float, float]:
+    """Over every possible draw of the items: mean and variance of the estimate, mean of its stated variance, mass."""
+    weight = np.array([float(each) for each in chances])
+    mass, values = Fraction(0), []
+    for drawn in itertools.product((False, True), repeat=len(harm)):
+        probability = Fraction(1)
+        for each, chance in zip(drawn, chances, strict=True):
+            probability *= chance if each else 1 - chance
+        # at the threshold 1 an item of weight w is drawn with the chance w
+        enters = np.where(drawn, 0.5, 2.0)
+        draw = guided.Draw(np.zeros(len(harm), dtype=np.intp), weight, enters, np.array(fold, dtype=np.intp))
+        value, variance, _ = draw.estimate(np.array(harm, dtype=float), 1.0)
+        values.append((probability, Fraction(value), variance))
+        mass += probability
+    mean = sum((probability * value for probability, value, _ in values), Fraction(0))
+    spread = sum((probability * (value - mean) ** 2 for probability, value, _ in values), Fraction(0))
+    stated = math.fsum(float(probability) * variance for probability, _, variance in values)
+    return mass, mean, float(spread), stated
+
+
+def test_a_guided_estimate_over_all_possible_draws() -> None:
+    """Six items of harm 1 0 0 1 -1 0, drawn with chances 1/2 1/3 1/4 3/4 2/3 1: 64 draws, each with its probability.
+
+    Whatever f is, the estimate is on average the mean harm, (1 + 1 - 1) / 6. Without f its variance is that of a sum
+    of independent terms, harm^2 (1 - pi) / pi: (1 + 1/3 + 1/2) / 36. What it states is that on average.
+    """
+    harm = [1, 0, 0, 1, -1, 0]
+    chances = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(3, 4), Fraction(2, 3), Fraction(1)]
+    mass, mean, spread, stated = _all_draws(harm, chances, [0] * 6)
+    assert mass == 1
+    assert float(mean) == pytest.approx(1 / 6)
+    assert (spread, stated) == pytest.approx((Fraction(11, 6) / 36,) * 2)
+    # with f from the other half it stays without bias; two halves that teach each other are not quite independent
+    _, mean, spread, stated = _all_draws(harm, chances, [0, 1, 0, 1, 0, 1])
+    assert float(mean) == pytest.approx(1 / 6)
+    assert stated == pytest.approx(spread, rel=0.15)
+
+
+def test_the_boundaries_of_a_guided_draw_agree_with_scipy() -> None:
+    """Scores at information I and J correlate by sqrt(I / J): the chance to stay below all boundaries is a normal one.
+
+    Up to a look the root of its share of the largest information is spent: at a quarter of it half of the error.
+    """
+    margin, alpha = 0.02, 0.025
+    largest = guided.spent([1e9], margin, alpha)[0]
+    assert largest == alpha
+    full = next(each for each in np.arange(1e4, 2e5, 50) if guided.spent([each], margin, alpha)[0] == alpha)
+    assert guided.spent([full / 4], margin, alpha)[0] == pytest.approx(alpha / 2, rel=1e-3)
+    information = np.array([2e3, 5e3, 1.2e4])
+    limits = guided.boundaries(list(information), margin, alpha)
+    correlation = np.sqrt(np.minimum.outer(information, information) / np.maximum.outer(information, information))
+    for count in (1, 2, 3):
+        inside = stats.multivariate_normal(np.zeros(count), correlation[:count, :count]).cdf(np.array(limits[:count]))
+        spent = guided.spent(list(information[:count]), margin, alpha)[-1]
+        assert 1 - float(inside) == pytest.approx(spent, abs=3e-5)
 
 
 def test_a_guided_estimate() -> None:
