@@ -16,7 +16,7 @@ from quantgate.core.arguments import whole_number
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.models.source import resolve_model
-from quantgate.quantize.calibration.sources import NAMES, CalibrationChoice
+from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.runs.preflight import Wanted, check_methods, check_options
 from quantgate.store.store import Store, default_root
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", metavar="NAME", help="torch device to quantize on")
     add("--data", default="bundled", metavar="NAME|DIR", help="where calibration corpora come from")
     count = whole_number(1)
-    add("--calibration", default=choice.name, choices=NAMES, help="calibration set")
+    add("--calibration", default=choice.name, metavar="NAME", help="calibration set (docs/calibration.md)")
     add("--calibration-samples", type=count, default=choice.n_samples, metavar="N", help="number of samples")
     add("--calibration-length", type=count, default=choice.length, metavar="N", help="tokens of a corpus sample")
     add(

@@ -20,14 +20,8 @@ from quantgate.core.reading import plain, visible
 from quantgate.models import architectures
 from quantgate.models.files import read_json
 from quantgate.models.source import BUNDLED, check_chat_template, is_directory, peek_model
-from quantgate.quantize.calibration.sources import (
-    DIALOGUES,
-    NAMES,
-    CalibrationChoice,
-    corpora_in,
-    count_dialogues,
-    place_of,
-)
+from quantgate.quantize.calibration.sources import DIALOGUES, CalibrationChoice, count_dialogues, readable
+from quantgate.quantize.calibration.table import source_called
 from quantgate.subjects.candidates import ALGORITHM, check_candidate
 from quantgate.tasks.data import BUNDLED_DATA, open_data
 
@@ -38,6 +32,7 @@ if TYPE_CHECKING:
 DEVICES: Final = ("cpu", "cuda", "xpu", "mps")
 MOST_SEED: Final = 2**32 - 1  # numpy, random and torch all take it
 MOST_SHOTS: Final = 64
+_SETS_SHOWN: Final = 6
 MOST_SAMPLES: Final = 10_000
 MOST_REPETITIONS: Final = 1000
 _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
@@ -149,9 +144,7 @@ def count_devices(kind: str) -> int:
 
 def check_calibration(wanted: Wanted) -> None:
     """A calibration set that does not exist."""
-    name = wanted.calibration.name
-    if name not in NAMES:
-        raise UsageError("--calibration", f"unknown set {name!r}", hint=suggestion(name, NAMES))
+    source_called(wanted.calibration.name)
 
 
 def check_model(wanted: Wanted) -> None:
@@ -238,20 +231,21 @@ def check_calibration_data(wanted: Wanted, methods: Sequence[Method], data: Data
     choice = wanted.calibration
     if not users:
         return
-    known = corpora_in(data)
+    source = source_called(choice.name)
     if choice.name == DIALOGUES:
         count = count_dialogues(open_data(BUNDLED, BUNDLED_DATA, offline=True))
         if choice.n_samples > count:
             expected = f"at most {count}, as many dialogues as there are"
             raise UsageError("--calibration-samples", str(choice.n_samples), expected=expected)
-        if (place := wanted.place) is not None and is_directory(wanted.model):
-            check_chat_template(place, wanted.model, known)
-    elif choice.name not in known:
+    if source.chat and (place := wanted.place) is not None and is_directory(wanted.model):
+        check_chat_template(place, wanted.model, readable(data))
+    if lacking := source.lacking(data):
+        shown = [DIALOGUES, *readable(data)][:_SETS_SHOWN]
         raise UsageError(
             f"--calibration {choice.name}",
-            f"data {data.name!r} has no {place_of(choice.name)}, on which {users[0]} is calibrated",
+            f"{lacking}, on which {users[0]} is calibrated",
             expected="--data DIR that holds it, or --data hub",
-            hint=f"with this data: --calibration {' or '.join([DIALOGUES, *known])}",
+            hint=f"with this data: --calibration {' or '.join(shown)}",
         )
 
 

@@ -32,6 +32,7 @@ from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.exam_subjects import CEVAL_HARD, CEVAL_NAMES, CMMLU_CHINA, CMMLU_NAMES, MMLU_GROUPS
 from quantgate.tasks.extraction import LETTERS, SIMILAR, chinese_choice, english_choice
 from quantgate.tasks.items import first_shots, k_shot, limited
+from quantgate.tasks.lessons import Lessons
 from quantgate.tasks.prompts import Prompts, user
 
 
@@ -57,6 +58,7 @@ class Exam:
     extract: Callable[[str, str, Sequence[str]], tuple[str, int]]
     groups: Mapping[str, Collection[str]]
     by_subject: bool = True
+    language: str = "Chinese"
 
     def choices(self, row: Mapping[str, Any]) -> list[str]:
         """The option texts."""
@@ -75,15 +77,25 @@ class Exam:
             found = f"{len(self.choices(row))} choices, {self.answer.lower()} {row[self.answer]!r}"
             raise DataError(where, found, expected=f"4 choices, {wanted}")
 
-    def examples(self, data: DataSource, shots: int) -> dict[str, tuple[Row, ...]]:
+    def subjects(self, data: DataSource, group: str = "") -> list[str]:
+        """The subjects ``data`` has, of one group or of all. Raises DataError when it has none of the group."""
+        found = [each for each in data.configs(self.dataset) if not group or each in self.groups[group]]
+        if not found:
+            raise DataError(
+                f"data {data.name!r}", f"no subject of {self.dataset} that belongs to {group}",
+                expected=", ".join(sorted(self.groups[group])[:3]) + ", ...", hint="choose other --tasks or --data",
+            )  # fmt: skip
+        return found
+
+    def examples(self, data: DataSource, shots: int, group: str = "") -> dict[str, tuple[Row, ...]]:
         """The first ``shots`` dev rows of every subject."""
-        subjects = data.configs(self.dataset)
+        subjects = self.subjects(data, group)
         return {each: first_shots(data, self.dataset, each, "dev", self.fields, shots) for each in subjects}
 
-    def items(self, data: DataSource, selection: Selection, shots: int) -> list[Item]:
-        """Rows of all subjects, each with the first ``shots`` dev rows of its subject."""
+    def items(self, data: DataSource, selection: Selection, shots: int, group: str = "") -> list[Item]:
+        """Rows of all subjects (of a group), each with the first ``shots`` dev rows of its subject."""
         items = []
-        for subject, examples in self.examples(data, shots).items():
+        for subject, examples in self.examples(data, shots, group).items():
             for number, row in enumerate(data.rows(self.dataset, subject, self.split, self.fields)):
                 self.check(row, f"{self.dataset}/{subject}/{self.split} in {data.name}, row {number}")
                 items.append(Item(f"{subject}/{self.split}/{number}", subject, row, examples))
@@ -130,6 +142,7 @@ MMLU: Final = Exam(
     extract=english_choice,
     groups=MMLU_GROUPS,
     by_subject=False,
+    language="English",
 )
 CEVAL: Final = Exam(
     dataset="ceval/ceval-exam",
@@ -159,12 +172,13 @@ CMMLU: Final = Exam(
 
 @dataclass(frozen=True)
 class ExamLikelihood:
-    """An exam by option likelihood."""
+    """An exam by option likelihood. ``group``: only the subjects of this group of the exam."""
 
     id: str
     exam: Exam
     form: Literal["letter", "text"] = "letter"
     shots: int = 5
+    group: str = ""
     dimension: ClassVar[str] = "knowledge"
     version: ClassVar[int] = 2  # a tie is nobody's choice
     metric: ClassVar[Metric] = ACCURACY
@@ -181,15 +195,30 @@ class ExamLikelihood:
         what = (
             "likelihood of the option letter" if self.form == "letter" else "mean token likelihood of the option text"
         )
-        return f"{k_shot(self.shots)}, {what}"
+        subjects = f"subjects of {self.group.replace('_', ' ')}, " if self.group else ""
+        return f"{subjects}{k_shot(self.shots)}, {what}"
+
+    @property
+    def lessons(self) -> Lessons:
+        """The dev rows of its subjects, each behind its head and with its right answer."""
+        configs = tuple(sorted(self.exam.groups[self.group])) if self.group else ()
+        about = self.group.replace("_", " ") or "all subjects"
+        return Lessons(
+            self.exam.dataset, configs, ("dev",), self.exam.fields, self._solved,
+            f"exam questions, {about}", self.exam.language,
+        )  # fmt: skip
+
+    def _solved(self, subject: str, row: Mapping[str, Any]) -> str:
+        head = "" if self.form == "text" else self.exam.head(subject)
+        return f"{head}{self._ask(row)} {self._options(row)[self.exam.right(row)]}"
 
     def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
         """The first dev rows of every subject."""
-        return self.exam.examples(data, self.shots)
+        return self.exam.examples(data, self.shots, self.group)
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Rows of all subjects with their dev examples."""
-        return self.exam.items(data, selection, self.shots)
+        return self.exam.items(data, selection, self.shots, self.group)
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One likelihood per option."""

@@ -23,6 +23,7 @@ from quantgate.tasks.base import Selection, only
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.extraction import stands_alone
 from quantgate.tasks.items import first_shots, items_of_split, k_shot
+from quantgate.tasks.lessons import Lessons
 from quantgate.tasks.prompts import Prompts, user
 
 _FIELDS: Final[Fields] = {"question": str, "answer": str}
@@ -128,6 +129,14 @@ class Gsm8k:
     def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
         """The first rows of ``train``."""
         return {"main": first_shots(data, self.dataset, "main", "train", _FIELDS, self.shots or 0)}
+
+    @property
+    def lessons(self) -> Lessons:
+        """Rows of ``train`` with their worked solutions."""
+        return Lessons(
+            self.dataset, ("main",), ("train",), _FIELDS,
+            lambda _, row: f"{_ask(row)} {row['answer']}", "word problems with their solutions",
+        )  # fmt: skip
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test rows of the configuration ``main`` with their examples."""

@@ -19,6 +19,7 @@ from quantgate.tasks.base import Selection, only
 from quantgate.tasks.choices import NOT_FINITE
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import first_shots, k_shot, limited
+from quantgate.tasks.lessons import Lessons
 from quantgate.tasks.prompts import Prompts
 
 _FIELDS: Final[Fields] = {"text": str}
@@ -48,6 +49,13 @@ class Lambada:
     def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
         """The first rows of ``train``."""
         return {"default": first_shots(data, self.dataset, "default", "train", _FIELDS, self.shots)}
+
+    @property
+    def lessons(self) -> Lessons:
+        """Passages of ``train``."""
+        return Lessons(
+            self.dataset, ("default",), ("train",), _FIELDS, lambda _, row: str(row["text"]), "passages of novels"
+        )
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test passages with their examples."""

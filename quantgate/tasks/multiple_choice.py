@@ -25,6 +25,7 @@ from quantgate.tasks.base import Selection
 from quantgate.tasks.choices import Question, log_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.items import first_shots, k_shot, limited
+from quantgate.tasks.lessons import Lessons
 from quantgate.tasks.prompts import Prompts
 
 _BRACKETS: Final = re.compile(r"\[.*?\]")  # WikiHow's mark-up in HellaSwag: [header], [step], [substeps]
@@ -192,6 +193,15 @@ class MultipleChoice:
             self._check(row, f"{where.dataset}/{where.config}/{where.split} in {data.name}, row {number}")
             items.append(Item(name, _origin(row[where.source]) if where.source else name, row, shots))
         return limited(items, selection.limit, selection.seed)
+
+    @property
+    def lessons(self) -> Lessons:
+        """Rows of ``train``, each solved as a few-shot example is."""
+        where = BENCHMARKS[self.benchmark]
+        return Lessons(
+            where.dataset, (where.config,), ("train",), where.fields,
+            lambda _, row: where.read(dict(row)).solved, f"{self.benchmark} questions with their answers",
+        )  # fmt: skip
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One likelihood per option."""

@@ -51,6 +51,10 @@ class Prompts:
             self._corpora[text] = self._ids(text, special=False)
         return self._corpora[text]
 
+    def piece(self, text: str) -> Tokens:
+        """Tokens of one document among many, nothing in front of it; not kept."""
+        return self._ids(text, special=False)
+
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, special tokens included."""
         return str(self._tokenizer.decode(list(tokens)))
@@ -142,6 +146,12 @@ class Prompts:
     def behind(self) -> Tokens:
         """Special tokens that the tokenizer would put behind every text: they are left out everywhere."""
         return self._special[1]
+
+    @cached_property
+    def plain_tokens(self) -> Tokens:
+        """Ids of all tokens that are part of ordinary text, ascending: no special and no added ones."""
+        left_out = {*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()}
+        return tuple(sorted({*self._tokenizer.get_vocab().values()} - left_out))
 
     @cached_property
     def _special(self) -> tuple[Tokens, Tokens]:

@@ -25,6 +25,7 @@ from quantgate.tasks.choices import mean_token_likelihoods, score_options
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.extraction import stands_alone
 from quantgate.tasks.items import limited, rows_of_split
+from quantgate.tasks.lessons import Lessons
 from quantgate.tasks.prompts import Prompts, user
 
 WORDS: Final = ("yes", "maybe", "no")  # by label: entailment, neutral, contradiction
@@ -118,6 +119,15 @@ class SnliLikelihood:
     metric: ClassVar[Metric] = ACCURACY
     chance: ClassVar[float] = 1 / 3
     protocol: ClassVar[str] = "zero-shot chat, mean token likelihood of Yes, Maybe and No as the answer"
+
+    @property
+    def lessons(self) -> Lessons:
+        """Rows of ``train`` or ``validation`` with the right word."""
+        return Lessons(
+            self.dataset, ("plain_text",), ("train", "validation"), _FIELDS,
+            lambda _, row: f"{_ask(row)} {WORDS[row['label']].capitalize() if row['label'] >= 0 else ''}".rstrip(),
+            "premises and hypotheses with their label",
+        )  # fmt: skip
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Test rows with a gold label."""

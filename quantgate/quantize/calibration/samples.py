@@ -1,25 +1,38 @@
 """Calibration sets: the text a method may look at, as token samples with a name, a domain and a digest.
 
-Default (as in paper A's code): complete chat dialogues at native length, no padding, no
-concatenation; 128 drawn without replacement by a seeded numpy generator. For text corpora the GPTQ convention:
-fixed-length segments cut from the joined text at seeded positions.
+Three ways from text to samples, of which a source has one:
+
+* whole documents at native length, no padding, no concatenation, drawn without replacement by a seeded numpy generator
+  (chat dialogues, as in paper A's code);
+* segments of a fixed length at seeded positions of a running text (GPTQ's convention for corpora);
+* documents in a seeded order, joined and cut into samples of exactly the length asked for (`packed`): so every set can
+  be given the same budget in tokens, however short its documents are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantgate.core.errors import DataError
 
+if TYPE_CHECKING:
+    from quantgate.core.requests import Tokens
+
+FEWER = "ask for fewer --calibration-samples, a smaller --calibration-length, or add text"
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """``samples``: token ids per sample; ``texts``: what they say; ``seed``: of the draw; ``source``: which split."""
+    """``samples``: token ids per sample; ``texts``: what they say; ``seed``: of the draw; ``source``: which split.
+
+    ``pool``: tokens there were to draw from (0: without end). ``length``: tokens a sample was to have (0: its own).
+    """
 
     name: str
     domain: str
@@ -27,11 +40,19 @@ class Calibration:
     texts: tuple[str, ...]
     seed: int
     source: str = ""
+    language: str = ""
+    pool: int = 0
+    length: int = 0
 
     @property
     def n_tokens(self) -> int:
         """Total number of tokens over all samples."""
         return sum(len(sample) for sample in self.samples)
+
+    @property
+    def share(self) -> float:
+        """Share of the pool that was drawn, 0 to 1; 0 where the pool has no end. Large shares leave draws alike."""
+        return min(1.0, self.n_tokens / self.pool) if self.pool else 0.0
 
     @property
     def digest(self) -> str:
@@ -46,12 +67,58 @@ class Calibration:
         return {
             "name": self.name,
             "domain": self.domain,
+            "language": self.language,
             "n_samples": len(self.samples),
             "n_tokens": self.n_tokens,
+            "length": self.length,
+            "pool_tokens": self.pool,
             "digest": self.digest,
             "seed": self.seed,
             "source": self.source,
         }
+
+
+@dataclass(frozen=True)
+class Want:
+    """How much is asked of a source: ``n_samples`` of ``length`` tokens, drawn with ``seed``.
+
+    ``packed``: also of documents that are otherwise kept whole, so that sets of all kinds hold equally many tokens.
+    """
+
+    n_samples: int
+    length: int
+    seed: int
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of one source, what they say, and ``pool``: how many tokens there were to draw from (0: no end)."""
+
+    samples: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    origin: str
+    pool: int = 0
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts with their tokens. ``first``: tokens in front of every sample; ``joint``: tokens between two documents."""
+
+    texts: Sequence[str]
+    tokens: Sequence[Tokens]
+    origin: str
+    first: Tokens = ()
+    joint: Tokens = field(default=())
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all documents with what stands between them."""
+        return sum(map(len, self.tokens)) + len(self.joint) * max(0, len(self.tokens) - 1)
+
+    def capacity(self, length: int) -> int:
+        """How many samples of ``length`` tokens they fill when they are joined."""
+        return self.n_tokens // max(1, length - len(self.first))
 
 
 def draw(pool: Sequence[str], n_samples: int, seed: int, who: str) -> list[str]:
@@ -70,6 +137,46 @@ def draw(pool: Sequence[str], n_samples: int, seed: int, who: str) -> list[str]:
 def segments(tokens: Sequence[int], n_samples: int, length: int, seed: int, who: str) -> list[tuple[int, ...]]:
     """``n_samples`` segments of ``length`` tokens at seeded positions of ``tokens`` (GPTQ's convention)."""
     if len(tokens) <= length:
-        raise DataError(who, f"{len(tokens)} tokens of text", expected=f"more than one segment of {length}")
+        raise DataError(who, f"{len(tokens)} tokens of text", expected=f"more than one segment of {length}", hint=FEWER)
     starts = np.random.default_rng(seed).integers(0, len(tokens) - length, size=n_samples)
     return [tuple(tokens[start : start + length]) for start in starts]
+
+
+def packed(documents: Documents, want: Want, who: str) -> Drawn:
+    """Documents in a seeded order without replacement, joined, cut into samples of exactly ``want.length`` tokens.
+
+    A document goes on in the next sample where it does not end with one. ``texts`` are the documents that are used.
+
+    Raises:
+        DataError: there is too little text; says how many samples there are.
+    """
+    body = want.length - len(documents.first)
+    most = documents.capacity(want.length)
+    if body < 1 or most < want.n_samples:
+        raise DataError(
+            who,
+            f"{documents.n_tokens} tokens in {len(documents.tokens)} texts, which fill {most} samples of {want.length}",
+            expected=f"at least {want.n_samples}",
+            hint=FEWER,
+        )
+    order = np.random.default_rng(want.seed).permutation(len(documents.tokens))
+    needed = want.n_samples * body
+    row: list[int] = []
+    used: list[str] = []
+    for index in order:
+        if len(row) >= needed:
+            break
+        row.extend((*(documents.joint if row else ()), *documents.tokens[index]))
+        used.append(documents.texts[index])
+    samples = tuple((*documents.first, *row[at : at + body]) for at in range(0, needed, body))
+    return Drawn(samples, tuple(used), documents.origin, documents.n_tokens)
+
+
+def shares(weights: Sequence[float], count: int) -> list[int]:
+    """``count`` split by ``weights`` (largest remainders): whole numbers that add up to ``count``."""
+    exact = [weight / math.fsum(weights) * count for weight in weights]
+    found = [math.floor(each) for each in exact]
+    by_rest = sorted(range(len(exact)), key=lambda index: (found[index] - exact[index], index))
+    for index in by_rest[: count - sum(found)]:
+        found[index] += 1
+    return found

@@ -22,7 +22,7 @@ from quantgate.core.progress import Silent
 from quantgate.quantize.algorithms.floats import quantize_float8
 from quantgate.quantize.algorithms.rtn import rtn
 from quantgate.quantize.algorithms.slim import SampledHessian, Slim
-from quantgate.quantize.calibration.sources import NAMES, CalibrationChoice, build_calibration
+from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
 from quantgate.quantize.catalogue.methods import METHODS, algorithm_of
 from quantgate.quantize.numerics.packing import pack_rows, unpack_rows
 from quantgate.quantize.settings import ActivationSettings, RtnSettings, SlimSettings, SpqrSettings
@@ -196,7 +196,7 @@ def test_c4_gives_calibration_text(tmp_path, write_jsonl, tokenizer):
     assert all("line" in text for text in calibration.texts)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["dialogues", "wikitext2", "ptb", "c4", "random"])
 def test_every_named_set_exists_and_is_drawn_by_the_seed(name, tmp_path, write_jsonl, tokenizer):
     """There, a set that is to be shuffled ends at an unbound variable, and of a family of sets one is shipped."""
     for dataset, config, field in (

@@ -1,0 +1,101 @@
+"""What of a benchmark may be learned from: its rows outside the tested split, shown with their right answers.
+
+Calibration text in a task's own distribution is made of these rows, in the task's own words or literally as a paper
+renders them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from quantgate.core.errors import DataError
+from quantgate.tasks.data import DataSource, Fields, Row
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Rows that are never scored.
+
+    ``configs``: configurations that are read; empty means all that the data has. ``splits``: names the split may have,
+    the first that is there is read; a tested split is never among them. ``render``: (configuration, row) -> text.
+    ``apart``: (configuration, split, field) of tested rows; a row whose own value of that field stands there is left
+    out, for benchmarks that cut their splits through shared passages.
+    """
+
+    dataset: str
+    configs: tuple[str, ...]
+    splits: tuple[str, ...]
+    fields: Fields
+    render: Callable[[str, Mapping[str, Any]], str]
+    domain: str
+    language: str = "English"
+    apart: tuple[tuple[str, str, str], ...] = ()
+
+    def places(self, data: DataSource) -> list[tuple[str, str]]:
+        """(configuration, split) of everything that is read. Raises DataError when the data lacks the dataset."""
+        known = data.configs(self.dataset)
+        wanted = [config for config in known if not self.configs or config in self.configs]
+        return [(config, split) for config in wanted if (split := self._split(data, config))]
+
+    def lacking(self, data: DataSource) -> str:
+        """What ``data`` lacks; empty when the rows can be read, or where that shows only when they are."""
+        if data.name == "hub":
+            return ""
+        configs = data.configs(self.dataset) if data.has(self.dataset) else []
+        if not data.has(self.dataset) or (self.configs and not set(self.configs) & set(configs)):
+            what = "/".join((self.dataset, *self.configs[:1]))
+            return f"data {data.name!r} has no {what}"
+        if not self.places(data):
+            found = sorted({split for config in self.configs or configs for split in data.splits(self.dataset, config)})
+            return f"data {data.name!r} has only {' and '.join(found)} of {self.dataset}, which is what is tested"
+        return ""
+
+    def texts(self, data: DataSource) -> tuple[list[str], str]:
+        """Every row as text, and where they are from. Raises DataError when there are none."""
+        tested = self._tested(data)
+        texts, left_out, read = [], 0, []
+        for config, split in self.places(data):
+            read.append(split)
+            for row in data.rows(self.dataset, config, split, self.fields):
+                if any(row.get(field) in values for field, values in tested.items()):
+                    left_out += 1
+                else:
+                    texts.append(self._rendered(config, split, row))
+        if not texts:
+            lacking = self.lacking(data) or "no row to calibrate on"
+            raise DataError(f"calibration text of {self.dataset}", lacking, expected=f"{' or '.join(self.splits)} rows")
+        parts = self.configs[0] if len(self.configs) == 1 else f"{len(read)} configurations"
+        origin = f"{self.dataset} {parts}, split {' and '.join(sorted(set(read)))}"
+        return texts, origin + (f", less {left_out} rows whose text is tested" if left_out else "")
+
+    def _rendered(self, config: str, split: str, row: Row) -> str:
+        try:
+            return self.render(config, row)
+        except (ValueError, AttributeError, TypeError, IndexError) as error:
+            where = f"{self.dataset}/{config}/{split}"
+            raise DataError(
+                where, f"a row that cannot be shown ({error})", expected="the benchmark's schema"
+            ) from error
+
+    def _split(self, data: DataSource, config: str) -> str:
+        there = data.splits(self.dataset, config)
+        return next((split for split in self.splits if split in there), "")
+
+    def _tested(self, data: DataSource) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for config, split, field in self.apart:
+            if data.has(self.dataset, config, split) and split in data.splits(self.dataset, config):
+                rows: Sequence[Row] = data.rows(self.dataset, config, split, {field: str})
+                found.setdefault(field, set()).update(row[field] for row in rows)
+        return found
+
+
+@runtime_checkable
+class Teaching(Protocol):
+    """A task that has rows to learn from beside those it asks."""
+
+    @property
+    def lessons(self) -> Lessons:
+        """Where they lie and how they read."""
