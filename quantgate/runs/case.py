@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
+from quantgate.core.words import counted
 from quantgate.quantize.base import Method
 from quantgate.runs.questions import Questions
 from quantgate.runs.reference import Reference
@@ -20,6 +22,7 @@ from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.family import confirmed_whatever_comes
 from quantgate.verdict.judge import Judgement
 from quantgate.verdict.policy import Policy, Rule
+from quantgate.verdict.power import fewest_items
 from quantgate.verdict.recording import Told, build_result
 from quantgate.verdict.sequential import can_stop_early
 from quantgate.verdict.visit import Guide, curve_of, visit
@@ -34,6 +37,7 @@ class Cases:
         self.scoring: Scoring = reference.scoring
         self.evidence: dict[tuple[str, str], Evidence] = {}
         """What every verdict so far rests on, by method and task."""
+        self._said: set[str] = set()
 
     def result(self, method: Method, task: Task) -> Result:
         """The record of ``method`` on ``task``: quantize, score and compare as far as the store lacks it.
@@ -41,6 +45,7 @@ class Cases:
         Raises:
             QuantgateError: something could not be found, read or computed.
         """
+        self._forewarn(method, task)
         reference = self.reference.scored(task)
         subject = self.subjects.of(method)
         evidence = self._before(subject, task, reference)
@@ -54,6 +59,18 @@ class Cases:
         summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
         told = self._told(method, task, scored, reference.origin)
         return build_result(found.with_companions(summary), evidence.rule, told)
+
+    def _forewarn(self, method: Method, task: Task) -> None:
+        """Say beforehand where even a model that lost nothing could not pass: hours may hang on it."""
+        asked, fewest = self.questions.asked(task), fewest_items(self.rule(method, task))
+        count = len(asked.items) - len(asked.unasked)
+        note = (
+            f"{task.id}: {counted(count, 'item')} can show a loss but no pass, not even of a model that lost nothing; "
+        )
+        note += f"{fewest:,.0f} could (--limit, or more data)" if math.isfinite(fewest) else "no number could"
+        if count < fewest and note not in self._said:
+            self._said.add(note)
+            self.scoring.store.progress.note(note)
 
     def _told(self, method: Method, task: Task, scored: Scored, reference_from: str) -> Told:
         return Told(

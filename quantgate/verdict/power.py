@@ -15,6 +15,7 @@ from scipy import special
 
 from quantgate.verdict.intervals import constrained_variance, normal_quantile, sure_effect, tango_statistic, upper_tail
 from quantgate.verdict.paired import Comparison
+from quantgate.verdict.policy import Rule
 from quantgate.verdict.relative import deviations, statistic_at
 from quantgate.verdict.unseen import items_to_show
 
@@ -145,6 +146,25 @@ def items_to_rule_out(comparison: Comparison, margin: float) -> float:
     effect, level = sure_effect(comparison.spread), 1 - comparison.confidence
     arm = max(0.0, comparison.seen_harm - seen.point)
     return items_to_show(seen.point, arm, comparison.n_items, comparison.stake, seen.margin, level, effect)
+
+
+def fewest_items(rule: Rule) -> float:
+    """Items below which nobody passes ``rule``, not even a model whose every score is the reference's.
+
+    What an interval leaves open then is what was not drawn: of 0/1 scores Tango's q² / (n + q²), of others the stake.
+    ``min_items`` where the margin hangs on the reference's value; infinite where more than ten million would be needed.
+    """
+    metric, margin = rule.metric, rule.margin
+    few = 1.0
+    if metric.kind == "binary" and margin.kind == "absolute":
+        square = normal_quantile(rule.confidence) ** 2
+        few = _whole(square * (1 / margin.amount - 1) * (1 - 1e-12)) if margin.amount > 0 else math.inf
+    elif metric.kind in ("mean", "exp_mean") and (metric.kind == "exp_mean") == (margin.kind == "relative"):
+        allowed = math.log1p(margin.amount) if metric.kind == "exp_mean" else margin.amount
+        stake = metric.range if metric.stake is None else metric.stake
+        if stake is not None and stake > allowed:
+            few = items_to_show(0.0, 0.0, 1, stake, allowed, 1 - rule.confidence, 1.0)
+    return max(float(rule.min_items), few)
 
 
 def hidden_alone(comparison: Comparison, margin: float) -> bool:

@@ -141,3 +141,12 @@ def test_help_touches_nothing(gate, old_report):
     assert gate.run("--help").ret == 0
     assert gate.run("--fixtures", "-q").ret == 0
     assert (old_report / "report.json").read_text() == before
+
+
+def test_items_that_cannot_pass_whatever_they_answer_are_told_of_before_anything_is_asked(gate):
+    result = gate.run("--tasks", "truthfulqa")
+    note = (
+        "*truthfulqa: 6 items can show a loss but no pass, not even of a model that lost nothing; 35 could (--limit, *"
+    )
+    result.stdout.fnmatch_lines([note, "*no baseline of truthfulqa*"])
+    assert "can show a loss but no pass" not in said(gate.run(*TASKS))

@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
+from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
+from quantgate.tasks.table import TASKS
 from quantgate.verdict import intervals
+from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
-from quantgate.verdict.power import detectable, harm, items_for_margin, items_to_decide, p_values, power_for_margin
+from quantgate.verdict.policy import Margin, Rule
+from quantgate.verdict.policy_file import load_policy
+from quantgate.verdict.power import (
+    detectable,
+    fewest_items,
+    harm,
+    items_for_margin,
+    items_to_decide,
+    p_values,
+    power_for_margin,
+)
 from tests.unit.verdict.samples import outcomes, zeros_and_ones
 
 SCORE = Metric("rouge1", True, "mean", stake=0.0)
@@ -123,3 +135,42 @@ def test_plans_that_cannot_be_are_refused() -> None:
         items_for_margin(0.1, 0.02, -0.05)
     with pytest.raises(ValueError, match="at least as many items that turn"):
         power_for_margin(100, 0.1, 1.5)
+
+
+RULES = {
+    "0/1": (ACCURACY, Margin("absolute", 0.025), 150),
+    "a perplexity": (replace(PERPLEXITY, stake=2.5), Margin("relative", 0.08), 96),
+    "a distance": (replace(KLD_MEAN, stake=2.5), Margin("absolute", 0.1), 74),
+    "a share of a score": (Metric("rouge1", True, "mean", best=1.0, worst=0.0), Margin("absolute", 0.02), 149),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_with_fewer_items_not_even_the_reference_itself_would_pass(name: str) -> None:
+    """The verdict of scores that all stayed, or moved by what makes no difference, turns at this very number."""
+    metric, margin, expected = RULES[name]
+    rule = Rule("t", "m", metric, margin, 0.95)
+    assert fewest_items(rule) == expected
+
+    def verdict(items: int) -> str:
+        before = np.full(items, 1.0)
+        after = before if metric.kind == "binary" else before + 1e-9 * (-1.0) ** np.arange(items)
+        return judge(compare(outcomes(before), outcomes(after), metric, 0.95), rule).verdict
+
+    near = round(expected * 0.01)  # the bound itself is good to a percent
+    assert [verdict(expected - 1 - near), verdict(expected + near)] == ["inconclusive", "pass"]
+
+
+def test_the_fewest_items_are_those_the_policy_asks_for_where_the_reference_decides() -> None:
+    assert fewest_items(Rule("t", "m", ACCURACY, Margin("relative", 0.5), 0.95, min_items=30)) == 30
+    assert fewest_items(Rule("t", "m", ACCURACY, Margin("absolute", 0.5), 0.95, min_items=30)) == 30
+    assert fewest_items(Rule("t", "m", ACCURACY, Margin("absolute", 0.0), 0.95)) == math.inf
+    assert fewest_items(Rule("t", "m", replace(PERPLEXITY, stake=0.0), Margin("relative", 0.08), 0.95)) == 1
+
+
+def test_the_default_reads_as_much_of_a_text_as_can_pass_under_the_shipped_policy() -> None:
+    task = TASKS["perplexity_wikitext2"]
+    rule = load_policy(None).rule(task.id, task.dimension, task.metric, "org/model", "gptq4")
+    assert fewest_items(rule) == 96
+    assert task.max_segments is not None
+    assert task.max_segments >= 1.25 * 96  # room for sampling error
