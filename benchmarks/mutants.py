@@ -317,7 +317,7 @@ of(
     "tests/unit/reports/test_check.py tests/unit/verdict/test_seal.py",
     ("if name != UNSEALED}", "if name not in (UNSEALED, 'decisions')}"),
     ('return self.text + _line({"report": seal})', "return self.text"),
-    ("        self._cases.pop((result.method, result.task), None)\n", "        pass\n"),
+    ("        self._cases.pop(result.key, None)\n", "        pass\n"),
     ("return value if math.isfinite(value) else None", "return value"),
     ("case[side] = digest", 'case[side] = ""'),
     ("                if digest not in written:", "                if True:"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core import reading
+from quantgate.core.cases import CaseKey
 from quantgate.core.errors import PolicyError, StoreError
 from quantgate.core.records import Result
 from quantgate.studies.derived import derived
@@ -34,7 +35,7 @@ from quantgate.verdict.evidence import (
 from quantgate.verdict.family import green
 from quantgate.verdict.policy_file import parse_policy
 from quantgate.verdict.recording import Told, build_result
-from quantgate.verdict.seal import EVIDENCE, SIDES, finite, seal_of
+from quantgate.verdict.seal import EVIDENCE, SIDES, finite, key_of, seal_of
 
 REPORT: Final = "report.json"
 UNFINISHED: Final = "unfinished"
@@ -46,7 +47,7 @@ _TOLD: Final = (
 )  # fmt: skip
 _ONLY_SEALED: Final = "model, subjects, environment, notes, measured memory and speed, protocols, data, times"
 
-Render = Callable[[Mapping[str, Any], Sequence[Result], Mapping[tuple[str, str], Any]], Mapping[str, str]]
+Render = Callable[[Mapping[str, Any], Sequence[Result], Mapping[CaseKey, Any]], Mapping[str, str]]
 """Draws the files beside report.json again: its content, results and evidence -> file name -> text."""
 
 
@@ -126,7 +127,7 @@ def _check_all(
     findings.differences += _foreign(evidence, content["evidence"])
     cases = dict(read_cases(text, findings))
     known = dict(cases)
-    results = [_check(each, cases.pop(_key(each), None), findings, sealed) for each in content["results"]]
+    results = [_check(each, cases.pop(key_of(each), None), findings, sealed) for each in content["results"]]
     findings.differences += _twice(content["results"]) + _lost(cases)
     if not sealed:
         findings.decided = False
@@ -150,10 +151,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"report {path}", f"cannot be read ({error})", expected="report.json of a run, or its directory"
         ) from error
     return content
-
-
-def _key(recorded: Mapping[str, Any]) -> tuple[str, str]:
-    return str(recorded["method"]), str(recorded["task"])
 
 
 # --- seals ----------------------------------------------------------------------------------------------------------
@@ -206,18 +203,18 @@ def _files(folder: Path, content: Mapping[str, Any], drawn: Mapping[str, str]) -
 # --- cases ----------------------------------------------------------------------------------------------------------
 
 
-def _lost(cases: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"{method} on {task}: judged, but missing from the report" for method, task in cases]
+def _lost(cases: Iterable[CaseKey]) -> list[str]:
+    return [f"{key}: judged, but missing from the report" for key in cases]
 
 
 def _twice(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = [_key(each) for each in results]
+    keys = [key_of(each) for each in results]
     often = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    return [f"{method} on {task}: more than one result" for method, task in often]
+    return [f"{key}: more than one result" for key in often]
 
 
-def read_cases(text: str, findings: Findings) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
-    """(method, task) and evidence of every case in an evidence.jsonl, outcomes filled in and checked against their
+def read_cases(text: str, findings: Findings) -> Iterator[tuple[CaseKey, Mapping[str, Any]]]:
+    """Key and evidence of every case in an evidence.jsonl, outcomes filled in and checked against their
     digest.
     """
     outcomes: dict[str, Any] = {}
@@ -228,12 +225,12 @@ def read_cases(text: str, findings: Findings) -> Iterator[tuple[tuple[str, str],
             outcomes[content["outcomes"]] = content["items"]
         elif "case" in content:
             case = content["case"]
-            yield _key(case), case | {side: outcomes[case[side]] for side in SIDES}
+            yield key_of(case), case | {side: outcomes[case[side]] for side in SIDES}
 
 
 def _check(recorded: Mapping[str, Any], evidence: Mapping[str, Any] | None, findings: Findings, sealed: bool) -> Result:
     """The record drawn again, or as it was read where there is nothing to draw it from."""
-    case = f"{recorded['method']} on {recorded['task']}"
+    case = key_of(recorded)
     if evidence is None:
         if recorded["verdict"] == "invalid":
             findings.unjudged += 1
@@ -256,14 +253,16 @@ def draw_again(recorded: Mapping[str, Any], content: Mapping[str, Any]) -> Resul
     """The record of a case from its evidence; what only the run knew is taken from ``recorded``."""
     evidence = evidence_from_json(content)
     found = conclude(evidence)
-    method, task = _key(content)
-    known = TASKS.get(task) or EFFICIENCY_TASKS.get(task)
+    key = key_of(content)
+    known = TASKS.get(key.task) or EFFICIENCY_TASKS.get(key.task)
     summary: Mapping[str, float] = known.summary(evidence.subject) if isinstance(known, Summarized) else {}
     simulated = {"simulated": 1.0} if evidence.reservation else {}
     told = Told(
-        task=task,
+        task=key.task,
         dimension=known.dimension if known else str(recorded["dimension"]),
-        method=method,
+        method=key.subject,
+        calibration=key.calibration,
+        model=key.model,
         **{name: recorded[name] for name in _TOLD if name in recorded},
     )
     return build_result(found.with_companions({**summary, **simulated}), evidence.rule, told)
@@ -321,9 +320,7 @@ def same(recorded: Any, found: Any) -> bool:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def _rules(
-    content: Mapping[str, Any], cases: Mapping[tuple[str, str], Mapping[str, Any]], findings: Findings
-) -> list[str]:
+def _rules(content: Mapping[str, Any], cases: Mapping[CaseKey, Mapping[str, Any]], findings: Findings) -> list[str]:
     """Whether every case was judged by the rule that the policy's text gives it."""
     if not cases:
         return []
@@ -333,16 +330,16 @@ def _rules(
     family = policy.correction, policy.exit_by
     if policy.digest != stated["digest"] or family != (stated["correction"], stated["exit"]):
         found.append("the policy's text is not that of its digest")
-    for (method, task), case in cases.items():
+    for key, case in cases.items():
         evidence: Evidence = evidence_from_json(case)
-        known = TASKS.get(task) or EFFICIENCY_TASKS.get(task)
+        known = TASKS.get(key.task) or EFFICIENCY_TASKS.get(key.task)
         if known is None:
             # of a package that is not installed here: its dimension is not known
-            findings.unconfirmed.append(f"the rule of {method} on {task} (no task of that name is known here)")
+            findings.unconfirmed.append(f"the rule of {key} (no task of that name is known here)")
             continue
-        rule = policy.rule(task, known.dimension, evidence.rule.metric, content["model"]["id"], method)
+        rule = policy.rule(key.task, known.dimension, evidence.rule.metric, content["model"]["id"], key.subject)
         if not same(reading.through_json(rule_to_json(evidence.rule)), rule_to_json(rule)):
-            found.append(f"{method} on {task}: judged by another rule than the policy's text gives it")
+            found.append(f"{key}: judged by another rule than the policy's text gives it")
     return found
 
 
@@ -350,7 +347,8 @@ def _derived(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]
     """What follows from the results: counts, decisions, fronts, correlations, what was not scored."""
     plan = content["plan"]
     expected = {method: plan["planned"].get(method, []) for method in plan["selected"]}
-    bits = {each["method"]: each["bits_nominal"] for each in content["subjects"] if "bits_nominal" in each}
+    subjects = [each for each in content["subjects"] if "bits_nominal" in each]
+    bits = {each.get("subject", each["method"]): each["bits_nominal"] for each in subjects}
     again = derived(results, content["policy"]["correction"], expected, bits)
     return [
         f"{name} {'do' if name.endswith('s') else 'does'} not follow from the results: recorded {_shown(content[name])}"
@@ -363,15 +361,15 @@ def _derived(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]
 def _account(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
     """Whether plan, selection, results and exit code fit together."""
     plan, code, policy = content["plan"], content["run"]["exit"], content["policy"]
-    judged = {(result.method, result.task) for result in results}
-    selected = {(method, task) for method, tasks in plan["selected"].items() for task in tasks}
+    judged = {(result.about, result.task) for result in results}
+    selected = {(about, task) for about, tasks in plan["selected"].items() for task in tasks}
     let_by = green(results, policy["correction"], policy["exit"], strict=plan["strict"])
     planned = sum(map(len, plan["planned"].values()))
     counts = {"planned": planned, "selected": len(selected), "judged": len(judged), "allowed": sum(let_by)}
     found = []
     if plan["counts"] != counts:
         found.append(f"the account of the plan is recorded as {plan['counts']} and comes out as {counts}")
-    found += [f"{method} on {task}: judged, but never selected" for method, task in judged - selected]
+    found += [f"{about} on {task}: judged, but never selected" for about, task in judged - selected]
     if code == 0 and not (all(let_by) and judged >= selected):
         found.append("exit code 0 is recorded, although not every selected case was judged and allowed")
     return found

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-Key: TypeAlias = tuple[str, str]
-"""A case: method and task."""
+from quantgate.core.cases import CaseKey
+
 GREEN: Final = 0
 RED: Final = 1
 BROKEN: Final = 3
@@ -29,10 +29,10 @@ class Account:
     nothing else. ``begun``: the report of this run exists; ``code``: how it ended.
     """
 
-    planned: dict[Key, str] = field(default_factory=dict)
-    selected: set[Key] = field(default_factory=set)
-    judged: dict[Key, bool] = field(default_factory=dict)
-    excuses: dict[Key, str] = field(default_factory=dict)
+    planned: dict[CaseKey, str] = field(default_factory=dict)
+    selected: set[CaseKey] = field(default_factory=set)
+    judged: dict[CaseKey, bool] = field(default_factory=dict)
+    excuses: dict[CaseKey, str] = field(default_factory=dict)
     others: int = 0
     stopped: str = ""
     strict: bool = False
@@ -40,15 +40,15 @@ class Account:
     begun: bool = False
     code: int | None = None
 
-    _ids: dict[str, Key] = field(default_factory=dict)
+    _ids: dict[str, CaseKey] = field(default_factory=dict)
 
-    def plan(self, cases: Iterable[tuple[str, str, str]]) -> None:
-        """Take in the plan: method, task and dimension of every case."""
-        for method, task, dimension in cases:
-            self.planned[method, task] = dimension
-            self._ids[f"{method}-{task}"] = (method, task)
+    def plan(self, cases: Iterable[tuple[CaseKey, str]]) -> None:
+        """Take in the plan: every case and its dimension."""
+        for key, dimension in cases:
+            self.planned[key] = dimension
+            self._ids[key.id] = key
 
-    def case_of(self, nodeid: str) -> Key | None:
+    def case_of(self, nodeid: str) -> CaseKey | None:
         """The case that a test's node id names in its brackets, or None."""
         name = nodeid.partition("[")[2].rpartition("]")[0]
         if name in self._ids or not name:
@@ -66,39 +66,39 @@ class Account:
             else:
                 self.selected.add(key)
 
-    def record(self, key: Key, *, allowed: bool) -> None:
+    def record(self, key: CaseKey, *, allowed: bool) -> None:
         """A case has a record; the last attempt counts."""
         self.selected.add(key)
         self.judged[key] = allowed
         self.excuses.pop(key, None)
 
     @property
-    def unjudged(self) -> list[Key]:
+    def unjudged(self) -> list[CaseKey]:
         """Selected cases without a record, in the order of the plan."""
         return [key for key in self.planned if key in self.selected - set(self.judged)]
 
     @property
-    def refused(self) -> list[Key]:
+    def refused(self) -> list[CaseKey]:
         """Judged cases whose verdict is not allowed."""
         return [key for key, allowed in self.judged.items() if not allowed]
 
     def expected(self) -> dict[str, list[str]]:
-        """Method -> all of its planned tasks, of every method with a selected case."""
-        return self._tasks({method for method, _ in self.selected})
+        """Subject -> all of its planned tasks, of every subject with a selected case."""
+        return self._tasks({key.about for key in self.selected})
 
-    def _tasks(self, methods: Iterable[str]) -> dict[str, list[str]]:
+    def _tasks(self, subjects: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for method, task in self.planned:
-            if method in methods:
-                found.setdefault(method, []).append(task)
+        for key in self.planned:
+            if key.about in subjects:
+                found.setdefault(key.about, []).append(key.task)
         return found
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], judged: Mapping[Key, bool]) -> Account:
+    def from_json(cls, content: Mapping[str, Any], judged: Mapping[CaseKey, bool]) -> Account:
         """Inverse of :meth:`as_json`, with what was judged; dimensions are not kept."""
         account = cls(strict=content["strict"], stopped=content["stopped"], judged=dict(judged))
-        account.plan((method, task, "") for method, tasks in content["planned"].items() for task in tasks)
-        account.selected = {(method, task) for method, tasks in content["selected"].items() for task in tasks}
+        account.plan((key, "") for key in keys_of(content["planned"], judged))
+        account.selected = set(keys_of(content["selected"], judged))
         return account
 
     def exit_code(self, code: int) -> int:
@@ -132,9 +132,9 @@ class Account:
 
     def _left_out(self) -> str:
         """What selection took out of the plan: whole methods by name, the rest as a number."""
-        chosen = {method for method, _ in self.selected}
-        methods = list(dict.fromkeys(method for method, _ in self.planned if method not in chosen))
-        cases = sum(1 for key in self.planned if key[0] in chosen and key not in self.selected)
+        chosen = {key.about for key in self.selected}
+        methods = list(dict.fromkeys(key.about for key in self.planned if key.about not in chosen))
+        cases = sum(1 for key in self.planned if key.about in chosen and key not in self.selected)
         parts = [_some(methods, "method")] if methods else []
         parts += [f"{cases} {'case' if cases == 1 else 'cases'} of the selected methods"] if cases else []
         return f", not selected: {' and '.join(parts)}" if parts else ""
@@ -142,8 +142,10 @@ class Account:
     def as_json(self) -> dict[str, Any]:
         """What the report says about the plan."""
         return {
-            "selected": {m: sorted(task for method, task in self.selected if method == m) for m in self._methods()},
-            "planned": self._tasks(dict.fromkeys(method for method, _ in self.planned)),
+            "selected": {
+                name: sorted(key.task for key in self.selected if key.about == name) for name in self._subjects()
+            },
+            "planned": self._tasks(dict.fromkeys(key.about for key in self.planned)),
             "counts": {
                 "planned": len(self.planned),
                 "selected": len(self.selected),
@@ -154,12 +156,19 @@ class Account:
             "stopped": self.stopped,
         }
 
-    def _methods(self) -> list[str]:
-        return sorted({method for method, _ in self.selected})
+    def _subjects(self) -> list[str]:
+        return sorted({key.about for key in self.selected})
 
 
-def _names(keys: Iterable[Key]) -> str:
-    named = [f"{method} on {task}" for method, task in keys]
+def keys_of(names: Mapping[str, Iterable[str]], judged: Iterable[CaseKey]) -> list[CaseKey]:
+    """The cases that a report's plan names, subject by subject: those that were judged, and others by their names."""
+    known = {(key.about, key.task): key for key in judged}
+    every = [(about, task) for about, tasks in names.items() for task in tasks]
+    return [known.get(each) or CaseKey(*each) for each in every]
+
+
+def _names(keys: Iterable[CaseKey]) -> str:
+    named = [str(key) for key in keys]
     return ", ".join(named[:_NAMED]) + (f" and {len(named) - _NAMED} more" if len(named) > _NAMED else "")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.core.words import say
@@ -16,7 +17,7 @@ from quantgate.verify import verify
 
 
 def drawn_again(
-    content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[tuple[str, str], Any]
+    content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[CaseKey, Any]
 ) -> Mapping[str, str]:
     """report.md as it comes out of report.json's content and evidence."""
     run = Run.from_report(content, results, cases)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from quantgate.reports.accounting import Account, Key
+from quantgate.core.cases import CaseKey
+from quantgate.reports.accounting import Account
 from quantgate.reports.late import is_late
 from quantgate.reports.payload import Payload, invalid_result
-from quantgate.reports.run import Run, key_of
+from quantgate.reports.run import Run
 
 
 class Collector:
@@ -15,7 +16,7 @@ class Collector:
 
     def __init__(self, run: Run, account: Account) -> None:
         self.run, self.account = run, account
-        self.told: dict[Key, pytest.TestReport] = {}
+        self.told: dict[CaseKey, pytest.TestReport] = {}
         """The report that brought the record of a case."""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -36,7 +37,7 @@ class Collector:
         if content is not None:
             payload = Payload.from_json(content)
             self.add(payload)
-            self.told[key_of(payload.result)] = report
+            self.told[payload.result.key] = report
         elif key is None or report.when == "teardown":
             return  # a failed teardown is red by itself and takes no verdict back
         elif report.failed:
@@ -47,11 +48,11 @@ class Collector:
     def add(self, payload: Payload) -> None:
         """File a record, in the run and in its account."""
         self.run.add(payload)
-        self.account.record(key_of(payload.result), allowed=payload.allowed)
+        self.account.record(payload.result.key, allowed=payload.allowed)
 
-    def lost(self, key: Key, reason: str) -> None:
+    def lost(self, key: CaseKey, reason: str) -> None:
         """File a case of which no verdict came as invalid."""
-        self.add(Payload(invalid_result(*key, self.account.planned.get(key, ""), reason=reason)))
+        self.add(Payload(invalid_result(key, self.account.planned.get(key, ""), reason=reason)))
 
     def account_for_all(self, why: str) -> None:
         """A selected case of which nothing was heard is invalid; ``why``: what else could have kept it."""

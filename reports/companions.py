@@ -26,7 +26,7 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
     found = result.companions
     if any(name in found for name in FLIPS):
         told = ", ".join(f"{found[name]:.0f} {words}" for name, words in FLIPS.items() if found.get(name))
-        yield (result.method, result.task, _FLIPS, "", told or "none", "")
+        yield (result.about, result.task, _FLIPS, "", told or "none", "")
     for name, companion in COMPANIONS.items():
         if name in found:
             before = found.get(
@@ -34,7 +34,7 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
             )
             items = found.get(f"{name}_items", math.nan)
             cells = (number(before, 4), number(found[name], 4), "" if math.isnan(items) else f"{items:.2g}")
-            yield (result.method, result.task, name, *cells)
+            yield (result.about, result.task, name, *cells)
 
 
 def meanings(results: Sequence[Result]) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ import pytest
 from quantgate.reports import waivers
 
 if TYPE_CHECKING:
-    from quantgate.reports.accounting import Key
+    from quantgate.core.cases import CaseKey
     from quantgate.reports.run import Run
 
 ALONE: Final = "regressed alone"
@@ -34,13 +34,13 @@ class LateFailures:
     ``told``: the report that brought the record of a case.
     """
 
-    def __init__(self, run: Run, told: Mapping[Key, pytest.TestReport]) -> None:
+    def __init__(self, run: Run, told: Mapping[CaseKey, pytest.TestReport]) -> None:
         self.run, self.told = run, told
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Before anybody writes down what failed."""
-        results = {(result.method, result.task): result for result in self.run.results}
+        results = {result.key: result for result in self.run.results}
         for key in self.run.settle():
             earlier = self.told[key]
             self._forget(session.config, earlier)

@@ -7,7 +7,7 @@ from typing import Any
 
 from quantgate.core.words import counted
 from quantgate.reports import companions, efficiency, turned, waivers
-from quantgate.reports.run import Run, key_of
+from quantgate.reports.run import Run
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
 from quantgate.studies.pareto import fronts
 
@@ -24,11 +24,11 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
         f"Verdicts: {counts or 'none'}.",
         "\n".join(f"- {_plain(line)}" for line in _decisions(run)),
         "## Comparison with the 16-bit reference",
-        _table(HEADER, [result_row(result, alone=key_of(result) in alone) for result in ordered(run.results)]),
+        _table(HEADER, [result_row(result, alone=result.key in alone) for result in ordered(run.results)]),
         "## Why",
         "\n".join(
-            f"- {_plain(result.method)} on {_plain(result.task)}: **{result.verdict}**. {_plain(result.reason)}"
-            + (f" **{_plain(alone[key_of(result)])}**" if key_of(result) in alone else "")
+            f"- {_plain(str(result.key))}: **{result.verdict}**. {_plain(result.reason)}"
+            + (f" **{_plain(alone[result.key])}**" if result.key in alone else "")
             + (f" Interval: {_plain(result.statement)}." if result.statement else "")
             + (f" **Waived by the policy:** {_plain(result.waived)}" if result.waived else "")
             for result in ordered(run.results)
@@ -75,11 +75,11 @@ def _turned(run: Run) -> list[str]:
     """A table a case of the items that came out otherwise, as far as there is room."""
     parts = []
     for result in ordered(run.results):
-        sides = run.evidence.sides(result.method, result.task)
+        sides = run.evidence.sides(result.key)
         found = turned.turned(result, sides) if sides and result.dimension != "efficiency" else []
         if found:
             more = f", the first {turned.MOST}" if len(found) > turned.MOST else ""
-            title = f"{result.method} on {result.task}: {counted(len(found), 'item')} came out otherwise{more}"
+            title = f"{result.key}: {counted(len(found), 'item')} came out otherwise{more}"
             parts += [_plain(title), _table(turned.HEADER, turned.rows(found, run.texts.get(result.task, {})))]
     return ["## Items that turned", *parts] if parts else []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
 from quantgate.tasks.base import Task
 from quantgate.tasks.efficiency import EfficiencyTask
@@ -58,19 +59,21 @@ class Payload:
 PAYLOAD = pytest.StashKey[Payload]()
 
 
-def failed_payload(method: str, task: Task | EfficiencyTask, reason: str) -> Payload:
+def failed_payload(key: CaseKey, task: Task | EfficiencyTask, reason: str) -> Payload:
     """A case that could not be judged is ``invalid``, never missing."""
-    return Payload(invalid_result(method, task.id, task.dimension, reason, task.protocol, task.metric.name))
+    return Payload(invalid_result(key, task.dimension, reason, task.protocol, task.metric.name))
 
 
-def invalid_result(method: str, task: str, dimension: str, reason: str, protocol: str = "", metric: str = "") -> Result:
+def invalid_result(key: CaseKey, dimension: str, reason: str, protocol: str = "", metric: str = "") -> Result:
     """A record without numbers: nothing was compared."""
     nan = math.nan
     return Result(
-        task=task,
+        task=key.task,
         dimension=dimension,
         protocol=protocol,
-        method=method,
+        method=key.subject,
+        calibration=key.calibration,
+        model=key.model,
         metric=metric,
         higher_is_better=True,
         n_items=0,

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from quantgate.core import reading
+from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
-from quantgate.reports.accounting import Account, Key
+from quantgate.reports.accounting import Account
 from quantgate.reports.payload import Payload
 from quantgate.reports.reporters import rendered
 from quantgate.studies.derived import counts, derived
@@ -20,11 +21,6 @@ SCHEMA: Final = 2
 FINISHED: Final = "finished"
 STOPPED: Final = "stopped"
 EMPTY_RUN: Final = "empty"
-
-
-def key_of(result: Result) -> Key:
-    """The case of a record."""
-    return result.method, result.task
 
 
 class Run:
@@ -46,50 +42,48 @@ class Run:
 
     @classmethod
     def from_report(
-        cls, content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[tuple[str, str], Mapping[str, Any]]
+        cls, content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[CaseKey, Mapping[str, Any]]
     ) -> Run:
         """A run as report.json's ``content`` and its evidence tell it; ``results``: its records, drawn again."""
         strict, policy = content["plan"]["strict"], content["policy"]
         let_by = green(results, policy["correction"], policy["exit"], strict=strict)
-        judged = dict(zip(map(key_of, results), let_by, strict=True))
+        judged = dict(zip((result.key for result in results), let_by, strict=True))
         run = cls(Account.from_json(content["plan"], judged))
         run.id, run.started, run.finished = (content["run"][name] for name in ("id", "started", "finished"))
         run.code = content["run"]["exit"]
         run.results, run.notes, run.model = list(results), list(content["notes"]), content["model"]
-        run.subjects = {each["method"]: each for each in content["subjects"]}
+        run.subjects = {named(each): each for each in content["subjects"]}
         run.efficiency = {each["method"]: each for each in content["efficiency"]}
         run.texts = {task: dict(each) for task, each in content["texts"].items()}
         run.policy = policy
         for result in results:
-            if (result.method, result.task) in cases:
-                run.evidence.add(result, cases[result.method, result.task])
+            if result.key in cases:
+                run.evidence.add(result, cases[result.key])
         return run
 
     def add(self, payload: Payload) -> None:
         """Take in one case. Of several attempts the last one counts, and a note tells of the others."""
         result = payload.result
         for at, earlier in enumerate(self.results):
-            if (earlier.method, earlier.task) == (result.method, result.task):
+            if earlier.key == result.key:
                 del self.results[at]
                 self.evidence.drop(result)
                 self.notes.append(
-                    f"{result.method} on {result.task} was judged again, and the last attempt counts; before: "
+                    f"{result.key} was judged again, and the last attempt counts; before: "
                     f"{earlier.verdict}: {earlier.reason}"
                 )
                 break
         self.results.append(result)
         if payload.subject:
-            self.subjects[payload.result.method] = payload.subject
+            self.subjects[result.about] = payload.subject
         if payload.efficiency:
-            self.efficiency[payload.result.method] = _merged(
-                self.efficiency.get(payload.result.method, {}), payload.efficiency
-            )
+            self.efficiency[result.about] = _merged(self.efficiency.get(result.about, {}), payload.efficiency)
         if payload.texts:
             self.texts.setdefault(result.task, {}).update(payload.texts)
         self.model = payload.model or self.model
         self.policy = payload.policy or self.policy
         if payload.evidence:
-            self.evidence.add(payload.result, payload.evidence)
+            self.evidence.add(result, payload.evidence)
         self.notes += [note for note in payload.notes if note not in self.notes]
 
     def counts(self) -> dict[str, int]:
@@ -113,23 +107,23 @@ class Run:
         found: FamilyExit = self.policy["exit"]
         return found
 
-    def settle(self) -> list[Key]:
+    def settle(self) -> list[CaseKey]:
         """Let all cases together say which regressions the exit code counts. Returns the cases that turned red by it:
         those that their number alone did not confirm, and the other cases' regressions did.
         """
         turned = []
         let_by = green(self.results, self.correction, self.exit_by, strict=self.account.strict)
-        for key, allowed in zip(map(key_of, self.results), let_by, strict=True):
+        for key, allowed in zip((result.key for result in self.results), let_by, strict=True):
             if self.account.judged.get(key) and not allowed:
                 self.account.judged[key] = False
                 turned.append(key)
         return turned
 
-    def alone(self) -> dict[Key, str]:
+    def alone(self) -> dict[CaseKey, str]:
         """What is said beside each regression that the family does not confirm."""
         words = alone_words(family_size(self.results))
         found = zip(self.results, alone(self.results, self.correction), strict=True)
-        return {key_of(result): words for result, single in found if single}
+        return {result.key: words for result, single in found if single}
 
     def decisions(self) -> list[MethodDecision]:
         """One sentence per method over all its cases."""
@@ -159,6 +153,11 @@ class Run:
             "texts": self.texts,
             "notes": self.notes,
         }
+
+
+def named(subject: Mapping[str, Any]) -> str:
+    """A subject's name within the run, by its entry in report.json."""
+    return str(subject.get("subject", subject["method"]))
 
 
 def sealed(run: Run, environment: Mapping[str, Any], markdown: str, picture: str) -> dict[str, str]:

@@ -173,7 +173,7 @@ def nothing_selected(config: pytest.Config) -> str:
     account = config.stash[ACCOUNT]
     if not account.planned or account.selected or account.others:
         return ""
-    names = list(dict.fromkeys(name for case in account.planned for name in case))
+    names = list(dict.fromkeys(name for key in account.planned for name in (key.about, key.task)))
     words = [word for word in re.findall(r"[\w-]+", config.option.keyword) if word not in ("and", "or", "not")]
     close = [closest(word, names) for word in words if not any(word.casefold() in name for name in names)]
     meant = " and ".join(repr(name) for found in close for name in found)

@@ -35,7 +35,7 @@ def result_row(result: Result, *, alone: bool = False) -> tuple[str, ...]:
     digits = _digits(result)
     interval = f"[{signed(result.ci_low, digits)}, {signed(result.ci_high, digits)}]"
     return (
-        result.method,
+        result.about,
         result.task,
         result.metric,
         str(result.n_items),
@@ -53,7 +53,7 @@ def subject_row(subject: Mapping[str, Any]) -> tuple[str, ...]:
     calibration = subject.get("calibration") or {}
     name = f"{calibration['name']} ({calibration['n_tokens']} tokens)" if calibration else "none"
     return (
-        str(subject["method"]),
+        str(subject.get("subject", subject["method"])),
         str(subject["bits_nominal"]),
         number(float(subject["bits_effective"]), 3),
         number(subject["bytes_on_disk"] / 2**20, 1),
@@ -85,10 +85,10 @@ def signed(value: float, digits: int) -> str:
 
 def sort_key(result: Result, methods: Sequence[str]) -> tuple[int, str, str]:
     """Order of the rows: methods as they ran, then dimension, then task."""
-    return (methods.index(result.method), result.dimension, result.task)
+    return (methods.index(result.about), result.dimension, result.task)
 
 
 def ordered(results: Sequence[Result]) -> list[Result]:
     """Results in table order."""
-    methods = list(dict.fromkeys(result.method for result in results))
+    methods = list(dict.fromkeys(result.about for result in results))
     return sorted(results, key=lambda result: sort_key(result, methods))

@@ -10,7 +10,7 @@ import pytest
 from quantgate.core.words import folded
 from quantgate.reports import efficiency, waivers
 from quantgate.reports.fit import Look, draw, fit
-from quantgate.reports.run import Run, key_of
+from quantgate.reports.run import Run
 from quantgate.reports.table import (
     GIVE_UP,
     HEADER,
@@ -36,8 +36,8 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
         page.account(run)
         return
     results, alone = ordered(run.results), run.alone()
-    styles = ["yellow" if result.waived or key_of(result) in alone else _STYLES[result.verdict] for result in results]
-    rows = [result_row(result, alone=key_of(result) in alone) for result in results]
+    styles = ["yellow" if result.waived or result.key in alone else _STYLES[result.verdict] for result in results]
+    rows = [result_row(result, alone=result.key in alone) for result in results]
     page.table(HEADER, rows, _places(HEADER, GIVE_UP), styles)
     if run.subjects:
         rows = [subject_row(subject) for subject in run.subjects.values()]
@@ -51,7 +51,7 @@ def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) 
             page.line(line)
     for result in results:
         if result.verdict != "pass":
-            page.line(waivers.sentence(result, alone.get(key_of(result), "")))
+            page.line(waivers.sentence(result, alone.get(result.key, "")))
     for note in run.notes:
         page.line(f"note: {note}")
     page.account(run)

@@ -15,7 +15,7 @@ def sentence(result: Result, alone: str = "") -> str:
     """
     told = f"; {alone}" if alone else ""
     told += f"; waived by the policy: {result.waived}" if result.waived else ""
-    return f"{result.method} on {result.task}: {result.verdict}: {result.reason}{told}"
+    return f"{result.key}: {result.verdict}: {result.reason}{told}"
 
 
 def summary(results: Sequence[Result]) -> list[str]:
@@ -23,5 +23,5 @@ def summary(results: Sequence[Result]) -> list[str]:
     waived: dict[str, list[str]] = {}
     for result in ordered(results):
         if result.waived:
-            waived.setdefault(result.method, []).append(f"{result.task} ({result.verdict}: {result.waived})")
+            waived.setdefault(result.about, []).append(f"{result.task} ({result.verdict}: {result.waived})")
     return [f"{method}: waived by the policy, not proven: {', '.join(cases)}" for method, cases in waived.items()]

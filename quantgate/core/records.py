@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
+from quantgate.core.cases import CaseKey
+
 Verdict: TypeAlias = Literal["pass", "regressed", "inconclusive", "invalid"]
 VERDICTS: Final[tuple[Verdict, ...]] = ("pass", "regressed", "inconclusive", "invalid")
 
@@ -24,7 +26,7 @@ class Result:
     worst score; ``shortened`` maps what was left out of a prompt, so that it fits the model's context, to the number of
     items. ``companions``: further numbers such as ``kld_p99``. NaN marks "undefined". ``waived``: why the policy lets
     this verdict by (its ``because``); empty where no waiver holds. ``statement``: how the interval was made and what it
-    speaks about.
+    speaks about. ``calibration`` and ``model``: as in `CaseKey`.
     """
 
     task: str
@@ -59,6 +61,18 @@ class Result:
     waived: str = ""
     failed: Mapping[str, int] = field(default_factory=dict)
     statement: str = ""
+    calibration: str = ""
+    model: str = ""
+
+    @property
+    def key(self) -> CaseKey:
+        """The case it is the record of."""
+        return CaseKey(self.method, self.task, self.calibration, self.model)
+
+    @property
+    def about(self) -> str:
+        """The subject's name within the run: see `CaseKey.about`."""
+        return self.key.about
 
     @property
     def without_score(self) -> dict[str, int]:

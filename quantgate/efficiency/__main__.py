@@ -53,7 +53,7 @@ def read_results(path: Path) -> list[Result]:
         subject = replace(_result(row), method=f"{model}: {row['method']}")
         results.append(subject)
         results.append(replace(subject, method=f"{model}: {REFERENCE}", value=subject.reference, companions={}))
-    return list({(result.method, result.task): result for result in results}.values())
+    return list({result.key: result for result in results}.values())
 
 
 def read_bits(path: Path) -> dict[str, float]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, cast
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.errors import ModelError
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
@@ -24,6 +25,7 @@ from quantgate.efficiency.weights import stored_bytes
 from quantgate.efficiency.workload import WORKLOADS, Workload
 from quantgate.quantize.base import Method
 from quantgate.runs.evaluation import Evaluation
+from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.efficiency import EfficiencyTask
 from quantgate.verdict.evidence import Evidence, conclude
@@ -48,17 +50,17 @@ class Bench:
         self.evaluation, self.options = evaluation, options
         self._memory: dict[str, list[dict[str, Any]]] = {}
         self._speed: dict[str, dict[str, Any]] = {}
-        self.evidence: dict[tuple[str, str], Evidence] = {}
-        """What every verdict so far rests on, by method and task."""
+        self.evidence: dict[CaseKey, Evidence] = {}
+        """What every verdict so far rests on."""
 
-    def result(self, method: Method, task: EfficiencyTask) -> Result:
-        """The record of ``method`` on ``task``; measures as far as this run has not yet.
+    def result(self, given: Method | SubjectSpec, task: EfficiencyTask) -> Result:
+        """The record of a subject on ``task``; measures as far as this run has not yet.
 
         Raises:
             QuantgateError: the subject cannot be made, or a measuring process failed.
         """
-        subject = self.evaluation.subject(method)
-        rule = self.evaluation.rule(method, task)
+        key, subject = spec_of(given).on(task.id), self.evaluation.subject(given)
+        rule = self.evaluation.rule(subject.method, task)
         exact = task.id == "weight_bytes"
         before, after = self._bytes(subject) if exact else self._repeated(subject, task)
         evidence = Evidence(
@@ -70,27 +72,30 @@ class Bench:
             counted=exact,
             reservation="" if exact else self._reservation(subject),
         )
-        self.evidence[method.id, task.id] = evidence
+        self.evidence[key] = evidence
         found = conclude(evidence)
         told = Told(
             task=task.id,
             dimension=task.dimension,
             protocol=task.protocol if exact else f"{task.protocol}; {self.options.workloads[0].name}",
-            method=method.id,
+            method=key.subject,
+            calibration=key.calibration,
+            model=key.model,
             data_source="measured",
             reference_from="files" if exact else "measured",
         )
         simulated = {} if exact or self._execution(subject)["packed"] else {"simulated": 1.0}
         return build_result(replace(found, companions=simulated), rule, told)
 
-    def record(self, method: Method) -> dict[str, Any]:
+    def record(self, given: Method | SubjectSpec) -> dict[str, Any]:
         """What the report shows about a subject: rows of memory and speed, as far as they were measured."""
-        subject = self.evaluation.subject(method)
+        subject = self.evaluation.subject(given)
+        name = subject.name
         return {
-            "method": method.id,
+            "method": name,
             "weights_bytes": {"reference": self.reference_bytes, "subject": stored_bytes(subject.path)},
-            "memory": self._memory_rows(subject) if method.id in self._memory else None,
-            "speed": self._executed(subject).speed_rows(self._speed[method.id]) if method.id in self._speed else None,
+            "memory": self._memory_rows(subject) if name in self._memory else None,
+            "speed": self._executed(subject).speed_rows(self._speed[name]) if name in self._speed else None,
         }
 
     @property
@@ -134,14 +139,14 @@ class Bench:
         return before, after
 
     def _measured_memory(self, subject: Subject | None) -> list[dict[str, Any]]:
-        name = subject.method.id if subject else ""
+        name = subject.name if subject else ""
         if name not in self._memory:
             job = self._job("memory", [self._model(subject)])
             self._memory[name] = [self._run(job, f"memory of {name or 'the reference'}") for _ in self._processes()]
         return self._memory[name]
 
     def _measured_speed(self, subject: Subject) -> dict[str, Any]:
-        name = subject.method.id
+        name = subject.name
         if name not in self._speed:
             job = self._job("speed", [self._model(None), self._model(subject)])
             self._speed[name] = self._run(job, f"speed of {name} beside the reference")
@@ -164,7 +169,7 @@ class Bench:
     def _model(self, subject: Subject | None) -> tuple[str, str, bool]:
         if subject is None:
             return "the reference", str(self.evaluation.model.path), False
-        return subject.method.id, str(subject.path), True
+        return subject.name, str(subject.path), True
 
     def _run(self, job: Job, what: str) -> dict[str, Any]:
         self.evaluation.release()  # the machine's memory and cores belong to the measurement
@@ -173,7 +178,7 @@ class Bench:
             return run_job(job)
 
     def _execution(self, subject: Subject) -> Mapping[str, Any]:
-        name = subject.method.id
+        name = subject.name
         found = self._memory[name][0]["execution"] if name in self._memory else self._speed[name]["executions"][1]
         return cast(Mapping[str, Any], found)
 
@@ -182,19 +187,19 @@ class Bench:
         execution = self._execution(subject)
         if execution["packed"]:
             return ""
-        return f"{subject.method.id} ran {execution['name']} ({execution['why_not']}): that is not how it is deployed"
+        return f"{subject.name} ran {execution['name']} ({execution['why_not']}): that is not how it is deployed"
 
     # --- rows of the report -----------------------------------------------------------------------------------------
 
     def _executed(self, subject: Subject) -> Executed:
-        return Executed(subject.method.id, subject.record, bool(self._execution(subject)["packed"]), self.shape)
+        return Executed(subject.name, subject.record, bool(self._execution(subject)["packed"]), self.shape)
 
     def _memory_rows(self, subject: Subject) -> list[dict[str, Any]]:
         reference = memory_row(self._memory[""], self.reference_bytes)
-        row = memory_row(self._memory[subject.method.id], stored_bytes(subject.path))
+        row = memory_row(self._memory[subject.name], stored_bytes(subject.path))
         deployed = self._executed(subject).deployed(self.options.workloads[0])
         more = {} if deployed is None else {"deployed": deployed}
-        return [{"name": "16-bit", **reference}, {"name": subject.method.id, **row, **more}]
+        return [{"name": "16-bit", **reference}, {"name": subject.name, **row, **more}]
 
 
 def _peak(found: Mapping[str, Any]) -> float:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
 from quantgate.core.words import counted
@@ -14,6 +15,7 @@ from quantgate.runs.questions import Questions
 from quantgate.runs.reference import Reference
 from quantgate.runs.scoring import Ask, Scored, Scoring
 from quantgate.runs.subjects import Subjects
+from quantgate.subjects.spec import SubjectSpec
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.base import Summarized, Task
 from quantgate.tasks.efficiency import EfficiencyTask
@@ -35,29 +37,29 @@ class Cases:
         self.reference, self.subjects, self.policy = reference, subjects, policy
         self.questions: Questions = reference.questions
         self.scoring: Scoring = reference.scoring
-        self.evidence: dict[tuple[str, str], Evidence] = {}
-        """What every verdict so far rests on, by method and task."""
+        self.evidence: dict[CaseKey, Evidence] = {}
+        """What every verdict so far rests on."""
         self._said: set[str] = set()
 
-    def result(self, method: Method, task: Task) -> Result:
-        """The record of ``method`` on ``task``: quantize, score and compare as far as the store lacks it.
+    def result(self, spec: SubjectSpec, task: Task) -> Result:
+        """The record of a subject on ``task``: quantize, score and compare as far as the store lacks it.
 
         Raises:
             QuantgateError: something could not be found, read or computed.
         """
-        self._forewarn(method, task)
+        self._forewarn(spec.method, task)
         reference = self.reference.scored(task)
-        subject = self.subjects.of(method)
+        subject = self.subjects.of(spec)
         evidence = self._before(subject, task, reference)
         if evidence.sequential:
             scored = self._visited(subject, task, evidence, reference)
         else:
             scored = self.scoring.score(self._ask(subject, task, reference))
         evidence = replace(evidence, subject=tuple(scored.outcomes))
-        self.evidence[method.id, task.id] = evidence
+        self.evidence[spec.on(task.id)] = evidence
         found = conclude(evidence)
         summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
-        told = self._told(method, task, scored, reference.origin)
+        told = self._told(spec.on(task.id), task, scored, reference.origin)
         return build_result(found.with_companions(summary), evidence.rule, told)
 
     def _forewarn(self, method: Method, task: Task) -> None:
@@ -72,12 +74,14 @@ class Cases:
             self._said.add(note)
             self.scoring.store.progress.note(note)
 
-    def _told(self, method: Method, task: Task, scored: Scored, reference_from: str) -> Told:
+    def _told(self, key: CaseKey, task: Task, scored: Scored, reference_from: str) -> Told:
         return Told(
             task=task.id,
             dimension=task.dimension,
             protocol=self.questions.protocol(task),
-            method=method.id,
+            method=key.subject,
+            calibration=key.calibration,
+            model=key.model,
             seconds=scored.seconds,
             tokens=scored.tokens,
             from_cache=scored.origin == "store",
@@ -143,7 +147,7 @@ class Cases:
             return None
         mine = {self.questions.model.digest.loaded, *self.subjects.digests}
         earlier: list[Sequence[ItemOutcome]] = [
-            found.subject for (_, name), found in self.evidence.items() if name == task.id
+            found.subject for key, found in self.evidence.items() if key.task == task.id
         ]
         earlier += self.scoring.others(Ask(task, self.questions.asked(task), subject), mine)
         return Guide(options.selection.seed, curve_of(evidence.reference, earlier))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.engines.protocol import EngineRow
@@ -25,6 +26,7 @@ from quantgate.runs.reference import Reference
 from quantgate.runs.scoring import Scoring
 from quantgate.runs.subjects import Subjects, record_of
 from quantgate.store.store import Store
+from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.base import Task
 from quantgate.tasks.efficiency import EfficiencyTask
@@ -73,29 +75,29 @@ class Evaluation:
         return self.store.progress
 
     @property
-    def evidence(self) -> Mapping[tuple[str, str], Evidence]:
-        """What every verdict so far rests on, by method and task."""
+    def evidence(self) -> Mapping[CaseKey, Evidence]:
+        """What every verdict so far rests on."""
         return self.cases.evidence
 
     def asked(self, task: Task) -> Asked:
         """Items and requests of ``task``."""
         return self.questions.asked(task)
 
-    def result(self, method: Method, task: Task) -> Result:
-        """The record of ``method`` on ``task``; see `Cases.result`."""
-        return self.cases.result(method, task)
+    def result(self, subject: Method | SubjectSpec, task: Task) -> Result:
+        """The record of a subject on ``task``; see `Cases.result`."""
+        return self.cases.result(spec_of(subject), task)
 
     def rule(self, method: Method, task: Task | EfficiencyTask) -> Rule:
         """What the policy says about ``method`` on ``task``."""
         return self.cases.rule(method, task)
 
-    def subject(self, method: Method) -> Subject:
-        """The model quantized by ``method``, from the store or made now."""
-        return self.subjects.of(method)
+    def subject(self, subject: Method | SubjectSpec) -> Subject:
+        """The quantized model, from the store or made now."""
+        return self.subjects.of(subject)
 
-    def subject_record(self, subject: Subject) -> dict[str, Any]:
+    def subject_record(self, subject: Method | SubjectSpec) -> dict[str, Any]:
         """What the report says about a subject."""
-        return record_of(subject)
+        return record_of(self.subject(subject))
 
     def model_record(self) -> dict[str, Any]:
         """What the report says about the reference."""

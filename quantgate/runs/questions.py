@@ -10,7 +10,7 @@ from quantgate.models.ending import end_tokens
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.quantize.calibration.samples import Calibration
-from quantgate.quantize.calibration.sources import build_calibration
+from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
@@ -29,6 +29,7 @@ class Questions:
     def __init__(self, options: Options, planned: Planned, sources: Sources, store: Store) -> None:
         self.options, self.planned, self.sources, self.store = options, planned, sources, store
         self._asked: dict[str, Asked] = {}
+        self._sets: dict[CalibrationChoice, Calibration] = {}
 
     @cached_property
     def model(self) -> ModelFiles:
@@ -49,13 +50,16 @@ class Questions:
             self.store.progress.note(note)
         return prompts
 
-    @cached_property
-    def calibration(self) -> Calibration:
-        """The calibration set, checked to share no text with any planned task."""
-        built = build_calibration(self.options.calibration, self.sources.data, self.sources.bundled, self.prompts)
-        check_disjoint(built.texts, built.name, self._tested_texts())
-        return built
+    def calibration(self, choice: CalibrationChoice | None = None) -> Calibration:
+        """A calibration set, checked to share no text with any planned task. ``choice``: None for the options' own."""
+        choice = choice or self.options.calibration
+        if choice not in self._sets:
+            built = build_calibration(choice, self.sources.data, self.sources.bundled, self.prompts)
+            check_disjoint(built.texts, built.name, self._tested_texts)
+            self._sets[choice] = built
+        return self._sets[choice]
 
+    @cached_property
     def _tested_texts(self) -> list[tuple[str, str]]:
         tested = []
         for task in self.planned.tasks:

@@ -7,7 +7,7 @@ from typing import Any
 from quantgate.quantize.base import Method
 from quantgate.runs.questions import Questions
 from quantgate.runs.scoring import Scoring
-from quantgate.subjects.spec import SubjectSpec
+from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject, Workshop
 
 
@@ -18,21 +18,22 @@ class Subjects:
         self.questions, self.scoring = questions, scoring
         self._opened: dict[str, Subject] = {}
 
-    def of(self, method: Method) -> Subject:
-        """The subject of a row of the method table or of a candidate's: from the store, made now, or opened.
+    def of(self, given: Method | SubjectSpec) -> Subject:
+        """The subject of a spec, of a row of the method table or of a candidate's: from the store, made now, or opened.
 
         Raises:
             QuantgateError: it cannot be made of this model, or does not belong to it.
         """
-        spec = SubjectSpec(method)
+        spec = spec_of(given)
+        method = spec.method
         if spec.id not in self._opened:
             self.scoring.release()
             options = self.questions.options
-            calibration = self.questions.calibration if method.needs_calibration else None
+            calibration = self.questions.calibration(spec.calibration) if method.needs_calibration else None
             workshop = Workshop(self.questions.store, options.device, options.shared, options.dtype)
             subject = spec.open(self.questions.model, calibration, workshop)
             if subject.from_cache:
-                workshop.progress.step(f"{method.id}: quantizing", 1, 1)
+                workshop.progress.step(f"{spec.id}: quantizing", 1, 1)
             self._opened[spec.id] = subject
         return self._opened[spec.id]
 
@@ -46,6 +47,7 @@ def record_of(subject: Subject) -> dict[str, Any]:
     """What the report says about a subject."""
     record = subject.record
     return {
+        "subject": subject.name,
         **subject.method.as_record(),
         "calibration": record.calibration,
         "bits_nominal": record.bits_nominal,

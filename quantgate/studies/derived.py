@@ -29,7 +29,7 @@ def derived(
         "counts": counts(results),
         "decisions": [asdict(decision) for decision in decide(results, correction, planned)],
         "unscored": [
-            {"task": result.task, "method": result.method, "reason": reason, "items": count}
+            {"task": result.task, "method": result.about, "reason": reason, "items": count}
             for result in results
             for reason, count in result.without_score.items()
         ],

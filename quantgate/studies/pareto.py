@@ -74,12 +74,12 @@ def quality_points(results: Sequence[Result], costs: Mapping[str, float]) -> tup
     Quality is the mean over the tasks with a 0/1 score; without one, perplexity (its negative logarithm, mean over the
     tasks). Only tasks that every method with a cost was judged on enter, so that nobody is better by a missing task.
     """
-    usable = [result for result in results if result.method in costs and math.isfinite(result.value)]
+    usable = [result for result in results if result.about in costs and math.isfinite(result.value)]
     for words, chosen in (("mean score", _scores(usable)), ("-ln perplexity", _losses(usable))):
-        methods = {result.method for result in chosen}
+        methods = {result.about for result in chosen}
         by_task: dict[str, set[str]] = {}
         for result in chosen:
-            by_task.setdefault(result.task, set()).add(result.method)
+            by_task.setdefault(result.task, set()).add(result.about)
         tasks = sorted(task for task, judged in by_task.items() if judged == methods)
         if tasks:
             shared = [result for result in chosen if result.task in tasks]
@@ -98,7 +98,7 @@ def _losses(results: Sequence[Result]) -> list[Result]:
 def _points(results: Sequence[Result], methods: Sequence[str], costs: Mapping[str, float]) -> list[Point]:
     points = []
     for method in methods:
-        mine = [result for result in results if result.method == method]
+        mine = [result for result in results if result.about == method]
         points.append(Point(method, costs[method], _mean([(result.value, result.metric) for result in mine])))
     if REFERENCE in costs and not any(name.endswith(f": {REFERENCE}") for name in methods):
         first = {result.task: (result.reference, result.metric) for result in results}
@@ -120,7 +120,7 @@ def fronts(results: Sequence[Result]) -> list[Front]:
     for task, cost, power in (("weight_bytes", "GiB of weights", 1), ("decode_speed", "seconds per token", -1)):
         measured = [result for result in results if result.task == task and result.verdict != "invalid"]
         real = [result for result in measured if not result.companions.get("simulated")]
-        costs = {result.method: result.value**power for result in real}
+        costs = {result.about: result.value**power for result in real}
         if len(costs) < 2:
             continue
         costs.setdefault(REFERENCE, real[0].reference ** power)

@@ -111,7 +111,7 @@ def scope_of(results: Sequence[Result], bits: Mapping[str, float]) -> Scope:
     tasks = {result.task for result in results if result.metric == "ppl"}
     forms = [tuple(f"perplexity_{name}{form}" for name in PAPER_CORPORA) for form in ("_raw", "")]
     corpora = next((form for form in forms if tasks.issuperset(form)), ())
-    few = frozenset(name for name in {result.method for result in results} if bits.get(name) in PAPER_BITS)
+    few = frozenset(name for name in {result.about for result in results} if bits.get(name) in PAPER_BITS)
     lacks = []
     if len(few) < ENOUGH:
         lacks.append(f"all subjects, of any bits, because only {len(few)} have 3 or 4")
@@ -155,11 +155,11 @@ def _mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _by_task(results: Sequence[Result]) -> dict[str, Mapping[str, float]]:
     """task -> subject -> value; the reference is the subject with the empty name, unless it has results of its own."""
-    own = any(result.method.endswith(f": {REFERENCE}") for result in results)
+    own = any(result.about.endswith(f": {REFERENCE}") for result in results)
     tables: dict[str, dict[str, float]] = {}
     for result in results:
         table = tables.setdefault(result.task, {})
         if not own:
             table[""] = result.reference
-        table[result.method] = result.value
+        table[result.about] = result.value
     return dict(tables)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.errors import translated
 from quantgate.models.sameness import configuration_problems
 from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.subjects import candidates
 from quantgate.subjects.subject import Subject, Workshop, make_subject
 
@@ -21,19 +23,24 @@ OPENERS: Final[dict[str, Opener]] = {candidates.ALGORITHM: candidates.open_candi
 
 @dataclass(frozen=True)
 class SubjectSpec:
-    """A row of the method table, or a candidate's, for the model called ``model`` with a named calibration set.
+    """A row of the method table, or a candidate's, with the calibration set it may look at.
 
-    ``model`` and ``calibration`` are empty where a run has only one of each.
+    ``calibration``: None where a run has only one set, which its options name. ``model``: the name of the reference,
+    empty where a run has only one.
     """
 
     method: Method
+    calibration: CalibrationChoice | None = None
     model: str = ""
-    calibration: str = ""
+
+    def on(self, task: str) -> CaseKey:
+        """The case of this subject on ``task``."""
+        return CaseKey(self.method.id, task, self.calibration.label if self.calibration else "", self.model)
 
     @property
     def id(self) -> str:
-        """Names the subject within a run: the row's id, behind the parts that are not the run's only ones."""
-        return "/".join(part for part in (self.model, self.calibration, self.method.id) if part)
+        """Names the subject within a run: the row's id, with the parts that are not the run's only ones."""
+        return self.on("").about
 
     def open(self, model: ModelFiles, calibration: Calibration | None, workshop: Workshop) -> Subject:
         """The subject, from the store, made now, or from the files that were brought along.
@@ -46,4 +53,9 @@ class SubjectSpec:
             subject = opener(model, self.method, calibration, workshop)
         problems = configuration_problems(model.path, subject.path)
         subject.check_unchanged()
-        return replace(subject, foreign=(*subject.foreign, *problems))
+        return replace(subject, foreign=(*subject.foreign, *problems), called=self.id)
+
+
+def spec_of(subject: Method | SubjectSpec) -> SubjectSpec:
+    """A bare row stands for itself with the run's own calibration set and model."""
+    return subject if isinstance(subject, SubjectSpec) else SubjectSpec(subject)

@@ -44,7 +44,7 @@ class Subject:
     ``on_grid``: modules that are quantized and equal the reference's, whose weights quantizing does not change.
     ``stamps``: of its files, taken before anything was read.
     ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
-    ``loader``: reads such files; None: as we write them.
+    ``loader``: reads such files; None: as we write them. ``called``: its name within the run (`SubjectSpec.id`).
     """
 
     method: Method
@@ -60,16 +60,17 @@ class Subject:
     kept_share: float = 0.0
     stamps: Stamps = ()
     loader: Loader | None = field(default=None, compare=False, repr=False)
+    called: str = ""
 
     @property
     def name(self) -> str:
-        """Its method's id, or the name that a candidate was given."""
-        return self.method.id
+        """What the run calls it; without that its method's id, or the name that a candidate was given."""
+        return self.called or self.method.id
 
     @property
     def who(self) -> str:
         """For messages."""
-        return self.method.id
+        return self.name
 
     @property
     def digest_loaded(self) -> str:

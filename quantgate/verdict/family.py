@@ -182,11 +182,11 @@ def decide(
 ) -> list[MethodDecision]:
     """One decision per method, in the order in which the methods occur. The correction runs over all ``results``.
 
-    ``planned``: method -> all tasks that it was to be judged on; a method that is not in it was planned as judged.
+    ``planned``: subject -> all tasks that it was to be judged on; one that is not in it was planned as judged.
     """
     methods: dict[str, _Sorted] = defaultdict(_Sorted)
     for result, sure in zip(results, confirmed(results, correction), strict=True):
-        methods[result.method].add(result, sure=sure)
+        methods[result.about].add(result, sure=sure)
     for method in planned or {}:
         methods.setdefault(method, _Sorted())
     size = family_size(results)

@@ -26,6 +26,8 @@ class Told:
     data_digest: str = ""
     data_source: str = ""
     shortened: Mapping[str, int] = field(default_factory=dict)
+    calibration: str = ""
+    model: str = ""
 
 
 def build_result(found: Conclusion, rule: Rule, told: Told) -> Result:

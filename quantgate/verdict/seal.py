@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from quantgate.core import reading
+from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
 from quantgate.verdict.evidence import digest_outcomes, outcomes_from_json
 
@@ -26,24 +27,24 @@ class EvidenceFile:
 
     def __init__(self) -> None:
         self._outcomes: dict[str, str] = {}
-        self._cases: dict[tuple[str, str], dict[str, Any]] = {}
+        self._cases: dict[CaseKey, dict[str, Any]] = {}
 
     def add(self, result: Result, evidence: Mapping[str, Any]) -> None:
         """Take in one case: its ``evidence`` as ``evidence_to_json`` gives it."""
-        case = {"method": result.method, "task": result.task, **evidence}
+        case = {**named(result.key), **evidence}
         for side in SIDES:
             digest = digest_outcomes(outcomes_from_json(evidence[side]))
             self._outcomes.setdefault(digest, _line({"outcomes": digest, "items": evidence[side]}))
             case[side] = digest
-        self._cases[result.method, result.task] = case
+        self._cases[result.key] = case
 
     def drop(self, result: Result) -> None:
         """Forget a case that is judged again."""
-        self._cases.pop((result.method, result.task), None)
+        self._cases.pop(result.key, None)
 
-    def sides(self, method: str, task: str) -> dict[str, Any] | None:
+    def sides(self, key: CaseKey) -> dict[str, Any] | None:
         """Outcomes of both sides of a case, as the lines hold them; None without evidence."""
-        case = self._cases.get((method, task))
+        case = self._cases.get(key)
         return case and {side: reading.parse_object(self._outcomes[case[side]])["items"] for side in SIDES}
 
     @property
@@ -61,6 +62,18 @@ class EvidenceFile:
     def sealed(self, seal: str) -> str:
         """Content of evidence.jsonl, with the digest of the report's content as its last line."""
         return self.text + _line({"report": seal})
+
+
+def named(key: CaseKey) -> dict[str, str]:
+    """The case as its evidence names it; inverse of `key_of`."""
+    further = {"calibration": key.calibration, "model": key.model}
+    return {"method": key.subject, "task": key.task, **{name: value for name, value in further.items() if value}}
+
+
+def key_of(named: Mapping[str, Any]) -> CaseKey:
+    """The case that a record or a line of evidence names."""
+    further = (str(named.get(name, "")) for name in ("calibration", "model"))
+    return CaseKey(str(named["method"]), str(named["task"]), *further)
 
 
 def _line(content: Mapping[str, Any]) -> str:

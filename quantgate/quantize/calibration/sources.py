@@ -28,6 +28,11 @@ class CalibrationChoice:
     seed: int = 1234
     packed: bool = False
 
+    @property
+    def label(self) -> str:
+        """The set's name in the ids of cases; a draw of its own is named too."""
+        return self.name if self.seed == CalibrationChoice.seed else f"{self.name}.s{self.seed}"
+
 
 def readable(data: DataSource) -> list[str]:
     """Names of the sources whose text ``data`` has and that need no chat template; the hub is believed to have all."""

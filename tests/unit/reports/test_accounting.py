@@ -2,9 +2,10 @@
 
 import pytest
 
+from quantgate.core.cases import CaseKey
 from quantgate.reports.accounting import Account
 
-PLAN = [(method, task, "knowledge") for method in ("gptq4", "awq4") for task in ("mmlu", "gsm8k")]
+PLAN = [(CaseKey(method, task), "knowledge") for method in ("gptq4", "awq4") for task in ("mmlu", "gsm8k")]
 
 
 @pytest.fixture
@@ -21,12 +22,12 @@ def ids(*cases):
 def test_green_needs_every_selected_case(account):
     account.select(ids("gptq4-mmlu", "gptq4-gsm8k"))
     assert account.exit_code(0) == 1
-    account.record(("gptq4", "mmlu"), allowed=True)
+    account.record(CaseKey("gptq4", "mmlu"), allowed=True)
     assert account.exit_code(0) == 1
-    assert account.unjudged == [("gptq4", "gsm8k")]
-    account.record(("gptq4", "gsm8k"), allowed=True)
+    assert account.unjudged == [CaseKey("gptq4", "gsm8k")]
+    account.record(CaseKey("gptq4", "gsm8k"), allowed=True)
     assert account.exit_code(0) == 0
-    account.record(("gptq4", "mmlu"), allowed=False)  # the last attempt counts
+    account.record(CaseKey("gptq4", "mmlu"), allowed=False)  # the last attempt counts
     assert account.exit_code(0) == 1
 
 
@@ -44,9 +45,9 @@ def test_nothing_selected_is_not_green(account):
 @pytest.mark.parametrize(
     ("name", "key"),
     [
-        ("gptq4-mmlu", ("gptq4", "mmlu")),
-        ("gptq4-mmlu]@gptq4", ("gptq4", "mmlu")),  # as xdist writes its groups
-        ("0-gptq4-mmlu-x", ("gptq4", "mmlu")),  # a further parameter of a test of one's own
+        ("gptq4-mmlu", CaseKey("gptq4", "mmlu")),
+        ("gptq4-mmlu]@gptq4", CaseKey("gptq4", "mmlu")),  # as xdist writes its groups
+        ("0-gptq4-mmlu-x", CaseKey("gptq4", "mmlu")),  # a further parameter of a test of one's own
         ("gptq4-mmlux", None),
         ("", None),
     ],
@@ -57,18 +58,18 @@ def test_a_node_id_names_its_case(account, name, key):
 
 
 def test_a_case_whose_name_ends_in_another_is_taken_for_itself(account):
-    account.plan([("old-gptq4", "mmlu", "knowledge")])
+    account.plan([(CaseKey("old-gptq4", "mmlu"), "knowledge")])
     [nodeid] = ids("0-old-gptq4-mmlu-x")
-    assert account.case_of(nodeid) == ("old-gptq4", "mmlu")
+    assert account.case_of(nodeid) == CaseKey("old-gptq4", "mmlu")
 
 
 def test_an_excuse_is_no_verdict(account):
     account.select(ids("gptq4-mmlu", "gptq4-gsm8k"))
-    account.record(("gptq4", "mmlu"), allowed=True)
-    account.excuses["gptq4", "gsm8k"] = "skipped: known to fail"
-    assert account.unjudged == [("gptq4", "gsm8k")]
+    account.record(CaseKey("gptq4", "mmlu"), allowed=True)
+    account.excuses[CaseKey("gptq4", "gsm8k")] = "skipped: known to fail"
+    assert account.unjudged == [CaseKey("gptq4", "gsm8k")]
     assert account.exit_code(0) == 1
-    account.record(("gptq4", "gsm8k"), allowed=True)
+    account.record(CaseKey("gptq4", "gsm8k"), allowed=True)
     assert account.exit_code(0) == 0
 
 
@@ -85,18 +86,18 @@ def test_the_words_say_what_was_left_out(account):
 
 def test_a_list_that_was_asked_for_is_green_only_while_nothing_is_judged():
     account = Account(listing=True)
-    account.plan([("gptq4", "mmlu", "knowledge")])
+    account.plan([(CaseKey("gptq4", "mmlu"), "knowledge")])
     account.select(ids("gptq4-mmlu"))
     assert account.exit_code(0) == 0
     assert account.lines() == ["listed 1 of 1 planned cases; nothing was judged"]
-    account.record(("gptq4", "mmlu"), allowed=False)
+    account.record(CaseKey("gptq4", "mmlu"), allowed=False)
     assert account.exit_code(0) == 1
     assert account.lines() == ["judged 1 of 1 selected cases, 0 allowed; 1 was planned"]
 
 
 def test_it_survives_the_report(account):
     account.select(ids("gptq4-mmlu", "gptq4-gsm8k"))
-    account.record(("gptq4", "mmlu"), allowed=True)
+    account.record(CaseKey("gptq4", "mmlu"), allowed=True)
     again = Account.from_json(account.as_json(), account.judged)
     assert again.lines() == account.lines()
     assert again.expected() == account.expected()

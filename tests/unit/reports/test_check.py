@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from quantgate import cli
+from quantgate.core.cases import CaseKey
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import leaves_green
 from quantgate.reports.accounting import Account
@@ -60,12 +61,12 @@ def payload(method, share):
 def report(tmp_path):
     """A report of two methods, one of them regressed."""
     account = Account()
-    account.plan((method, "truthfulqa", "alignment") for method in (*METHODS, "rtn4"))
+    account.plan((CaseKey(method, "truthfulqa"), "alignment") for method in (*METHODS, "rtn4"))
     run = Run(account)
     for method, share in METHODS.items():
         found = payload(method, share)
         run.add(found)
-        account.record((method, "truthfulqa"), allowed=found.allowed)
+        account.record(CaseKey(method, "truthfulqa"), allowed=found.allowed)
     directory = ReportDirectory(tmp_path / "out")
     run.id, run.started, run.finished, run.code = directory.id, directory.started, directory.started, 1
     directory.begin(json.dumps({"status": "unfinished", "run": {"id": run.id}}))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
 from quantgate.reports import companions, markdown, table
 from quantgate.reports.environment import command
@@ -63,7 +64,7 @@ def test_a_row_shows_the_record():
 
 
 def test_undefined_is_a_dash():
-    row = table.result_row(invalid_result("gptq4", "mmlu", "knowledge", "broken"))
+    row = table.result_row(invalid_result(CaseKey("gptq4", "mmlu"), "knowledge", "broken"))
     assert row[4:] == ("-", "-", "-", "[-, -]", "-", "invalid")
 
 
@@ -80,7 +81,7 @@ def test_subject_row():
 
 
 def test_report_json_is_strict_json(run):
-    run.add(Payload(invalid_result("rtn2", "mmlu", "knowledge", "NaN logits")))
+    run.add(Payload(invalid_result(CaseKey("rtn2", "mmlu"), "knowledge", "NaN logits")))
     text = dumps(run.as_json({"seed": 1}))
     assert "NaN" not in text.replace("NaN logits", "")
     report = json.loads(text)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.items import ItemOutcome
 from quantgate.reports import markdown, turned
 from quantgate.reports.payload import Payload, invalid_result
@@ -11,7 +12,7 @@ from quantgate.reports.run import Run
 from quantgate.tasks.licences import quotable
 from quantgate.verdict.evidence import outcomes_to_json
 
-RESULT = replace(invalid_result("gptq4", "mmlu", "knowledge", "x"), verdict="pass", higher_is_better=True)
+RESULT = replace(invalid_result(CaseKey("gptq4", "mmlu"), "knowledge", "x"), verdict="pass", higher_is_better=True)
 
 
 def sides(*pairs):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.errors import DataError, ModelError
 from quantgate.core.items import REPEATED, digest_items
 from quantgate.core.progress import Silent
@@ -337,7 +338,7 @@ def test_the_floor_knows_the_best_constant_answer(gold, evaluation, data, write_
     rows = [row(f"Is number {number} by the sea?") | {"answer": right} for number, right in enumerate(gold)]
     questions(data, write_jsonl, rows)
     evaluation.result(METHODS["rtn8"], TASKS["mmlu"])
-    evidence = evaluation.evidence["rtn8", "mmlu"]
+    evidence = evaluation.evidence[CaseKey("rtn8", "mmlu")]
     assert evidence.chance == gold.count(1) / 40
     always_b = tuple(
         replace(each, score=float(right == 1), answer="B") for each, right in zip(evidence.reference, gold, strict=True)
@@ -360,10 +361,10 @@ def test_a_guided_draw_learns_from_what_earlier_runs_asked_in_full(evaluation, t
     sources, root = evaluation.questions.sources, tmp_path / "baselines"
     again = Evaluation(options, [task], sources, evaluation.store, load_policy(None), root)
     again.result(METHODS["rtn8"], task)
-    found = again.evidence["rtn8", "mmlu"]
-    earlier = evaluation.evidence["rtn2", "mmlu"].subject
+    found = again.evidence[CaseKey("rtn8", "mmlu")]
+    earlier = evaluation.evidence[CaseKey("rtn2", "mmlu")].subject
     assert found.guide.curve == curve_of(found.reference, [earlier])
     assert found.guide.curve != curve_of(found.reference, [])
     again.result(METHODS["rtn2"], task)  # its own answers of the earlier run are not taken for another method's
-    own = again.evidence["rtn2", "mmlu"].guide.curve
+    own = again.evidence[CaseKey("rtn2", "mmlu")].guide.curve
     assert own == curve_of(found.reference, [found.subject])

@@ -7,6 +7,7 @@ GPTQ-8, the memory of 14B SpQR-3, and the mean perplexity of 7B SpQR-3 (13.40; i
 
 from dataclasses import replace
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
 from quantgate.reports.payload import invalid_result
 
@@ -87,4 +88,6 @@ CORPORA = {
 
 def result(method: str, task: str, value: float, metric: str = "acc", reference: float = 0.5) -> Result:
     """A case's record that holds these numbers and nothing else."""
-    return replace(invalid_result(method, task, "knowledge", "", metric=metric), value=value, reference=reference)
+    return replace(
+        invalid_result(CaseKey(method, task), "knowledge", "", metric=metric), value=value, reference=reference
+    )

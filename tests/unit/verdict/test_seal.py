@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from quantgate.core.cases import CaseKey
 from quantgate.core.items import ItemOutcome
 from quantgate.reports.payload import invalid_result
 from quantgate.verdict.evidence import outcomes_to_json
@@ -30,8 +31,8 @@ def test_outcomes_are_written_once_and_a_case_that_is_dropped_not_at_all():
     }
     file = EvidenceFile()
     for method in ("rtn8", "rtn4"):
-        file.add(invalid_result(method, "mmlu", "knowledge", ""), sides)
+        file.add(invalid_result(CaseKey(method, "mmlu"), "knowledge", ""), sides)
     assert [line[:9] for line in file.text.splitlines()] == ['{"outcome', '{"outcome', '{"case":{', '{"case":{']
-    file.drop(invalid_result("rtn8", "mmlu", "knowledge", ""))
-    assert file.sides("rtn8", "mmlu") is None
+    file.drop(invalid_result(CaseKey("rtn8", "mmlu"), "knowledge", ""))
+    assert file.sides(CaseKey("rtn8", "mmlu")) is None
     assert '"rtn8"' not in file.text
