@@ -14,7 +14,8 @@ from quantgate.quantize.calibration.sources import CalibrationChoice, build_cali
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
-from quantgate.tasks.base import Task, best_constant
+from quantgate.tasks.base import Placed, Task, best_constant
+from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
@@ -97,4 +98,6 @@ class Questions:
     def data_source(self, task: Task) -> str:
         """Where they came from."""
         dataset = str(getattr(task, "dataset", ""))
-        return self.sources.data.origin(dataset) + splits_note(self.asked(task).items)
+        origin = self.sources.data.origin(dataset) + splits_note(self.asked(task).items)
+        of = manifest_note(self.sources.data, *task.place, "test") if isinstance(task, Placed) else ""
+        return f"{origin}: {of}" if of else origin

@@ -125,6 +125,18 @@ class FewShot(Protocol):
 
 
 @runtime_checkable
+class Placed(Protocol):
+    """A task over one configuration of a data set that has others: the data may have those, and not this one."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Data set and configuration."""
+
+    def has_rows(self, data: DataSource) -> bool:
+        """Whether ``data`` has what is asked."""
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A task some of whose items nobody could score, so that asking them would be a waste."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from quantgate.core.errors import DataError, UsageError
-from quantgate.tasks.base import FewShot, Task
+from quantgate.tasks.base import FewShot, Placed, Task
 from quantgate.tasks.data import DataSource, DirectorySource
 
 _LOOKED_AT: Final = 500  # folders, when looking for one that was meant
@@ -46,7 +46,7 @@ def check_tasks(tasks: Sequence[Task], data: DataSource) -> None:
     """Raise UsageError naming all ``tasks`` for which ``data`` is a directory without text."""
     if not isinstance(data, DirectorySource):
         return
-    missing = [(task.id, folder_of(name)) for task in tasks if (name := dataset_of(task)) and not _rows(data, name)]
+    missing = [(task.id, _folder(task)) for task in tasks if dataset_of(task) and not _there(task, data)]
     if missing:
         names = ", ".join(f"{task} ({folder})" for task, folder in missing[:_SHOWN])
         names += f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN)
@@ -54,7 +54,8 @@ def check_tasks(tasks: Sequence[Task], data: DataSource) -> None:
             "--tasks",
             f"data {data.name!r} has nothing for {names}",
             expected=f"<config>/<split>.jsonl in each of these folders in {data.root.absolute()}",
-            hint=_meant(data.root, [folder for _, folder in missing]) or "choose another --data, or other --tasks",
+            hint=_meant(data.root, [folder.partition("/")[0] for _, folder in missing])
+            or "choose another --data, or other --tasks",
         )
 
 
@@ -78,6 +79,15 @@ def check_examples(tasks: Sequence[Task], data: DataSource, wanted: int | None) 
             expected=f"at least {wanted} in each",
             hint="lower --num-fewshot, or name other --tasks",
         )
+
+
+def _folder(task: Task) -> str:
+    parts = task.place if isinstance(task, Placed) else (dataset_of(task), "")
+    return "/".join(part for part in (folder_of(parts[0]), parts[1]) if part)
+
+
+def _there(task: Task, data: DirectorySource) -> bool:
+    return _rows(data, dataset_of(task)) and (not isinstance(task, Placed) or task.has_rows(data))
 
 
 def _rows(data: DirectorySource, dataset: str) -> bool:

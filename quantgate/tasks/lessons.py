@@ -6,7 +6,7 @@ renders them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,21 +54,25 @@ class Lessons:
 
     def texts(self, data: DataSource) -> tuple[list[str], str]:
         """Every row as text, and where they are from. Raises DataError when there are none."""
-        tested = self._tested(data)
-        texts, left_out, read = [], 0, []
-        for config, split in self.places(data):
-            read.append(split)
-            for row in data.rows(self.dataset, config, split, self.fields):
-                if any(row.get(field) in values for field, values in tested.items()):
-                    left_out += 1
-                else:
-                    texts.append(self._rendered(config, split, row))
+        places, tested = self.places(data), self._tested(data)
+        texts, left_out, read = [], 0, [split for _, split in places]
+        for config, split in places:
+            rows = data.rows(self.dataset, config, split, self.fields)
+            kept = _apart(rows, tested)
+            left_out += len(rows) - len(kept)
+            texts += [self._rendered(config, split, row) for row in kept]
         if not texts:
             lacking = self.lacking(data) or "no row to calibrate on"
             raise DataError(f"calibration text of {self.dataset}", lacking, expected=f"{' or '.join(self.splits)} rows")
         parts = self.configs[0] if len(self.configs) == 1 else f"{len(read)} configurations"
         origin = f"{self.dataset} {parts}, split {' and '.join(sorted(set(read)))}"
         return texts, origin + (f", less {left_out} rows whose text is tested" if left_out else "")
+
+    def rows(self, data: DataSource) -> list[Row]:
+        """The rows themselves, in their order. Raises DataError when the data lacks the dataset."""
+        tested = self._tested(data)
+        found = [data.rows(self.dataset, config, split, self.fields) for config, split in self.places(data)]
+        return _apart([row for rows in found for row in rows], tested)
 
     def _rendered(self, config: str, split: str, row: Row) -> str:
         try:
@@ -90,6 +94,10 @@ class Lessons:
                 rows: Sequence[Row] = data.rows(self.dataset, config, split, {field: str})
                 found.setdefault(field, set()).update(row[field] for row in rows)
         return found
+
+
+def _apart(rows: Sequence[Row], tested: Mapping[str, Collection[str]]) -> list[Row]:
+    return [row for row in rows if not any(row.get(field) in values for field, values in tested.items())]
 
 
 @runtime_checkable

@@ -16,7 +16,8 @@ from typing import ClassVar
 from quantgate.core.items import Item, ItemOutcome
 from quantgate.core.metrics import PROB_RIGHT, Metric
 from quantgate.core.requests import Request, Response
-from quantgate.tasks.base import Selection
+from quantgate.tasks.base import Placed, Selection
+from quantgate.tasks.boss import BossLikelihood
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.exams import ExamLikelihood
 from quantgate.tasks.multiple_choice import MultipleChoice
@@ -29,7 +30,7 @@ from quantgate.tasks.truthfulqa import TruthfulQa
 class Mass:
     """The probability mass of ``of``, a choice between options by likelihood (none that has no single right one)."""
 
-    of: ExamLikelihood | MultipleChoice | SnliLikelihood | TruthfulQa
+    of: ExamLikelihood | MultipleChoice | SnliLikelihood | TruthfulQa | BossLikelihood
     metric: ClassVar[Metric] = PROB_RIGHT
 
     @property
@@ -46,6 +47,15 @@ class Mass:
     def dataset(self) -> str:
         """The task's."""
         return self.of.dataset
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The task's, where it is over one configuration; else all of its data set."""
+        return self.of.place if isinstance(self.of, Placed) else (self.of.dataset, "")
+
+    def has_rows(self, data: DataSource) -> bool:
+        """Whether ``data`` has what the task asks."""
+        return self.of.has_rows(data) if isinstance(self.of, Placed) else data.has(self.of.dataset)
 
     @property
     def version(self) -> int:

@@ -196,10 +196,11 @@ class MultipleChoice:
 
     @property
     def lessons(self) -> Lessons:
-        """Rows of ``train``, each solved as a few-shot example is."""
+        """Rows of another split than the tested one, each solved as a few-shot example is."""
         where = BENCHMARKS[self.benchmark]
+        splits = tuple(split for split in ("train", "validation") if split != where.split)
         return Lessons(
-            where.dataset, (where.config,), ("train",), where.fields,
+            where.dataset, (where.config,), splits, where.fields,
             lambda _, row: where.read(dict(row)).solved, f"{self.benchmark} questions with their answers",
         )  # fmt: skip
 

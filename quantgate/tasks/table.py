@@ -10,8 +10,9 @@ from quantgate.core.errors import DataError, UsageError
 from quantgate.core.metrics import ACC_NORM
 from quantgate.core.naming import same_name, suggestion
 from quantgate.core.registry import rows_of
-from quantgate.tasks.base import Task
+from quantgate.tasks.base import Placed, Task
 from quantgate.tasks.bbq import Bbq
+from quantgate.tasks.boss import BossLikelihood, BossLoss, boss_tasks
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
@@ -54,7 +55,13 @@ _EXAMS: Final[list[Task]] = [
     ExamLikelihood("ceval", CEVAL),
     ExamChat("ceval_generate", CEVAL),
     ExamLikelihood("cmmlu", CMMLU),
+    *(
+        ExamLikelihood(f"{name}_{group}", exam, group=group)
+        for name, exam in (("ceval", CEVAL), ("cmmlu", CMMLU))
+        for group in ("stem", "social_science", "humanities", "other")
+    ),
 ]
+_BOSS: Final = boss_tasks()
 
 _ZERO_SHOT: Final[list[Task]] = [
     MultipleChoice("hellaswag", "hellaswag"),
@@ -74,10 +81,11 @@ _ZERO_SHOT: Final[list[Task]] = [
 ]
 
 _OTHER_CHOICES: Final = (TruthfulQa(), TruthfulQa("truthfulqa_mc1", "mc1"), SnliLikelihood())
+_SURE: Final = (ExamLikelihood, MultipleChoice, SnliLikelihood, TruthfulQa, BossLikelihood)
 _MASS: Final[list[Task]] = [
     Mass(task)
-    for task in (*_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES)
-    if isinstance(task, (ExamLikelihood, MultipleChoice, SnliLikelihood, TruthfulQa)) and task.metric is not ACC_NORM
+    for task in (*_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS)
+    if isinstance(task, _SURE) and task.metric is not ACC_NORM
 ]
 """One of each benchmark with options: the two metrics of the zero-shot standards read the same answers."""
 
@@ -105,7 +113,7 @@ _OTHERS: Final[list[Task]] = [
 GROUP: Final = "quantgate.tasks"
 """Entry point group by which other packages add rows: tasks, or lists of them."""
 TASKS: Final[dict[str, Task]] = rows_of(
-    GROUP, Task, (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_MASS, *_OTHERS), lambda task: task.id
+    GROUP, Task, (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS, *_MASS, *_OTHERS), lambda task: task.id
 )
 _DIMENSIONS: Final = ("knowledge", "alignment", "fidelity")  # each is a file in evals/
 
@@ -125,12 +133,22 @@ def check_table(tasks: Iterable[Task]) -> None:
             raise UsageError(who, f"dimension {task.dimension!r}", expected=" or ".join(_DIMENSIONS))
 
 
+def _is_part(task: Task) -> bool:
+    """Whether it is a subject group, or a set of BOSS, which has groups of its own."""
+    return isinstance(task, BossLikelihood) or bool(getattr(task, "group", ""))
+
+
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "perplexity": tuple(f"perplexity_{name}" for name in CORPORA),
     "kld": tuple(f"kld_{name}" for name in CORPORA),
     "kld_exact": tuple(f"kld_exact_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
-    "mass": tuple(task.id for task in _MASS),
+    "mass": tuple(task.id for task in _MASS if isinstance(task, Mass) and not _is_part(task.of)),
+    "boss": tuple(task.id for task in _BOSS if not isinstance(task, (BossLikelihood, BossLoss))),
+    "boss_sure": (
+        *(f"mass_{task.id}" for task in _BOSS if isinstance(task, BossLikelihood)),
+        *(task.id for task in _BOSS if isinstance(task, BossLoss)),
+    ),
     "paper": (
         *("mmlu_generate", "ceval_generate", "gsm8k_any_number", "gsm8k_first_occurrence", "snli"),
         *("flores_en_zh", "flores_zh_en", "cnn_dailymail", "xsum"),
@@ -206,6 +224,8 @@ def _suits(task: Task, data: DataSource, by_default: bool) -> bool:
     left_out = _BUNDLED_LEAVES_OUT if data.name == "bundled" else _ONLY_BUNDLED
     if by_default and task.id in left_out:
         return False
+    if isinstance(task, Placed):
+        return task.has_rows(data)
     return data.has(str(getattr(task, "dataset", "")))
 
 

@@ -36,7 +36,7 @@ class CalibrationChoice:
 
 def readable(data: DataSource) -> list[str]:
     """Names of the sources whose text ``data`` has and that need no chat template; the hub is believed to have all."""
-    return [name for name, source in SOURCES.items() if not source.chat and not source.lacking(data)]
+    return [name for name, source in SOURCES.items() if source.places and not source.chat and not source.lacking(data)]
 
 
 def corpus_datasets() -> list[str]:
