@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Final, TypeVar
 
-from quantgate.core.errors import UsageError, translated
+from quantgate.core.errors import UsageError, cause_of, translated
 
 Row = TypeVar("Row")
+_GUESTS: Final[set[str]] = set()  # packages that were asked for rows
+_OURS: Final = "quantgate"
 
 
 def installed(group: str) -> Iterator[tuple[str, Any]]:
@@ -19,11 +23,14 @@ def installed(group: str) -> Iterator[tuple[str, Any]]:
     """
     for entry in sorted(importlib.metadata.entry_points(group=group), key=lambda each: each.name):
         who = f"plugin {entry.name!r} ({entry.value})"
+        _GUESTS.add(re.split(r"[.:\s]", entry.value)[0])
+        hint = "repair or remove the package"
         # its code runs while it is imported, and may raise anything
-        with translated(
-            who, "cannot be imported", kind=UsageError, hint="repair or remove the package", also=(Exception,)
-        ):
-            found = entry.load()
+        try:
+            with translated(who, "cannot be imported", kind=UsageError, hint=hint, also=(Exception,)):
+                found = entry.load()
+        except SystemExit as error:
+            raise UsageError(who, f"it ended the process while it was imported ({error})", hint=hint) from error
         for row in found if isinstance(found, (list, tuple)) else [found]:
             yield who, row
 
@@ -42,11 +49,29 @@ def rows_of(group: str, kind: type, own: Iterable[Row], name_of: Callable[[Row],
     """
     table = {name_of(row): row for row in own}
     for who, row in installed(group):
-        check_row(who, row, kind)
-        if name_of(row) in table:
-            raise UsageError(who, f"{name_of(row)!r} is taken", expected="a name of its own", hint="uninstall one")
-        table[name_of(row)] = row
+        with translated(who, "cannot be looked at", kind=UsageError, hint="mend the package", also=(Exception,)):
+            check_row(who, row, kind)
+            name = name_of(row)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UsageError(who, f"a row called {name!r}", expected="lower-case letters, digits, '_', '-' and '.'")
+        if name in table:
+            raise UsageError(who, f"{name!r} is taken", expected="a name of its own", hint="uninstall one")
+        table[name] = row
     return table
+
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
+
+
+def told_of_guest(error: BaseException) -> str:
+    """``package 'x' failed (its cause)`` where the code of a package that adds rows raised ``error``; else empty."""
+    traceback: TracebackType | None = error.__traceback__
+    guest = ""
+    while traceback is not None:
+        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        guest = package if package in _GUESTS and package != _OURS else guest
+        traceback = traceback.tb_next
+    return f"package {guest!r} failed ({cause_of(error)[0]})" if guest else ""
 
 
 def check_row(who: str, row: Any, kind: type) -> None:

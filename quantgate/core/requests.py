@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 Tokens: TypeAlias = tuple[int, ...]
+Finish: TypeAlias = Literal["stop", "eos", "length"]
 
 KEPT_TOKENS: Final = 256
 KEPT_DRAWS: Final = 128
@@ -78,7 +80,7 @@ class GenerateResponse:
 
     text: str
     n_tokens: int
-    finish: Literal["stop", "eos", "length"]
+    finish: Finish
 
 
 Request: TypeAlias = Likelihood | Rolling | Generate
@@ -100,6 +102,68 @@ ANSWERS: Final[dict[type[Any], type[Any]]] = {
     Generate: GenerateResponse,
 }
 """What a request of each kind is answered with."""
+
+
+_ROUNDING: Final = 0.01
+"""Nats by which rounding may put a log-probability above 0, or a mean divergence below."""
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a plain number, NaN and infinities among them: what can be stored and read again as it was."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def flaw(request: Request, response: object) -> str:
+    """What of ``response`` no model could have answered to ``request``, in few words; empty where nothing is wrong.
+
+    Kind, types, lengths, and what a probability can be. NaN and infinities pass: they are a broken model's answer, and
+    its verdict says so.
+    """
+    wanted = ANSWERS[type(request)]
+    if type(response) is not wanted:
+        return f"is a {type(response).__name__}, expected a {wanted.__name__}"
+    if isinstance(request, Likelihood) and isinstance(response, LikelihoodResponse):
+        return _flaw_of_likelihood(request, response)
+    if isinstance(request, Rolling) and isinstance(response, RollingResponse):
+        return _flaw_of_rolling(request, response)
+    if isinstance(request, Generate) and isinstance(response, GenerateResponse):
+        return _flaw_of_text(request, response)
+    return ""
+
+
+def _flaw_of_likelihood(request: Likelihood, response: LikelihoodResponse) -> str:
+    if not is_number(response.logprob):
+        return f"has a {type(response.logprob).__name__} for a log-probability, expected a float"
+    if _ROUNDING < response.logprob < math.inf:
+        return f"has the log-probability {response.logprob:.6g}, expected 0 at most"
+    if type(response.n_tokens) is not int or response.n_tokens != len(request.continuation):
+        return f"is about {response.n_tokens!r} tokens, expected {len(request.continuation)}"
+    return "" if isinstance(response.greedy, bool) else "does not say whether it is the greedy one"
+
+
+def _flaw_of_rolling(request: Rolling, response: RollingResponse) -> str:
+    positions = len(request.tokens) - 1
+    for name, asked in (("nll", True), ("kld", False), ("kld_bound", False), ("same_top", bool(response.kld))):
+        values = getattr(response, name)
+        if not isinstance(values, tuple) or not all(map(is_number, values)):
+            return f"holds no plain numbers under {name}"
+        if len(values) != positions and (asked or values):
+            return f"has {len(values)} values of {name}, expected {positions}"
+    if any(value < -_ROUNDING for value in response.nll):
+        return "has a loss below 0, expected a probability of 1 at most"
+    for name in ("kld", "kld_bound"):
+        values = getattr(response, name)
+        if values and math.fsum(values) / positions < -_ROUNDING:
+            return f"has a mean {name} below 0, expected a distance"
+    return "" if set(response.same_top) <= {0, 1} else "has other values of same_top than 0 and 1"
+
+
+def _flaw_of_text(request: Generate, response: GenerateResponse) -> str:
+    if not isinstance(response.text, str):
+        return f"has a {type(response.text).__name__} for a text"
+    if type(response.n_tokens) is not int or not 0 <= response.n_tokens <= request.max_new_tokens:
+        return f"has {response.n_tokens!r} tokens, expected {request.max_new_tokens} at most"
+    return "" if response.finish in get_args(Finish) else f"ended by {str(response.finish)[:40]!r}"
 
 
 def _fields_of(each: Request | Response) -> dict[str, Any]:

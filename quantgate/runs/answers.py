@@ -18,7 +18,7 @@ from quantgate.core import reading
 from quantgate.core.errors import EngineError, StoreError
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Progress
-from quantgate.core.requests import ANSWERS, Generate, Likelihood, Request, Response, Rolling, Sink
+from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, Sink, flaw
 from quantgate.store import bound, journal
 from quantgate.store.store import ENTRY, Store
 
@@ -134,7 +134,7 @@ def _key_in(path: Path) -> ResponsesKey | None:
 
 
 class _Checked:
-    """A sink for the answers to ``requests``, the first of which is number ``start``: each once, and of its kind.
+    """A sink for the answers to ``requests``, the first of which is number ``start``: each once, and one to it.
 
     Engines may be anybody's: an answer that is missing, or filed under another request, must not become a score.
 
@@ -143,18 +143,17 @@ class _Checked:
     """
 
     def __init__(self, requests: Sequence[Request], start: int, keep: Sink, what: str) -> None:
-        self._open = {start + at: ANSWERS[type(request)] for at, request in enumerate(requests)}
+        self._open = {start + at: request for at, request in enumerate(requests)}
         self._keep, self._what, self._asked = keep, what, len(requests)
 
     def sink(self, index: int, response: Response) -> None:
         """Keep an answer that is waited for."""
-        wanted = self._open.pop(index, None)
-        if wanted is None:
+        request = self._open.pop(index, None)
+        if request is None:
             raise EngineError(self._what, f"answer {index} was not asked for, or came twice", expected="each one once")
-        if not isinstance(response, wanted):
-            raise EngineError(
-                self._what, f"answer {index} is a {type(response).__name__}", expected=f"a {wanted.__name__}"
-            )
+        if wrong := flaw(request, response):
+            found, _, expected = wrong.partition(", expected ")
+            raise EngineError(self._what, f"answer {index} {found}", expected=expected)
         self._keep(index, response)
 
     def finish(self) -> None:

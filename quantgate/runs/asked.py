@@ -19,6 +19,7 @@ from quantgate.core.errors import ModelError
 from quantgate.core.items import REPEATED, Item
 from quantgate.core.requests import Generate, Likelihood, Request, digest_requests
 from quantgate.tasks.base import Choosy, Shortening, Specific, Task
+from quantgate.tasks.checked import requests_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.repeats import Copies, check_unique, is_text
 
@@ -123,10 +124,10 @@ def _unfit(requests: Sequence[Request], prompts: Prompts) -> str:
 
 def _fitted(task: Task, item: Item, prompts: Prompts) -> tuple[Item, list[Request]]:
     """The item with as many of its last examples as fit (none at worst), and its requests."""
-    requests = task.requests(item, prompts)
+    requests = requests_of(task, item, prompts)
     while item.shots and not _fit(requests, prompts):
         item = replace(item, shots=item.shots[1:])
-        requests = task.requests(item, prompts)
+        requests = requests_of(task, item, prompts)
     return item, requests
 
 

@@ -15,6 +15,7 @@ from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
 from quantgate.tasks.base import Placed, Task, best_constant
+from quantgate.tasks.checked import guessing, items_of, told_of
 from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.overlap import check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
@@ -74,8 +75,9 @@ class Questions:
     def asked(self, task: Task) -> Asked:
         """Items and requests of ``task``, built once."""
         if task.id not in self._asked:
-            items = task.items(self.sources.data, self.options.selection, self.prompts)
-            self._asked[task.id] = asked = ask_items(task, items, self.prompts)
+            items = items_of(task, self.sources.data, self.options.selection, self.prompts)
+            with told_of(task, "cannot ask about its items"):
+                self._asked[task.id] = asked = ask_items(task, items, self.prompts)
             for note in asked.notes(task.id):
                 self.store.progress.note(note)
         return self._asked[task.id]
@@ -88,7 +90,9 @@ class Questions:
         """What a model that reads no question scores: by guessing, or by always saying the most frequent answer."""
         asked = self.asked(task)
         items = [item for item in asked.items if item.id not in asked.unasked]
-        levels = (getattr(task, "chance", None), best_constant(task, items))
+        with told_of(task, "cannot say what guessing scores"):
+            guessed = guessing(task, [asked.requests[mine] for mine in asked.slices])
+            levels = (getattr(task, "chance", None), best_constant(task, items), guessed)
         return max((level for level in levels if level is not None), default=None)
 
     def data_digest(self, task: Task) -> str:

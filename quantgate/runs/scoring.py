@@ -14,12 +14,14 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.progress import Share
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, Sink
+from quantgate.engines.guarded import Guarded
 from quantgate.engines.protocol import Against, Distributions, Engine, EngineRow, Job, Keep, Kept, Weights
 from quantgate.engines.table import engine_called
 from quantgate.runs import answers
 from quantgate.runs.asked import Asked
 from quantgate.runs.questions import Questions
 from quantgate.tasks.base import Task
+from quantgate.tasks.checked import check_depends, outcome_of
 from quantgate.tasks.rolling import RollingTask
 
 AGAIN: Final = ", asked again,"
@@ -108,7 +110,7 @@ class Scoring:
 
     def __init__(self, questions: Questions, row: EngineRow | None = None) -> None:
         self.questions, self.store, self.options = questions, questions.store, questions.options
-        self.row = row or engine_called(self.options.engine)
+        self.row: EngineRow = Guarded(row or engine_called(self.options.engine))
         self._open: tuple[str, Engine] | None = None
 
     @cached_property
@@ -198,9 +200,12 @@ class Scoring:
 
 
 def _outcomes(ask: Ask, responses: Sequence[Response]) -> list[ItemOutcome]:
-    return [
+    asked = [(item, responses[mine]) for item, mine in zip(ask.asked.items, ask.asked.slices, strict=True)]
+    found = [
         ItemOutcome(item.id, item.group, None, unscored=ask.asked.unasked[item.id])
         if item.id in ask.asked.unasked
-        else ask.task.score(item, responses[mine])
-        for item, mine in zip(ask.asked.items, ask.asked.slices, strict=True)
+        else outcome_of(ask.task, item, mine)
+        for item, mine in asked
     ]
+    check_depends(ask.task, asked, found)
+    return found

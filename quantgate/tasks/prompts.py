@@ -55,6 +55,11 @@ class Prompts:
         """Tokens of one document among many, nothing in front of it; not kept."""
         return self._ids(text, special=False)
 
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the tokenizer knows."""
+        return len(self._tokenizer)
+
     def decode(self, tokens: Tokens) -> str:
         """Text of tokens, special tokens included."""
         return str(self._tokenizer.decode(list(tokens)))

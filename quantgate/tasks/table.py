@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, get_args, get_type_hints
 
-from quantgate.core.errors import DataError, UsageError
-from quantgate.core.metrics import ACC_NORM
+from quantgate.core.errors import DataError, UsageError, translated
+from quantgate.core.metrics import ACC_NORM, Metric
 from quantgate.core.naming import same_name, suggestion
+from quantgate.core.reading import visible
 from quantgate.core.registry import rows_of
+from quantgate.core.requests import is_number
 from quantgate.tasks.base import Placed, Task
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.boss import BossLikelihood, BossLoss, boss_tasks
+from quantgate.tasks.checked import is_guest
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
@@ -112,10 +116,36 @@ _OTHERS: Final[list[Task]] = [
 
 GROUP: Final = "quantgate.tasks"
 """Entry point group by which other packages add rows: tasks, or lists of them."""
-TASKS: Final[dict[str, Task]] = rows_of(
-    GROUP, Task, (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS, *_MASS, *_OTHERS), lambda task: task.id
-)
+_OWN: Final[tuple[Task, ...]] = (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS, *_MASS, *_OTHERS)
+TASKS: Final[dict[str, Task]] = rows_of(GROUP, Task, _OWN, lambda task: task.id)
 _DIMENSIONS: Final = ("knowledge", "alignment", "fidelity")  # each is a file in evals/
+
+
+def _wrong_facts(task: Task) -> str:
+    """What of a row from another package is not what the rest relies on; empty where all is."""
+    with translated(f"task {task.id!r}", "cannot be looked at", kind=UsageError, also=(Exception,)):
+        protocol, version, metric = task.protocol, task.version, task.metric
+        chance, dataset = getattr(task, "chance", None), getattr(task, "dataset", "")
+    if not isinstance(protocol, str) or not protocol or visible(protocol) != protocol:
+        return "its protocol is no text of one line"
+    if type(version) is not int or not isinstance(dataset, str):
+        return "its version is no integer, or its dataset no text"
+    if not isinstance(metric, Metric) or metric.kind not in get_args(get_type_hints(Metric)["kind"]):
+        return f"its metric is {str(metric)[:80]}, no Metric"
+    known = [each.metric for each in _OWN if each.metric.name == metric.name]
+    if known and metric not in known:
+        return f"its metric is called {metric.name!r}, and is another one"
+    if not isinstance(metric.name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", metric.name):
+        return f"its metric is called {metric.name!r}, expected lower-case letters, digits and '_'"
+    if chance is not None and not (is_number(chance) and math.isfinite(chance) and _possible(metric, chance)):
+        return f"its chance is {chance!r}, which no score of {metric.name} can be"
+    return ""
+
+
+def _possible(metric: Metric, value: float) -> bool:
+    return metric.range is None or min(metric.best or 0, metric.worst or 0) <= value <= max(
+        metric.best or 0, metric.worst or 0
+    )
 
 
 def check_table(tasks: Iterable[Task]) -> None:
@@ -131,6 +161,8 @@ def check_table(tasks: Iterable[Task]) -> None:
             raise UsageError(who, "the name is taken", expected="a name of its own")
         if task.dimension not in _DIMENSIONS:
             raise UsageError(who, f"dimension {task.dimension!r}", expected=" or ".join(_DIMENSIONS))
+        if is_guest(task) and (wrong := _wrong_facts(task)):
+            raise UsageError(who, wrong, hint="mend the package that brings it, or uninstall it")
 
 
 def _is_part(task: Task) -> bool:

@@ -1,12 +1,18 @@
 """Everything around an engine, without a model: answers are scripted, and the seam carries all that may change them."""
 
+import itertools
+import math
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from quantgate.core import registry
 from quantgate.core.errors import EngineError, QuantgateError, UsageError
 from quantgate.core.items import Item
+from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.core.progress import Silent
 from quantgate.core.requests import (
     Generate,
@@ -15,9 +21,11 @@ from quantgate.core.requests import (
     LikelihoodResponse,
     Rolling,
     RollingResponse,
+    flaw,
 )
+from quantgate.engines.guarded import Guarded
 from quantgate.engines.mock import MockRow
-from quantgate.engines.protocol import Capabilities
+from quantgate.engines.protocol import Capabilities, Setting
 from quantgate.engines.table import engines
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs.evaluation import Evaluation
@@ -111,6 +119,15 @@ FAULTS = {
         requests, lambda index, response: sink(index + 1, response), job
     ),
     "is a GenerateResponse": lambda engine, requests, sink, job: sink(0, GenerateResponse("yes", 1, "eos")),
+    "number '0'": lambda engine, requests, sink, job: engine.run(requests, lambda at, each: sink(str(at), each), job),
+    "it ended the process": lambda engine, requests, sink, job: sys.exit(0),
+    "seconds of a run are None": lambda engine, requests, sink, job: engine.run(requests, sink, job) and None,
+    "tokens of a run are nan": lambda engine, requests, sink, job: (
+        engine.run(requests, sink, job) and {"tokens": float("nan")}
+    ),
+    "seconds of a run are -5.0": lambda engine, requests, sink, job: (
+        engine.run(requests, sink, job) and {"seconds": -5.0}
+    ),
 }
 
 
@@ -120,6 +137,110 @@ def test_an_engine_that_answers_otherwise_than_asked_gives_no_score(scene, words
     engine.fault = FAULTS[words]
     with pytest.raises(EngineError, match=words):
         scene(engine).result(METHODS["rtn8"], TASKS["mmlu"])
+
+
+def test_what_comes_after_an_engine_has_returned_is_not_taken(scene):
+    late = []
+
+    def fault(engine, requests, sink, job):
+        late.append(lambda: sink(0, LikelihoodResponse(-0.001, 1, False)))
+        return engine.run(requests, sink, job)
+
+    engine = Sloppy(knows_everything)
+    engine.fault = fault
+    scene(engine).result(METHODS["rtn8"], TASKS["mmlu"])
+    for each in late:
+        each()
+
+
+def test_an_engine_cannot_change_what_it_is_asked(scene):
+    def fault(engine, requests, sink, job):
+        stats = engine.run(requests, sink, job)
+        requests.clear()
+        return stats
+
+    engine = Sloppy(knows_everything)
+    engine.fault = fault
+    assert scene(engine).result(METHODS["rtn8"], TASKS["mmlu"]).n_items == 8
+
+
+PAIR, TEXT, ASKED = Likelihood((1,), (2, 3)), Generate((1,), 4), Rolling((1, 2, 3))
+ANSWERS = {
+    "": [
+        (PAIR, LikelihoodResponse(-1.5, 2, False)),
+        (PAIR, LikelihoodResponse(math.nan, 2, False)),  # a broken model's answer: its verdict says so
+        (PAIR, LikelihoodResponse(math.inf, 2, False)),
+        (PAIR, LikelihoodResponse(1e-6, 2, True)),
+        (TEXT, GenerateResponse("", 0, "eos")),
+        (ASKED, RollingResponse((0.5, -1e-6))),
+        (ASKED, RollingResponse((0.5, math.nan), (0.1, -0.005), (1, 0), (0.0, 0.0))),
+    ],
+    "a log-probability, expected a float": [
+        (PAIR, LikelihoodResponse(value, 2, False)) for value in ("-1", None, True, np.float32(-1), torch.tensor(-1.0))
+    ],
+    "expected 0 at most": [(PAIR, LikelihoodResponse(3.0, 2, False))],
+    "tokens, expected 2": [(PAIR, LikelihoodResponse(-1.0, count, False)) for count in (1, 3, None, True)],
+    "greedy": [(PAIR, LikelihoodResponse(-1.0, 2, None))],
+    "is a RollingResponse, expected a LikelihoodResponse": [(PAIR, RollingResponse((1.0,)))],
+    "is a Mine, expected a LikelihoodResponse": [(PAIR, type("Mine", (LikelihoodResponse,), {})(-1.0, 2, False))],
+    "values of nll, expected 2": [(ASKED, RollingResponse(nll)) for nll in ((), (1.0,), (1.0, 1.0, 1.0))],
+    "values of kld, expected 2": [(ASKED, RollingResponse((1.0, 1.0), (0.1,)))],
+    "values of same_top, expected 2": [(ASKED, RollingResponse((1.0, 1.0), (0.1, 0.1)))],
+    "no plain numbers under nll": [(ASKED, RollingResponse(nll)) for nll in ([1.0, 1.0], ("1", "1"), None)],
+    "a loss below 0": [(ASKED, RollingResponse((-1.0, 1.0)))],
+    "a mean kld below 0": [(ASKED, RollingResponse((1.0, 1.0), (-5.0, 0.1), (1, 1)))],
+    "other values of same_top": [(ASKED, RollingResponse((1.0, 1.0), (0.1, 0.1), (1, 7)))],
+    "for a text": [(TEXT, GenerateResponse(b"yes", 1, "eos"))],
+    "4 at most": [(TEXT, GenerateResponse("yes", count, "eos")) for count in (5, -1, None)],
+    "ended by 'tired'": [(TEXT, GenerateResponse("yes", 1, "tired"))],
+}
+
+
+@pytest.mark.parametrize("words", ANSWERS)
+def test_what_no_model_can_answer(words):
+    for request, response in ANSWERS[words]:
+        found = flaw(request, response)
+        assert words in found if words else not found, found
+
+
+IDENTITIES = {
+    "cannot say what it is (there is no 'nope')": lambda: {}["nope"],
+    "a NoneType; expected a dict": lambda: None,
+    "a list; expected a dict": lambda: ["a"],
+    "is no JSON (Object of type object": lambda: {"a": object()},
+    "is no JSON (Out of range float": lambda: {"a": math.nan},
+    "differs from call to call": itertools.count().__next__,
+    "batch_tokens 'many' in its identity": lambda: {"batch_tokens": "many"},
+}
+
+
+@pytest.mark.parametrize("words", IDENTITIES)
+def test_an_engine_says_what_it_is_in_facts(words, tmp_path):
+    row = MockRow(knows_everything)
+    made = IDENTITIES[words]
+    row.identity = lambda *given: {"a": made()} if "differs" in words else made()
+    with pytest.raises(EngineError) as error:
+        Guarded(row).identity(tmp_path, "model", Setting())
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("able", [None, {"likelihood": True}, Capabilities("no", "no")])
+def test_an_engine_says_yes_or_no_to_what_it_can(able):
+    with pytest.raises(EngineError, match="capabilities"):
+        Guarded(MockRow(knows_everything, able))
+
+
+@pytest.mark.parametrize("opened", [None, object()])
+def test_an_engine_opens_what_can_be_run(opened):
+    row = MockRow(knows_everything)
+    row.open = lambda *given: opened
+    with pytest.raises(EngineError, match="cannot be run"):
+        Guarded(row).open(None, None, Setting())
+
+
+def test_the_comparison_of_an_engine_is_a_number():
+    with pytest.raises(EngineError, match="its comparison is None"):
+        Guarded(MockRow(knows_everything, comparison=None))
 
 
 def test_distributions_that_were_not_compared_are_no_distance_of_zero():
@@ -133,13 +254,21 @@ def test_distributions_that_were_not_compared_are_no_distance_of_zero():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [({"id": "a-b"}, "case ids"), ({"id": "kld"}, "taken"), ({"id": "weight_bytes"}, "taken"),
-     ({"dimension": "speed"}, "knowledge or alignment or fidelity")],
+     ({"dimension": "speed"}, "knowledge or alignment or fidelity"), ({"dimension": None}, "dimension None"),
+     ({"protocol": None}, "protocol is no text"), ({"protocol": "a\n| pass |"}, "protocol is no text of one line"),
+     ({"version": "1"}, "version is no integer"), ({"dataset": 5}, "dataset no text"),
+     ({"metric": "acc"}, "its metric is acc, no Metric"), ({"metric": Metric("wise", True, "median")}, "no Metric"),
+     ({"metric": Metric("acc", False, "binary")}, "called 'acc', and is another one"),
+     ({"metric": Metric("ppl", False, "exp_mean", stake=0.0)}, "called 'ppl', and is another one"),
+     ({"metric": Metric("a b", True, "mean")}, "called 'a b'"),
+     ({"chance": float("nan")}, "no score of acc can be"), ({"chance": -5.0}, "no score of acc can be"),
+     ({"chance": "half"}, "no score of acc can be"), ({"chance": True}, "no score of acc can be")],
 )  # fmt: skip
 def test_a_task_that_no_case_could_be_made_of_is_refused(fields, words):
-    row = SimpleNamespace(**{"id": "theirs", "dimension": "knowledge"} | fields)
+    facts = {"id": "theirs", "dimension": "knowledge", "protocol": "asked", "version": 1, "metric": ACCURACY}
     with pytest.raises(UsageError, match=words):
-        check_table([row])
-    check_table([SimpleNamespace(id="theirs", dimension="knowledge")])
+        check_table([SimpleNamespace(**facts | fields)])
+    check_table([SimpleNamespace(**facts)])
 
 
 @pytest.mark.parametrize(
@@ -175,6 +304,14 @@ def test_an_installed_package_adds_an_engine(monkeypatch):
     monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry(mock)])
     assert engines()["mock"] is mock
     assert list(engines()) == ["torch", "mock"]
+
+
+@pytest.mark.parametrize("name", ["", 7, None, "a/b", "Torch", "a\n[red]"])
+def test_an_engine_with_a_name_that_nobody_can_type_is_refused(monkeypatch, name):
+    row = SimpleNamespace(**dict.fromkeys(("capabilities", "comparison", "identity", "open")), name=name)
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry(row)])
+    with pytest.raises(UsageError, match=r"plugin 'theirs' \(theirs:ROW\): a row called "):
+        engines()
 
 
 @pytest.mark.parametrize(
