@@ -117,7 +117,6 @@ _OTHERS: Final[list[Task]] = [
 GROUP: Final = "quantgate.tasks"
 """Entry point group by which other packages add rows: tasks, or lists of them."""
 _OWN: Final[tuple[Task, ...]] = (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS, *_MASS, *_OTHERS)
-TASKS: Final[dict[str, Task]] = rows_of(GROUP, Task, _OWN, lambda task: task.id)
 _DIMENSIONS: Final = ("knowledge", "alignment", "fidelity")  # each is a file in evals/
 
 
@@ -190,7 +189,27 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 """Names that stand for several tasks: those of them that the data source has text for."""
-check_table(TASKS.values())
+
+
+def _table() -> tuple[dict[str, Task], UsageError | None]:
+    """All rows; ours alone, and why, where a package brings one that cannot be used."""
+    try:
+        found: dict[str, Task] = rows_of(GROUP, Task, _OWN, lambda task: task.id)
+        check_table(found.values())
+    except UsageError as error:
+        return {task.id: task for task in _OWN}, error
+    return found, None
+
+
+TASKS, _FAULT = _table()
+check_table(_OWN)
+
+
+def check_packages() -> None:
+    """Raise UsageError where a package brings a benchmark that cannot be used; importing this module does not."""
+    if _FAULT is not None:
+        raise _FAULT
+
 
 DEFAULT: Final = (
     "perplexity",
@@ -224,6 +243,7 @@ def select_tasks(
         DataError: a task was named whose split ``data`` lacks.
         UsageError: an unknown name (suggests the closest), or a group that ``data`` has nothing for.
     """
+    check_packages()
     chosen: dict[str, Task] = {}
     for typed in names or DEFAULT:
         known = [*TASKS, *GROUPS]

@@ -5,10 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from quantgate.core.errors import UsageError
 from quantgate.reports.reporters import Reporter, rendered, reporters
+from quantgate.tasks import table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +59,23 @@ def test_an_unknown_engine_ends_the_command(gate, name):
     result = gate.run(name, "trch")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*--engine: unknown engine 'trch'; did you mean 'torch'?*"])
+
+
+def test_a_benchmark_that_cannot_be_used_ends_the_command_and_not_pytest(monkeypatch, gate):
+    """It is found while pytest loads its plugins, where every error would be a traceback."""
+    bad = SimpleNamespace(
+        **dict.fromkeys(("protocol", "version", "metric", "items", "requests", "score"), 1), id="a", dimension="speed"
+    )
+    monkeypatch.setattr("quantgate.core.registry.installed", lambda group: [("plugin 'theirs'", bad)])
+    rows, fault = table._table()
+    assert set(rows) == {task.id for task in table._OWN}
+    monkeypatch.setattr(table, "_FAULT", fault)
+    monkeypatch.setattr("quantgate.core.registry.installed", lambda group: [])
+    result = gate.run()
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["ERROR: task 'a': dimension 'speed'; expected knowledge or alignment or fidelity*"])
+    with pytest.raises(UsageError, match="dimension 'speed'"):
+        table.select_tasks(["mmlu"], None)
 
 
 @pytest.mark.parametrize("file", ["report.json", "../elsewhere.txt", ".hidden", "a\\b"])
