@@ -11,13 +11,16 @@ runs. It computes the same sums in another order:
   of a trunk go with the rows' own ones, and those are filled up with masked zeros.
 - Long rows are cut into blocks of queries, none of which computes scores for the keys after it.
 
-Where the CPU's flash kernel is missing or the shapes do not suit it, transformers' own ``sdpa`` is called.
+The kernels that give the log-sum-exp are the CPU's flash kernel and, on CUDA, the memory-efficient one, which takes a
+bias; each is tried before it is believed. Where there is none, or the shapes do not suit it, transformers' own ``sdpa``
+is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -29,7 +32,11 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from quantgate.engines.torch.cache import LANES, GrowingCache, PrefixCache
 
 NAME: Final = "quantgate"
+CUDA_VERSION: Final = 1
+"""Counts up whenever answers could change on CUDA alone."""
 _FLASH: Final = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_LIMITS: Final = {"cpu": 1e-4, "cuda": 1e-3}  # of the trial in float32; TF32 may be on
+_EFFICIENT: Final = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
 _BLOCK: Final = 128  # queries
 
 
@@ -37,13 +44,33 @@ def available(model: Any, device: torch.device) -> bool:
     """Whether this model's attention can be replaced on this device."""
     latent = getattr(model.config.get_text_config(), "kv_lora_rank", None)  # keys and values of different size
     return (
-        _FLASH is not None
+        _has_kernel(device, model.dtype)
         and latent is None
-        and device.type == "cpu"
         and model.config.get_text_config()._attn_implementation == "sdpa"
         and bool(getattr(model, "_supports_attention_backend", False))
         and bool(model._can_set_attn_implementation())
     )
+
+
+@cache
+def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel with a bias and the log-sum-exp for this device, and it computes what it should."""
+    if device.type not in _KERNELS or (_FLASH is None and device.type == "cpu"):
+        return False
+    states = torch.linspace(-1, 1, 2 * 2 * 5 * 16).view(2, 2, 5, 16).to(device, dtype)
+    keys = torch.cat([states.flip(2), states], dim=2).contiguous()[:, :, :LANES]
+    keys = torch.nn.functional.pad(keys, (0, 0, 0, LANES - keys.shape[2]))
+    bias = torch.zeros(2, 1, 5, LANES, dtype=dtype, device=device)
+    bias[..., 3:5] = bias[..., 10:] = -torch.inf
+    try:
+        found, sums = _KERNELS[device.type](states, keys, keys, bias, None)
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError):
+        return False
+    scores = states.float() @ keys.float().transpose(2, 3) / 4 + bias
+    wanted = scores.softmax(-1) @ keys.float()
+    limit = _LIMITS[device.type] if dtype == torch.float32 else 0.05
+    near = (found.float() - wanted).abs().max() <= limit, (sums - scores.logsumexp(-1)).abs().max() <= limit
+    return all(map(bool, near))
 
 
 @contextmanager
@@ -116,6 +143,31 @@ class _Pass:
         return filled
 
 
+def _on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    assert _FLASH is not None
+    output, logsumexp = _FLASH(query, key, value, attn_mask=bias, scale=scaling)
+    return output, logsumexp
+
+
+def _on_cuda(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    assert _EFFICIENT is not None
+    if bias is not None:
+        missing = -bias.shape[-1] % LANES  # it reads whole vectors, of which the last may be no keys
+        bias = torch.nn.functional.pad(bias, (0, missing))[..., : key.shape[2]] if missing else bias
+        bias = bias.expand(*query.shape[:3], key.shape[2])
+    output, logsumexp, *_ = _EFFICIENT(query, key, value, bias, True, scale=scaling)
+    return output, logsumexp[..., : query.shape[2]]  # it is filled up to whole blocks of queries
+
+
+_KERNELS: Final = {"cpu": _on_cpu, "cuda": _on_cuda}
+"""By device: queries [B, H, L, D] over keys and values [B, H, S, D] with a bias [B, 1, L, S] or None: output, and
+log-sum-exp [B, H, L] in float32."""
+
+
 _pass: _Pass | None = None  # the running forward pass
 
 
@@ -142,7 +194,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """The call that transformers makes: query [B, H, L, D], key and value [B, K, S, D] -> [B, L, H, D]."""
     now = _pass or _Pass(None)
-    suited = query.shape[-1] == value.shape[-1] and kwargs.get("position_bias") is None
+    on_cpu = query.device.type == "cpu"
+    suited = on_cpu and query.shape[-1] == value.shape[-1] and kwargs.get("position_bias") is None
     if now.cache is None and attention_mask is None and suited and _is_causal(module, query, key, kwargs):
         return _causal(query, key, value, scaling), None
     if now.cache is None and (attention_mask is None or not suited):
@@ -184,8 +237,7 @@ def _flash(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float | None
 ) -> tuple[Tensor, Tensor]:
     """Queries [B, K, G, L, D] over keys [B, K, S, D]: output [B, K, G, L, D], log-sum-exp [B, K, G, L] (float32)."""
-    assert _FLASH is not None
-    output, logsumexp = _FLASH(query.flatten(2, 3), key, value, attn_mask=bias, scale=scaling)
+    output, logsumexp = _KERNELS[query.device.type](query.flatten(2, 3), key, value, bias, scaling)
     return output.view(query.shape), logsumexp.reshape(query.shape[:-1])
 
 

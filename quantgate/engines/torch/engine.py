@@ -28,6 +28,7 @@ _BATCH_TOKENS: Final = {"cpu": 4096, "cuda": 16384}
 _WIDE_BATCH_TOKENS: Final = 2048  # on CPU, for models whose activations would not be kept; above the noise run's size
 _WIDTHS: Final = ("hidden_size", "intermediate_size", "ffn_dim", "n_inner")
 _CONTEXT_PER_BATCH: Final = 8
+_CONTEXT_SHARE: Final = 0.2  # of a GPU's memory: the keys and values of a pass, of which a step makes a second copy
 
 
 @dataclass(slots=True)
@@ -67,13 +68,26 @@ def wide_batch(config: Any, dtype: torch.dtype, device: str) -> int | None:
     return _WIDE_BATCH_TOKENS if too_wide else None
 
 
+def cache_bytes(model: CausalModel) -> int:
+    """Bytes of keys and values a token, as far as the configuration tells."""
+    config = model.config
+    heads = int(getattr(config, "num_attention_heads", None) or 1)
+    size = int(getattr(config, "head_dim", None) or int(config.hidden_size) // heads)
+    kept = int(getattr(config, "num_key_value_heads", None) or heads)
+    return 2 * model.n_layers * kept * size * int(model.model.dtype.itemsize)
+
+
 def limits_for(batch: int, model: CausalModel) -> Limits:
     """The usual limits for a model under a budget of ``batch`` tokens a pass."""
-    plain = Limits()
+    plain, context = Limits(), _CONTEXT_PER_BATCH * batch
+    if model.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(model.device).total_memory
+        context = min(context, max(batch // _CONTEXT_PER_BATCH, int(_CONTEXT_SHARE * memory) // cache_bytes(model)))
+        batch = min(batch, context)
     return replace(
         plain,
         batch=batch,
-        context=_CONTEXT_PER_BATCH * batch,
+        context=context,
         row=min(plain.row, batch),
         item=min(plain.item, batch),
         branching=model.branching,

@@ -29,6 +29,7 @@ class TorchRow:
 
     def identity(self, model: Path, who: str, setting: Setting) -> dict[str, Any]:
         """See `EngineRow.identity`."""
+        from quantgate.engines.torch.attention import CUDA_VERSION
         from quantgate.engines.torch.engine import TorchEngine, wide_batch
         from quantgate.models.loading import text_config, torch_dtype
         from quantgate.models.products import arithmetic
@@ -43,6 +44,7 @@ class TorchRow:
             "torch": importlib.metadata.version("torch").split("+")[0],
             "transformers": importlib.metadata.version("transformers"),
             **({"processor": arithmetic(dtype)} if device == "cpu" else {}),
+            **({"attention": CUDA_VERSION} if device == "cuda" else {}),
         }
         return record | ({"batch_tokens": batch} if batch else {})
 

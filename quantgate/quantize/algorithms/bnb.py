@@ -184,26 +184,43 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     return Float4Weight(tensors["weight"], state)
 
 
-def int8_linear(stored: Int8Weight, bias: Tensor | None, threshold: float) -> nn.Module:
-    """bitsandbytes' ``Linear8bitLt`` around stored codes; on a CPU its forward is replaced by `int8.matmul`.
+class Int8Linear(nn.Module):
+    """LLM.int8 from stored codes: `int8.matmul` on a CPU, which gives bitsandbytes' bits sooner, else bitsandbytes.
 
-    That gives the same bits sooner. A module in training mode runs bitsandbytes' own forward.
+    Codes and scales are buffers. bitsandbytes' own ``Int8Params`` keeps them as attributes beside the weight, and these
+    stay on the CPU when a model that holds it is moved to a GPU (seen with 0.50.2 and torch 2.11).
     """
-    import bitsandbytes as bnb
 
-    class Int8Linear(bnb.nn.Linear8bitLt):  # type: ignore[misc]
-        def forward(self, x: Tensor) -> Tensor:
-            if self.training or x.device.type != "cpu" or not x.numel():
-                return cast(Tensor, super().forward(x))
-            if self.weight.CB is not None:
-                self.init_8bit_state()
-            return int8.matmul(x, self.state.CB, self.state.SCB, self.bias, self.state.threshold)
+    def __init__(self, stored: Int8Weight, bias: Tensor | None, threshold: float) -> None:
+        super().__init__()
+        self.out_features, self.in_features = stored.codes.shape
+        self.threshold = threshold
+        self.codes: Tensor
+        self.scales: Tensor
+        self.register_buffer("codes", stored.codes)
+        self.register_buffer("scales", stored.scales)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
-    rows, columns = stored.codes.shape
-    linear = Int8Linear(columns, rows, bias=bias is not None, has_fp16_weights=False, threshold=threshold)
-    linear.weight = bnb.nn.Int8Params(
-        stored.codes, requires_grad=False, has_fp16_weights=False, CB=stored.codes, SCB=stored.scales
-    )
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return cast(nn.Module, linear.eval())
+    def forward(self, x: Tensor) -> Tensor:
+        """``x @ W^T + bias``, in ``x``'s dtype; ``x`` is ``[..., in]``."""
+        if not x.numel():
+            return x.new_empty(*x.shape[:-1], self.out_features)
+        if x.device.type == "cpu":
+            return int8.matmul(x, self.codes, self.scales, self.bias, self.threshold)
+        return self.by_bitsandbytes(x)
+
+    def by_bitsandbytes(self, x: Tensor) -> Tensor:
+        """The same by bitsandbytes' kernels for ``x``'s device."""
+        import bitsandbytes as bnb
+
+        state = bnb.MatmulLtState()
+        state.CB, state.SCB = self.codes, self.scales
+        state.threshold, state.has_fp16_weights, state.is_training = self.threshold, False, False
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        out: Tensor = bnb.matmul(x.reshape(-1, self.in_features), self.codes, bias=bias, state=state)
+        return out.view(*x.shape[:-1], self.out_features)
+
+
+def int8_linear(stored: Int8Weight, bias: Tensor | None, threshold: float) -> nn.Module:
+    """A linear layer in evaluation mode around stored codes; ``threshold``: of outlier columns."""
+    return Int8Linear(stored, bias, threshold).eval()

@@ -32,9 +32,39 @@ def normal(*shape: int) -> Tensor:
 GENERATOR = torch.Generator()
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
+def efficient(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sums: bool, *, scale: float | None
+) -> tuple[Tensor, Tensor, None, None]:
+    """What CUDA's kernel computes and asks for: biases of every head whose rows begin at whole vectors of 16 bytes."""
+    assert sums
+    assert query.shape[:2] == key.shape[:2] == value.shape[:2]
+    scores = query.double() @ key.double().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if bias is not None:
+        assert bias.shape == scores.shape
+        assert bias.stride(-1) == 1
+        assert all(stride % 8 == 0 for stride in bias.stride()[:-1])
+        scores = scores + bias
+    filled = torch.nn.functional.pad(scores.logsumexp(-1).float(), (0, -query.shape[2] % 32))
+    return (scores.softmax(-1) @ value.double()).to(query.dtype), filled, None, None
+
+
+@pytest.fixture(autouse=True, params=["cpu", "cuda"])
+def _seeded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both devices' ways to a kernel; that of CUDA with its kernel's arithmetic in place of the kernel."""
     GENERATOR.manual_seed(5)
+    if request.param == "cuda":
+        monkeypatch.setattr(attention, "_EFFICIENT", efficient)
+        monkeypatch.setitem(attention._KERNELS, "cpu", attention._on_cuda)
+
+
+def test_a_kernel_is_tried_before_it_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention._has_kernel.cache_clear()
+    assert attention._has_kernel(torch.device("cpu"), torch.float32)
+    assert not attention._has_kernel(torch.device("meta"), torch.float32)
+    attention._has_kernel.cache_clear()
+    monkeypatch.setitem(attention._KERNELS, "cpu", lambda query, *_: (query, query[..., 0]))
+    assert not attention._has_kernel(torch.device("cpu"), torch.float32)
+    attention._has_kernel.cache_clear()
 
 
 def run(

@@ -49,6 +49,25 @@ def test_int8_forward_has_bitsandbytes_bits(dtype, rows, outliers, with_bias):
         assert torch.equal(ours(x), theirs(weight, bias)(x))
 
 
+@theirs_saturate
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_int8_on_another_device_asks_bitsandbytes_the_same(with_bias):
+    weight, bias = seeded(24, 400, seed=1) * 0.05, seeded(24, seed=2).bfloat16() if with_bias else None
+    x = seeded(2, 3, 400).bfloat16()
+    x[..., [5, 17]] *= 20
+    ours = int8_linear(Int8(Int8Settings()).quantize([weight], None)[0].weight, bias, 6.0)
+    with torch.no_grad():
+        assert torch.equal(ours.by_bitsandbytes(x), theirs(weight, bias)(x))
+
+
+def test_int8_moves_as_a_whole():
+    """bitsandbytes' own module leaves codes and scales behind when a model that holds it moves to a GPU."""
+    stored = Int8(Int8Settings()).quantize([seeded(24, 400)], None)[0].weight
+    model = torch.nn.Sequential(int8_linear(stored, torch.zeros(24), 6.0)).to("meta")
+    assert set(model.state_dict()) == {"0.codes", "0.scales", "0.bias"}
+    assert {each.device.type for each in model.state_dict().values()} == {"meta"}
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_products_are_exact_on_any_processor(monkeypatch, exact):
     """Codes of full range: without VNNI instructions oneDNN's sums of pairs saturate."""
