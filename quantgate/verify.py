@@ -20,7 +20,7 @@ from quantgate.core import reading
 from quantgate.core.cases import CaseKey
 from quantgate.core.errors import PolicyError, StoreError
 from quantgate.core.records import Result
-from quantgate.studies.derived import derived
+from quantgate.studies.derived import derive
 from quantgate.tasks.base import Summarized
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 from quantgate.tasks.table import TASKS
@@ -349,7 +349,7 @@ def _derived(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]
     expected = {method: plan["planned"].get(method, []) for method in plan["selected"]}
     subjects = [each for each in content["subjects"] if "bits_nominal" in each]
     bits = {each.get("subject", each["method"]): each["bits_nominal"] for each in subjects}
-    again = derived(results, content["policy"]["correction"], expected, bits)
+    again = derive(results, content["policy"]["correction"], expected, bits).as_json(results)
     return [
         f"{name} {'do' if name.endswith('s') else 'does'} not follow from the results: recorded {_shown(content[name])}"
         f", drawn again {_shown(finite(value))}"

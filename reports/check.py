@@ -11,7 +11,7 @@ from quantgate.core.cases import CaseKey
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.core.words import say
-from quantgate.reports.markdown import render
+from quantgate.reports.reporters import drawn
 from quantgate.reports.run import Run
 from quantgate.verify import verify
 
@@ -19,9 +19,8 @@ from quantgate.verify import verify
 def drawn_again(
     content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[CaseKey, Any]
 ) -> Mapping[str, str]:
-    """report.md as it comes out of report.json's content and evidence."""
-    run = Run.from_report(content, results, cases)
-    return {"report.md": render(run, content["environment"])}
+    """The files beside report.json as they come out of its content and evidence."""
+    return drawn(Run.from_report(content, results, cases).report(content["environment"]), repeatable=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

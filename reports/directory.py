@@ -19,12 +19,11 @@ from filelock import FileLock, Timeout
 
 from quantgate.core import reading
 from quantgate.core.errors import StoreError, UsageError
-from quantgate.reports.reporters import reporters
+from quantgate.reports.reporters import DRAWINGS, reporters
 from quantgate.store.store import write_atomically
 from quantgate.verdict.seal import EVIDENCE
 from quantgate.verify import REPORT
 
-FILES: Final = (EVIDENCE, "report.md", "roofline.svg", REPORT)  # in the order of writing: report.json seals the rest
 _LOCK: Final = ".lock"
 _ASIDE: Final = ".{}.before"
 
@@ -44,8 +43,9 @@ class ReportDirectory:
         self.interrupted = False
         """Whether an earlier run was interrupted while it wrote its report."""
         self._lock: FileLock | None = None
-        self.files = (*FILES[:-1], *(row.file for row in reporters().values()), REPORT)
-        """In the order of writing."""
+        ours = (row.file for row in DRAWINGS)
+        self.files = (EVIDENCE, *ours, *(row.file for row in reporters().values()), REPORT)
+        """In the order of writing: report.json seals the rest."""
 
     def begin(self, unfinished: str) -> None:
         """Take the directory: ``unfinished`` becomes its report.json, and what earlier runs left is set aside.

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.core.records import Result
 from quantgate.reports.table import number, signed
 from quantgate.studies.pareto import REFERENCE
-from quantgate.studies.proxy import Correlation, Proxy, proxies
+from quantgate.studies.proxy import Correlation, Proxy
 
 GIB: Final = 2**30
 MEMORY_HEADER: Final = (
@@ -105,13 +104,10 @@ def _correlation(found: Correlation) -> tuple[str, str]:
     return signed(found.value, 3), f"[{signed(found.low, 2)}, {signed(found.high, 2)}]"
 
 
-def tables(
-    records: Sequence[Mapping[str, Any]], results: Sequence[Result], bits: Mapping[str, float] | None = None
-) -> list[Rows]:
-    """All tables of this room that have rows. ``bits``: nominal bits of a weight by method."""
+def tables(records: Sequence[Mapping[str, Any]], found: Sequence[Proxy]) -> list[Rows]:
+    """All tables of this room that have rows, of the measured ``records`` and the correlations that were ``found``."""
     memory = "Memory (GiB above the process itself; median [lowest, highest])"
     speed = "Speed (median [lowest, highest]; ratios to the reference in turns)"
-    found = proxies(results, bits)
     proxy = f"Perplexity and divergence as a proxy ({found[0].scope if found else ''})"
     every = [
         Rows(memory, MEMORY_HEADER, memory_rows(records), _MEMORY_GIVE_UP),

@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from quantgate.core.words import counted
-from quantgate.reports import companions, efficiency, turned, waivers
-from quantgate.reports.run import Run
-from quantgate.reports.table import HEADER, SUBJECT_HEADER, ordered, result_row, subject_row
-from quantgate.studies.pareto import fronts
+from quantgate.reports import companions, turned, waivers
+from quantgate.reports.report import Report
+from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
 
 
-def render(run: Run, environment: Mapping[str, Any]) -> str:
+def render(report: Report) -> str:
     """The report as GitHub-flavoured markdown."""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in run.counts().items() if count)
-    model, alone = run.model, run.alone()
+    model, alone, environment = report.model, report.alone, report.environment
     digest = str(model.get("digest", {}).get("whole", ""))
     parts = [
         "# quantgate report",
         f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
         f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}. "
-        f"Verdicts: {counts or 'none'}.",
-        "\n".join(f"- {_plain(line)}" for line in _decisions(run)),
+        f"Verdicts: {report.counts_in_words}.",
+        "\n".join(f"- {_plain(line)}" for line in _decisions(report)),
         "## Comparison with the 16-bit reference",
-        _table(HEADER, [result_row(result, alone=result.key in alone) for result in ordered(run.results)]),
+        _table(HEADER, [result_row(result, alone=result.key in alone) for result in report.rows]),
         "## Why",
         "\n".join(
             f"- {_plain(str(result.key))}: **{result.verdict}**. {_plain(result.reason)}"
             + (f" **{_plain(alone[result.key])}**" if result.key in alone else "")
             + (f" Interval: {_plain(result.statement)}." if result.statement else "")
             + (f" **Waived by the policy:** {_plain(result.waived)}" if result.waived else "")
-            for result in ordered(run.results)
+            for result in report.rows
         ),
     ]
-    beside = companions.rows(run.results)
+    beside = companions.rows(report.results)
     if beside:
-        added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(run.results).items()]
+        added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(report.results).items()]
         parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
-    parts += _turned(run)
-    if run.subjects:
-        parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in run.subjects.values()])]
-    records = list(run.efficiency.values())
-    for table in efficiency.tables(records, run.results, run.bits):
+    parts += _turned(report)
+    if report.subjects:
+        parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in report.subjects.values()])]
+    for table in report.tables:
         parts += [f"## {table.title}", _table(table.header, table.rows)]
-    if any(record.get("speed") for record in records):
+    if any(record.get("speed") for record in report.efficiency.values()):
         parts.append("![roofline](roofline.svg)")
-    lines = [line for front in fronts(run.results) for line in front.lines()]
+    lines = [line for front in report.derived.fronts for line in front.lines()]
     if lines:
         parts += ["## Size and speed against quality", "\n".join(f"- {_plain(line)}" for line in lines)]
-    if run.notes:
-        parts += ["## Notes", "\n".join(f"- {_plain(note)}" for note in run.notes)]
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {_plain(note)}" for note in report.notes)]
+    run = report.run
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     parts += [
         "## Environment",
@@ -65,22 +61,19 @@ def render(run: Run, environment: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _decisions(run: Run) -> list[str]:
+def _decisions(report: Report) -> list[str]:
     """One sentence a method, and what of it rests on waivers."""
-    told = [decision.sentence for decision in run.decisions()]
-    return [*told, *waivers.summary(run.results), *run.account.lines()]
+    told = [decision.sentence for decision in report.derived.decisions]
+    return [*told, *waivers.summary(report.results), *report.account]
 
 
-def _turned(run: Run) -> list[str]:
+def _turned(report: Report) -> list[str]:
     """A table a case of the items that came out otherwise, as far as there is room."""
     parts = []
-    for result in ordered(run.results):
-        sides = run.evidence.sides(result.key)
-        found = turned.turned(result, sides) if sides and result.dimension != "efficiency" else []
-        if found:
-            more = f", the first {turned.MOST}" if len(found) > turned.MOST else ""
-            title = f"{result.key}: {counted(len(found), 'item')} came out otherwise{more}"
-            parts += [_plain(title), _table(turned.HEADER, turned.rows(found, run.texts.get(result.task, {})))]
+    for result in report.rows:
+        if found := report.turned(result):
+            rows = turned.rows(found, report.texts.get(result.task, {}))
+            parts += [_plain(report.turned_title(result, len(found))), _table(turned.HEADER, rows)]
     return ["## Items that turned", *parts] if parts else []
 
 

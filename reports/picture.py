@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from quantgate.reports.report import Report
 
 MARKS = {"prefill": "o", "decode": "s"}
 
 
-def roofline_svg(records: Sequence[Mapping[str, Any]]) -> str:
+def roofline_svg(report: Report) -> str:
     """An SVG of the measured speeds under the machine's bounds, or an empty string when nothing was timed."""
+    records = report.efficiency.values()
     timed = [record["speed"] for record in records if record.get("speed") and record["speed"].get("points")]
     if not timed:
         return ""

@@ -122,7 +122,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """What the run found, when it was to judge anything."""
     run = config.stash[RUN]
     if config.stash[ACCOUNT].selected:
-        summarize(terminalreporter, run, shown_path(report_directory(config), config.invocation_params.dir))
+        summarize(terminalreporter, run.report({}), shown_path(report_directory(config), config.invocation_params.dir))
     elif said := nothing_selected(config):
         terminalreporter.section("quantgate")
         Page(terminalreporter).line(said)

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from quantgate.core.errors import UsageError, translated
 from quantgate.core.registry import rows_of
+from quantgate.reports import markdown
+from quantgate.reports.picture import roofline_svg
+from quantgate.reports.report import Report
 
 GROUP: Final = "quantgate.reporters"
-_TAKEN: Final = ("report.json", "report.md", "roofline.svg", "evidence.jsonl")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,31 @@ class Reporter:
     name: str
     file: str
     render: Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A file of our own: ``draw`` makes its text of the report object; an empty text is no file.
+
+    It must come out the same wherever the report is drawn again (``quantgate verify`` compares it), unless
+    ``repeatable`` says that a library draws it, whose versions differ.
+    """
+
+    file: str
+    draw: Callable[[Report], str]
+    repeatable: bool = True
+
+
+DRAWINGS: Final = (
+    Drawing("report.md", markdown.render),
+    Drawing("roofline.svg", roofline_svg, repeatable=False),
+)
+_TAKEN: Final = ("report.json", "evidence.jsonl", *(row.file for row in DRAWINGS))
+
+
+def drawn(report: Report, *, repeatable: bool = False) -> dict[str, str]:
+    """File name -> text of our own files; ``repeatable``: only of those that come out the same anywhere."""
+    return {row.file: row.draw(report) for row in DRAWINGS if row.repeatable or not repeatable}
 
 
 @cache

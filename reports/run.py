@@ -11,13 +11,13 @@ from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
 from quantgate.reports.accounting import Account
 from quantgate.reports.payload import Payload
-from quantgate.reports.reporters import rendered
-from quantgate.studies.derived import counts, derived
-from quantgate.verdict.family import MethodDecision, alone, alone_words, decide, family_size, green
+from quantgate.reports.report import Report, RunFacts
+from quantgate.reports.reporters import drawn, rendered
+from quantgate.studies.derived import derive
+from quantgate.verdict.family import alone, alone_words, family_size, green
 from quantgate.verdict.policy import Correction, FamilyExit
 from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
 
-SCHEMA: Final = 2
 FINISHED: Final = "finished"
 STOPPED: Final = "stopped"
 EMPTY_RUN: Final = "empty"
@@ -86,10 +86,6 @@ class Run:
             self.evidence.add(result, payload.evidence)
         self.notes += [note for note in payload.notes if note not in self.notes]
 
-    def counts(self) -> dict[str, int]:
-        """Number of cases per verdict."""
-        return counts(self.results)
-
     @property
     def bits(self) -> dict[str, float]:
         """Nominal bits of a weight by method."""
@@ -125,10 +121,6 @@ class Run:
         found = zip(self.results, alone(self.results, self.correction), strict=True)
         return {result.key: words for result, single in found if single}
 
-    def decisions(self) -> list[MethodDecision]:
-        """One sentence per method over all its cases."""
-        return decide(self.results, self.correction, self.account.expected())
-
     @property
     def status(self) -> str:
         """How far the run came: ``finished``, ``stopped`` before its last case, or ``empty``."""
@@ -136,23 +128,24 @@ class Run:
             return EMPTY_RUN
         return STOPPED if self.account.unjudged else FINISHED
 
-    def as_json(self, environment: Mapping[str, Any], status: str = "") -> dict[str, Any]:
-        """The content of report.json, without what seals it."""
-        return {
-            "schema": SCHEMA,
-            "status": status or self.status,
-            "run": {"id": self.id, "started": self.started, "finished": self.finished, "exit": self.code},
-            "plan": self.account.as_json(),
-            "model": dict(self.model),
-            "environment": dict(environment),
-            "policy": dict(self.policy),
-            "subjects": [dict(subject) for subject in self.subjects.values()],
-            "results": [result.as_json() for result in self.results],
-            "efficiency": [dict(record) for record in self.efficiency.values()],
-            **derived(self.results, self.correction, self.account.expected(), self.bits),
-            "texts": self.texts,
-            "notes": self.notes,
-        }
+    def report(self, environment: Mapping[str, Any], status: str = "") -> Report:
+        """What the run found so far, as everything shows it. ``status``: in place of the run's own."""
+        return Report(
+            RunFacts(self.id, self.started, self.finished, self.code, status or self.status),
+            model=self.model,
+            environment=environment,
+            policy=self.policy,
+            plan=self.account.as_json(),
+            account=tuple(self.account.lines()),
+            results=tuple(self.results),
+            alone=self.alone(),
+            derived=derive(self.results, self.correction, self.account.expected(), self.bits),
+            subjects=dict(self.subjects),
+            efficiency=dict(self.efficiency),
+            texts=self.texts,
+            notes=tuple(self.notes),
+            evidence=self.evidence,
+        )
 
 
 def named(subject: Mapping[str, Any]) -> str:
@@ -160,17 +153,17 @@ def named(subject: Mapping[str, Any]) -> str:
     return str(subject.get("subject", subject["method"]))
 
 
-def sealed(run: Run, environment: Mapping[str, Any], markdown: str, picture: str) -> dict[str, str]:
+def sealed(report: Report) -> dict[str, str]:
     """File name -> text of all that a run writes. report.json holds the digests of the other files, and the evidence
     that of report.json's content: a change in any of them shows. A seal has no key: who changes all of them and makes
     the seals anew is found out only where something follows from something else.
     """
-    content = reading.parse_object(dumps(run.as_json(environment)))
+    content = reading.parse_object(dumps(report.as_json()))
     more, failed = rendered(content)
     content["notes"] += failed
-    texts = {"report.md": markdown, "roofline.svg": picture, **more}
+    texts = {**drawn(report), **more}
     content["files"] = {name: text_digest(text) for name, text in texts.items() if text}
-    evidence = run.evidence.sealed(seal_of(content))
+    evidence = report.evidence.sealed(seal_of(content))
     content["evidence"] = {"file": EVIDENCE, "sha256": text_digest(evidence)}
     return {EVIDENCE: evidence, **texts, "report.json": dumps(content)}
 

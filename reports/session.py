@@ -22,8 +22,6 @@ from quantgate.reports.collector import Collector
 from quantgate.reports.directory import ReportDirectory, now
 from quantgate.reports.environment import environment
 from quantgate.reports.late import LateFailures
-from quantgate.reports.markdown import render
-from quantgate.reports.picture import roofline_svg
 from quantgate.reports.run import Run, dumps, sealed
 from quantgate.reports.usage import wrong_usage
 from quantgate.tasks.table import TASKS
@@ -70,7 +68,7 @@ def begin(config: pytest.Config) -> Account:
     run.id, run.started = directory.id, directory.started
     facts = environment(config)
     try:
-        directory.begin(dumps(run.as_json(facts, UNFINISHED)))
+        directory.begin(dumps(run.report(facts, UNFINISHED).as_json()))
     except (StoreError, UsageError) as error:
         directory.release()
         raise wrong_usage(str(error)) from error
@@ -147,7 +145,7 @@ def _write(config: pytest.Config, code: int) -> int:
     run.finished, run.code = now(), code
     facts = environment(config)
     try:
-        directory.finish(sealed(run, facts, render(run, facts), roofline_svg(list(run.efficiency.values()))))
+        directory.finish(sealed(run.report(facts)))
     except StoreError as error:
         run.notes.append(f"the report could not be written: {error}")
         return _not_green()

@@ -8,9 +8,9 @@ from typing import Final
 import pytest
 
 from quantgate.core.words import folded
-from quantgate.reports import efficiency, waivers
+from quantgate.reports import waivers
 from quantgate.reports.fit import Look, draw, fit
-from quantgate.reports.run import Run
+from quantgate.reports.report import Report
 from quantgate.reports.table import (
     GIVE_UP,
     HEADER,
@@ -18,48 +18,46 @@ from quantgate.reports.table import (
     SUBJECT_GIVE_UP,
     SUBJECT_HEADER,
     WORDS,
-    ordered,
     result_row,
     subject_row,
 )
-from quantgate.studies.pareto import fronts
 
 _MARKUP: Final = {"pass": "green", "regressed": "red", "inconclusive": "yellow", "invalid": "red"}
 _STYLES: Final = {"pass": "green", "regressed": "bold red", "inconclusive": "yellow", "invalid": "bold red"}
 
 
-def summarize(terminalreporter: pytest.TerminalReporter, run: Run, report: str) -> None:
-    """The tables, the reasons of everything that is not green, and the notes; ``report``: where the files lie."""
+def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: str) -> None:
+    """The tables, the reasons of everything that is not green, and the notes; ``place``: where the files lie."""
     terminalreporter.section("quantgate")
     page = Page(terminalreporter)
-    if not run.results:
-        page.account(run)
+    if not report.results:
+        page.account(report)
         return
-    results, alone = ordered(run.results), run.alone()
+    results, alone = report.rows, report.alone
     styles = ["yellow" if result.waived or result.key in alone else _STYLES[result.verdict] for result in results]
     rows = [result_row(result, alone=result.key in alone) for result in results]
     page.table(HEADER, rows, _places(HEADER, GIVE_UP), styles)
-    if run.subjects:
-        rows = [subject_row(subject) for subject in run.subjects.values()]
+    if report.subjects:
+        rows = [subject_row(subject) for subject in report.subjects.values()]
         page.table(SUBJECT_HEADER, rows, _places(SUBJECT_HEADER, SUBJECT_GIVE_UP))
-    for table in efficiency.tables(list(run.efficiency.values()), run.results, run.bits):
+    for table in report.tables:
         page.line(f"{table.title}:")
         page.table(table.header, table.rows, table.give_up)
     page.say_what_is_left_out()
-    for front in fronts(run.results):
+    for front in report.derived.fronts:
         for line in front.lines():
             page.line(line)
     for result in results:
         if result.verdict != "pass":
             page.line(waivers.sentence(result, alone.get(result.key, "")))
-    for note in run.notes:
+    for note in report.notes:
         page.line(f"note: {note}")
-    page.account(run)
-    for decision in run.decisions():
+    page.account(report)
+    for decision in report.derived.decisions:
         page.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
-    for line in waivers.summary(run.results):
+    for line in waivers.summary(report.results):
         page.line(line, yellow=True)
-    terminalreporter.line(f"report: {report}")
+    terminalreporter.line(f"report: {place}")
 
 
 class Page:
@@ -87,10 +85,11 @@ class Page:
         if self._left_out:
             self.line(f"({', '.join(self._left_out)}: no room in {self.look.width} columns, see report.md)")
 
-    def account(self, run: Run) -> None:
+    def account(self, report: Report) -> None:
         """How much of the plan the run speaks of; red when a selected case was not judged."""
-        for line in run.account.lines():
-            self.line(line, red=bool(run.account.unjudged))
+        counts = report.plan["counts"]
+        for line in report.account:
+            self.line(line, red=counts["judged"] < counts["selected"])
 
     def line(self, text: str, **markup: bool) -> None:
         """A sentence; in a terminal it is broken between words."""

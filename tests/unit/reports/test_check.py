@@ -12,7 +12,6 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.records import leaves_green
 from quantgate.reports.accounting import Account
 from quantgate.reports.directory import ReportDirectory
-from quantgate.reports.markdown import render
 from quantgate.reports.payload import Payload
 from quantgate.reports.run import Run, sealed
 from quantgate.tasks.table import TASKS
@@ -70,7 +69,7 @@ def report(tmp_path):
     directory = ReportDirectory(tmp_path / "out")
     run.id, run.started, run.finished, run.code = directory.id, directory.started, directory.started, 1
     directory.begin(json.dumps({"status": "unfinished", "run": {"id": run.id}}))
-    directory.finish(sealed(run, ENVIRONMENT, render(run, ENVIRONMENT), ""))
+    directory.finish(sealed(run.report(ENVIRONMENT)))
     directory.release()
     return directory.path
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from quantgate.core.errors import StoreError, UsageError
-from quantgate.reports.directory import FILES, ReportDirectory
+from quantgate.reports.directory import ReportDirectory
 
 
 def unfinished(directory):
@@ -21,7 +21,7 @@ def directory(tmp_path):
 
 def test_the_first_act_leaves_nothing_of_an_earlier_run(directory):
     directory.path.mkdir()
-    for name in (*FILES, ".report.md.123.part"):
+    for name in (*directory.files, ".report.md.123.part"):
         (directory.path / name).write_text("old")
     directory.begin(unfinished(directory))
     assert {path.name for path in directory.path.iterdir() if path.suffix != ".before"} == {"report.json", ".lock"}
@@ -33,7 +33,7 @@ def test_the_first_act_leaves_nothing_of_an_earlier_run(directory):
 
 def test_a_refused_command_puts_the_earlier_report_back(directory):
     directory.path.mkdir()
-    for name in FILES:
+    for name in directory.files:
         (directory.path / name).write_text(f"old {name}")
     before = {path.name: path.read_text() for path in directory.path.iterdir()}
     directory.begin(unfinished(directory))
@@ -53,7 +53,7 @@ def test_report_json_is_written_last(directory, monkeypatch):
     directory.begin(unfinished(directory))
     written = []
     monkeypatch.setattr(module, "write_atomically", lambda path, text: written.append(path.name))
-    directory.finish(dict.fromkeys(FILES, "new") | {"roofline.svg": ""})
+    directory.finish(dict.fromkeys(directory.files, "new") | {"roofline.svg": ""})
     assert written == ["evidence.jsonl", "report.md", "report.json"]
 
 

@@ -82,7 +82,7 @@ def test_subject_row():
 
 def test_report_json_is_strict_json(run):
     run.add(Payload(invalid_result(CaseKey("rtn2", "mmlu"), "knowledge", "NaN logits")))
-    text = dumps(run.as_json({"seed": 1}))
+    text = dumps(run.report({"seed": 1}).as_json())
     assert "NaN" not in text.replace("NaN logits", "")
     report = json.loads(text)
     assert report["counts"] == {"pass": 1, "regressed": 0, "inconclusive": 0, "invalid": 1}
@@ -99,7 +99,7 @@ def test_notes_are_kept_once(run):
 def test_markdown_is_complete_and_names_stay_in_their_cell(run):
     run.model = {"id": "evil|`name`<script>", "digest": {"whole": "x"}, "dtype": "bfloat16", "device": "cpu"}
     run.notes = ["<img src=x onerror=alert(1)> [link](http://x) | cell"]
-    text = markdown.render(run, {"versions": {"torch": "2.13.0"}, "command": "pytest `evals`"})
+    text = markdown.render(run.report({"versions": {"torch": "2.13.0"}, "command": "pytest `evals`"}))
     assert "| gptq4 | mmlu | acc | 240 |" in text
     assert "<script>" not in text.split("\n")[2].replace("`evil|'name'<script>`", "")
     assert "<img" not in text
@@ -111,13 +111,13 @@ def test_markdown_is_complete_and_names_stay_in_their_cell(run):
 
 
 def test_companions_that_occur_are_shown_and_explained(run):
-    assert "Beside the metric" not in markdown.render(run, {})
+    assert "Beside the metric" not in markdown.render(run.report({}))
     choices = {"right_to_wrong": 3.0, "wrong_to_right": 1.0, "wrong_to_other": 0.0, "p_pass": 0.01}
     choices |= {"prob_right": 0.51, "prob_right_reference": 0.53, "prob_right_items": 0.042}
     text = {"kld_p99": 1.25, "same_top_p": 0.9, "nll": 2.5, "nll_reference": 2.25}
     run.add(Payload(replace(RESULT, task="boolq", companions=choices)))
     run.add(Payload(replace(RESULT, task="perplexity", companions=text)))
-    shown = markdown.render(run, {})
+    shown = markdown.render(run.report({}))
     assert "| gptq4 | boolq | flips |  | 3 right to wrong, 1 wrong to right |  |" in shown
     assert "| gptq4 | boolq | prob_right | 0.5300 | 0.5100 | 0.042 |" in shown
     assert "| gptq4 | perplexity | nll | 2.2500 | 2.5000 |  |" in shown

@@ -67,7 +67,7 @@ def test_only_items_that_may_be_quoted_are(dataset, source, text):
 def test_the_report_shows_them_escaped():
     run = Run()
     run.add(Payload(RESULT, evidence=evidence(FLIPS), texts={"i3": "<b>|which [one](x)?"}))
-    text = markdown.render(run, {})
+    text = markdown.render(run.report({}))
     assert "gptq4 on mmlu: 4 items came out otherwise" in text
     assert "| i3 | B (1) | D (0) | worse | &lt;b&gt;\\|which \\[one\\](x)? |" in text
     assert "<b>" not in text

@@ -12,7 +12,6 @@ from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.reports.accounting import Account
 from quantgate.reports.check import drawn_again
-from quantgate.reports.markdown import render
 from quantgate.reports.payload import Payload
 from quantgate.reports.run import Run, sealed
 from quantgate.runs.evaluation import Evaluation
@@ -74,13 +73,13 @@ def test_nothing_of_one_set_stands_for_the_other(run):
     assert set(run.subjects) == NAMES
     first, second = (subject["calibration"]["digest"] for subject in run.subjects.values())
     assert first != second
-    assert {decision.method for decision in run.decisions()} == NAMES
+    assert {decision.method for decision in run.report({}).derived.decisions} == NAMES
     assert run.account.expected() == {name: ["truthfulqa"] for name in NAMES}
 
 
 def test_the_report_keeps_them_apart_and_stands(run, tmp_path):
     environment = {"command": "pytest evals", "versions": {}, "cpu": "a cpu", "cores": 2, "python": "3"}
-    for name, text in sealed(run, environment, render(run, environment), "").items():
+    for name, text in sealed(run.report(environment)).items():
         if text:
             (tmp_path / name).write_text(text)
     findings = verify(tmp_path, drawn_again)

@@ -1,0 +1,100 @@
+"""The report of a run as one frozen object: what everything that is shown or written reads, and nothing recomputes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantgate.core.cases import CaseKey
+from quantgate.core.records import Result
+from quantgate.core.words import counted
+from quantgate.reports import efficiency, turned
+from quantgate.reports.efficiency import Rows
+from quantgate.reports.table import ordered
+from quantgate.reports.turned import Turned
+from quantgate.studies.derived import Derived
+from quantgate.verdict.seal import EvidenceFile
+
+SCHEMA: Final = 2
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """``id``, when it ``started`` and ``finished`` (UTC), its exit ``code``, and how far it came (``status``)."""
+
+    id: str
+    started: str
+    finished: str
+    code: int | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run found.
+
+    ``results``: in the order in which they were judged. ``alone``: what is said beside each regression that the family
+    does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
+    machines. ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
+    quoted of it.
+    """
+
+    run: RunFacts
+    model: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    policy: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    account: tuple[str, ...]
+    results: tuple[Result, ...]
+    alone: Mapping[CaseKey, str]
+    derived: Derived
+    subjects: Mapping[str, Mapping[str, Any]]
+    efficiency: Mapping[str, Mapping[str, Any]]
+    texts: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...]
+    evidence: EvidenceFile
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of report.json, without what seals it."""
+        run = self.run
+        return {
+            "schema": SCHEMA,
+            "status": run.status,
+            "run": {"id": run.id, "started": run.started, "finished": run.finished, "exit": run.code},
+            "plan": dict(self.plan),
+            "model": dict(self.model),
+            "environment": dict(self.environment),
+            "policy": dict(self.policy),
+            "subjects": [dict(each) for each in self.subjects.values()],
+            "results": [result.as_json() for result in self.results],
+            "efficiency": [dict(each) for each in self.efficiency.values()],
+            **self.derived.as_json(self.results),
+            "texts": {task: dict(each) for task, each in self.texts.items()},
+            "notes": list(self.notes),
+        }
+
+    @property
+    def rows(self) -> list[Result]:
+        """The results in the order of the tables."""
+        return ordered(self.results)
+
+    @property
+    def tables(self) -> list[Rows]:
+        """Memory, speed and correlations, as far as they were measured."""
+        return efficiency.tables(list(self.efficiency.values()), self.derived.proxies)
+
+    @property
+    def counts_in_words(self) -> str:
+        """``3 pass, 1 regressed``."""
+        return ", ".join(f"{count} {verdict}" for verdict, count in self.derived.counts.items() if count) or "none"
+
+    def turned(self, result: Result) -> list[Turned]:
+        """The items of a case that came out otherwise, the most harmed first."""
+        sides = self.evidence.sides(result.key) if result.dimension != "efficiency" else None
+        return turned.turned(result, sides) if sides else []
+
+    def turned_title(self, result: Result, found: int) -> str:
+        """Heads the table of a case's turned items."""
+        more = f", the first {turned.MOST}" if found > turned.MOST else ""
+        return f"{result.key}: {counted(found, 'item')} came out otherwise{more}"
