@@ -39,12 +39,14 @@ import transformers as hf
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from cuda_head import head
 from prefill_rate import operations
 
 from quantgate.core.progress import Silent
 from quantgate.core.requests import Generate, Likelihood, Rolling
 from quantgate.engines.torch.engine import TorchEngine
 from quantgate.engines.torch.fidelity import TopKReader, TopKWriter
+from quantgate.engines.torch.states import StatesReader, StatesWriter
 from quantgate.quantize.calibration.samples import Calibration
 
 NATS = 5e-4  # the largest difference of a log-likelihood between two devices in float32
@@ -191,14 +193,18 @@ def agree(run: Run, kind: str, config: Any) -> None:
 
 
 def compared(run: Run, cpu: tuple[Any, Any], gpu: tuple[Any, Any], segments: list[Rolling]) -> dict[str, float]:
-    """Largest differences of the divergence from kept distributions: whole ones, and the reduced ones of every day."""
+    """Largest differences of the divergence: exact from kept hidden states, and estimated from the likeliest tokens."""
     worst: dict[str, float] = {}
-    for name, kept in (("divergence nats", {"k": None}), ("reduced divergence nats", {})):
+    for name in ("divergence nats", "estimated divergence nats"):
         found = []
         for (reference, subject), device in ((cpu, "cpu"), (gpu, run.device)):
             with tempfile.TemporaryDirectory() as folder:
-                answers(reference, device, segments, topk=TopKWriter(Path(folder), **kept))
-                found.append(answers(subject, device, segments, against=TopKReader(Path(folder))))
+                engine = TorchEngine(reference, NoWords(), device=device, progress=Silent())
+                head, estimated = engine.model.output.head(), name.startswith("estimated")
+                keep = TopKWriter(Path(folder)) if estimated else StatesWriter(Path(folder), head)
+                answers(reference, device, segments, keep=keep)
+                kind = TopKReader if estimated else StatesReader
+                found.append(answers(subject, device, segments, against=kind(Path(folder))))
         pairs = [(x, y) for a, b in zip(*found, strict=True) for x, y in zip(a.kld, b.kld, strict=True)]
         worst[name] = max(abs(x - y) for x, y in pairs)
         worst[f"mean {name}"] = abs(sum(x - y for x, y in pairs)) / len(pairs)
@@ -501,39 +507,6 @@ def quantizing_speed(run: Run, card: Card, name: str) -> None:
     }
     row |= {"times the floor": seconds / floor} if method.needs_calibration else {}
     run.say("speed", row | {"peak GiB": peak, "calibration tokens": count * length})
-
-
-# -- head --------------------------------------------------------------------------------------------------------------
-
-
-def head(run: Run) -> None:
-    shapes = [(64, 3000, 64)] if run.tiny else [(640, 262144, 4096), (4096, 128256, 4096), (2048, 128256, 4096)]
-    for hidden, vocabulary, positions in shapes:
-        name = f"{positions} x {hidden} x {vocabulary}"
-        run.part("head", name, lambda name=name, shape=(positions, hidden, vocabulary): one_head(run, name, *shape))
-
-
-@torch.no_grad()
-def one_head(run: Run, name: str, positions: int, hidden: int, vocabulary: int) -> None:
-    """The matmul alone, whole rows, and the engine's way, each the best of three."""
-    generator = torch.Generator(device=run.device).manual_seed(0)
-    made = {"device": run.device, "dtype": torch.bfloat16}
-    states = torch.randn(positions, hidden, generator=generator, **made)
-    weight = torch.randn(vocabulary, hidden, generator=generator, **made) / math.sqrt(hidden) * 3
-    asked = torch.randint(0, vocabulary, (positions,), generator=generator, device=run.device)
-
-    def product() -> None:
-        for part in torch.split(states, 1024):
-            part @ weight.t()
-
-    def rows() -> tuple[torch.Tensor, torch.Tensor]:
-        found = [torch.nn.functional.linear(part, weight).float() for part in torch.split(states, 1024)]
-        best = torch.cat([each.argmax(-1) for each in found])
-        return torch.cat([each.log_softmax(-1) for each in found]).gather(1, asked[:, None])[:, 0], best
-
-    for what, call in {"matmul alone": product, "whole rows": rows}.items():
-        times = [run.timed(call)[:2] for _ in range(3)]
-        run.say("head", {"shape": name, "what": what, "ms": 1000 * min(times)[0], "peak GiB": max(t[1] for t in times)})
 
 
 SECTIONS = {"agreement": agreement, "quantizers": quantizers, "speed": speed, "head": head}

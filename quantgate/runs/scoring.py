@@ -172,7 +172,7 @@ class Scoring:
     def _kept(self, ask: Ask) -> str:
         """What about a comparison changes its numbers: what of which reference is kept, and how it is compared."""
         reference = self.questions.model.digest.whole if ask.against else "this model"
-        kept = "all" if ask.exact else f"top {KEPT_TOKENS} and {KEPT_DRAWS} draws"
+        kept = "all" if ask.exact else f"states, or the top {KEPT_TOKENS} and {KEPT_DRAWS} draws,"
         return f"{kept} of {reference}, version {self.row.comparison}"
 
     def _check_capable(self, ask: Ask) -> None:

@@ -9,11 +9,11 @@ perplexity = exp(mean over the segments). No chat template. Two forms of a segme
 * ``raw``, paper A's and GPTQ's: the joined text is encoded once, so that at most the first
   segment starts with such a token, and the whole corpus is read.
 
-Fidelity: KL(reference || subject) per token, an estimate within 1% from what is kept of the reference's distributions
-with a lower bound beside it (``kld_bound``; :mod:`quantgate.engines.torch.fidelity`), or ``exact`` where all is kept;
-and the share of positions where the likeliest token of both models is the same (llama.cpp's vocabulary: ``kld_mean``,
-``kld_p99``, ``same_top_p``). Segments are the independent unit, so every interval is taken over segments, never over
-tokens.
+Fidelity: KL(reference || subject) per token: exact from the reference's hidden states where an engine keeps them;
+elsewhere an estimate within 1% from its likeliest tokens with a lower bound beside it (``kld_bound``;
+:mod:`quantgate.engines.torch.fidelity`), or all of its distributions where a task is ``exact``; and the share of
+positions where the likeliest token of both models is the same (llama.cpp's vocabulary: ``kld_mean``, ``kld_p99``,
+``same_top_p``). Segments are the independent unit, so every interval is taken over segments, never over tokens.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class RollingTask:
     def _kept(self) -> str:
         if self.exact:
             return "exact, over the whole vocabulary"
-        return f"estimated from {KEPT_TOKENS} tokens and {KEPT_DRAWS} draws of the rest, with its lower bound"
+        estimated = f"estimated from {KEPT_TOKENS} tokens and {KEPT_DRAWS} draws of the rest, with its lower bound"
+        return f"exact where the reference's hidden states are kept, otherwise {estimated}"
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
         """Segments from the start of the corpus; ``--limit`` counts segments.

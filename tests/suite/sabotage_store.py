@@ -121,7 +121,7 @@ UNBOUND = (
     "quantgate.store.bound.read_json",
     lambda original: lambda path, key: json.loads(path.read_text())["content"],
 )
-UNSUMMED = ("quantgate.engines.torch.fidelity._checksum", lambda original: lambda tensors, path, key: "")
+UNSUMMED = ("quantgate.engines.torch.kept._checksum", lambda original: lambda tensors, path, key, notes: "")
 
 
 def _audit(scene, name, bad):

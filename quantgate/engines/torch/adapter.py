@@ -21,6 +21,7 @@ from torch import Tensor
 from quantgate.core.errors import ModelError
 from quantgate.engines.torch import attention
 from quantgate.engines.torch.cache import GrowingCache, PrefixCache
+from quantgate.engines.torch.output import Output
 from quantgate.engines.torch.rope import Regimes
 from quantgate.models.loading import configured_context
 from quantgate.models.products import wide_products
@@ -46,22 +47,18 @@ class CausalModel:
     """A transformers causal LM behind two calls: :meth:`hidden` and :meth:`logits`.
 
     Raises:
-        ModelError: the model has no output embeddings, or layers that keep something else than keys and values.
+        ModelError: the model has no output embeddings (`Output`), or layers that keep something else than keys and
+            values.
     """
 
     def __init__(self, model: Any, device: str | torch.device) -> None:
         self.model, self.device = model, torch.device(device)
         self.config = model.config.get_text_config()
-        self.head = model.get_output_embeddings()
-        if self.head is None:
-            raise ModelError(
-                f"model {self.name!r}", "has no output embeddings", expected="a causal language model", hint=""
-            )
+        self.output = Output(model, self.config)
         self._check_layers()
         self.own_attention = attention.available(model, self.device)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
         self._slides = hasattr(sys.modules[type(model).__module__], "create_sliding_window_causal_mask")
-        self._plain_head: bool | None = None
         self.regimes = Regimes(model)
         if model not in _TRIED:
             with torch.no_grad(), self.running():
@@ -205,56 +202,14 @@ class CausalModel:
             given["position_ids"] = positions
         is_ours = isinstance(cache, PrefixCache | GrowingCache)
         shared = cache if is_ours and cache.spans and self.shares_prefixes else None
-        with attention.sharing(shared), self._taking() as taken:
+        with attention.sharing(shared), self.output.taking() as taken:
             logits = self.model(input_ids=tokens, **given).logits
-        if self._plain_head is None:
-            direct = self.head(taken[0][:1, :1])
-            self._plain_head = torch.allclose(direct.float(), logits.float(), rtol=0, atol=0, equal_nan=True)
+        self.output.learn(taken[0][:1, :1], logits)
         return taken[0]
-
-    @contextmanager
-    def _taking(self) -> Iterator[list[Tensor]]:
-        """Within a block the head's input is put into the list, and the head itself has nothing, or little, to do."""
-        taken: list[Tensor] = []
-
-        def take(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            taken.append(args[0])
-            return (args[0][:1, :1], *args[1:])
-
-        def skip(states: Tensor) -> Tensor:
-            return states[..., :1]
-
-        handle = self.head.register_forward_pre_hook(take)
-        own = vars(self.head).get("forward")  # set where a library has wrapped the module
-        if self._plain_head:  # nothing follows the head that could mind
-            self.head.forward = skip
-        try:
-            yield taken
-        finally:
-            handle.remove()
-            if own is not None:
-                self.head.forward = own
-            else:
-                vars(self.head).pop("forward", None)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [n, vocabulary] (the model's dtype) of hidden states [n, hidden]."""
-        if self._plain_head:
-            logits: Tensor = self.head(hidden)
-            return logits
-
-        # The head is followed by something (soft-capping, a scale): let the model itself do it, reading one dummy token
-        # whose hidden state is replaced by ours right before the head.
-        def put(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (hidden[None], *args[1:])
-
-        handle = self.head.register_forward_pre_hook(put)
-        try:
-            dummy = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            logits = self.model(input_ids=dummy, use_cache=False).logits[0]
-        finally:
-            handle.remove()
-        return logits
+        return self.output.logits(hidden)
 
     def prefix_cache(self, prefixes: Sequence[Any]) -> PrefixCache:
         """A cache for rows that continue ``prefixes`` (a Prefix or None each)."""

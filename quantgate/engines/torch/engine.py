@@ -23,6 +23,7 @@ from quantgate.engines.torch.fidelity import TopKReader, TopKWriter
 from quantgate.engines.torch.generation import GenerationRun
 from quantgate.engines.torch.plan import Limits, Plan
 from quantgate.engines.torch.scored import ScoredRun
+from quantgate.engines.torch.states import StatesReader, StatesWriter
 
 _BATCH_TOKENS: Final = {"cpu": 4096, "cuda": 16384}
 _WIDE_BATCH_TOKENS: Final = 2048  # on CPU, for models whose activations would not be kept; above the noise run's size
@@ -110,7 +111,7 @@ class TorchEngine:
         ModelError: the model cannot be scored this way.
     """
 
-    version: ClassVar[int] = 4  # counts up whenever answers could change
+    version: ClassVar[int] = 5  # counts up whenever answers could change
 
     def __init__(
         self,
@@ -134,16 +135,16 @@ class TorchEngine:
         requests: Sequence[Request],
         sink: Sink,
         *,
-        topk: TopKWriter | None = None,
-        against: TopKReader | None = None,
+        keep: TopKWriter | StatesWriter | None = None,
+        against: TopKReader | StatesReader | None = None,
     ) -> RunStats:
         """Answer all requests, calling ``sink(index, response)`` once for each, in any order.
 
         Args:
             requests: any mixture; their order does not change an answer.
             sink: may raise; the run then ends with that exception.
-            topk: keeps the top-k log-probabilities of every Rolling request (on the reference).
-            against: compares every Rolling request with the reference's (on a subject).
+            keep: takes what is left of the distributions of every Rolling request (on the reference).
+            against: compares every Rolling request with what the reference left (on a subject).
 
         Raises:
             DataError: a request is empty or longer than the model's maximum; nothing was run then.
@@ -158,7 +159,7 @@ class TorchEngine:
             if scored:
                 self._score(
                     [
-                        ScoredRun(self.model, each, self.limits, sink, topk=topk, against=against)
+                        ScoredRun(self.model, each, self.limits, sink, keep=keep, against=against)
                         for each in self._by_regime(scored)
                     ],
                     stats,

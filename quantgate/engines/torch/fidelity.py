@@ -17,34 +17,26 @@ far more where they are not; which one is taken hangs on the bound alone, so the
 
 ``k=None`` keeps the whole distribution: exact, at 4 bytes a token of the vocabulary and position.
 
-One safetensors file per request, written under a temporary name and renamed: a killed run leaves whole files only, and
-a resumed run writes what is missing.
+Where the head is a linear layer the reference's hidden states are kept instead (`states`), and the divergence is exact.
 """
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from quantgate.core.errors import StoreError
-from quantgate.core.reading import Unreadable
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS
-from quantgate.store.bound import checksum
+from quantgate.engines.torch.head import first_argmax
+from quantgate.engines.torch.kept import KeptReader, KeptWriter
 
 TOP_K: Final = KEPT_TOKENS
-VERSION: Final = 2  # counts up whenever the same distributions could give other numbers
-_CACHED_BYTES: Final = 1 << 30
+VERSION: Final = 3  # counts up whenever the same distributions could give other numbers
 _GOLDEN: Final = 0.6180339887498949  # multiples of it, modulo 1, fill the unit interval evenly
-_CHECKSUM: Final = "checksum"
 _CLOSE: Final = 0.1  # nats of the bound up to which exp(r) - 1 - r has the smaller variance
 
 
@@ -114,16 +106,6 @@ def take_top_k(
     return TopK(values, ids.int(), sums[:, -1].log(), top, drawn.int(), logprobs.gather(1, drawn))
 
 
-def first_argmax(values: Tensor) -> Tensor:
-    """Index of the first largest value in each row: float32 [n, m] -> int64 [n].
-
-    On the CPU by numpy, which is ten times faster than torch over a vocabulary and also takes the first of equals.
-    """
-    if values.device.type != "cpu":
-        return values.argmax(-1)
-    return torch.from_numpy(values.numpy().argmax(-1))
-
-
 def log_tail(logprobs: Tensor) -> Tensor:
     """Log of the mass outside the given tokens: float32 [n, k] -> float32 [n]; NaN where an input is NaN."""
     mass = logprobs.double().exp().sum(-1)
@@ -174,8 +156,8 @@ def divergence(reference: TopK, logprobs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(tail == -torch.inf, bound, bound + tail.exp() * inside), bound
 
 
-class TopKWriter:
-    """Writes the reference's top k of each Rolling request into ``directory`` (created if missing).
+class TopKWriter(KeptWriter[TopK]):
+    """Writes the reference's top k of each Rolling request; see `KeptWriter`.
 
     Args:
         directory: a folder of its own for this run's requests.
@@ -188,85 +170,11 @@ class TopKWriter:
     def __init__(
         self, directory: Path, k: int | None = TOP_K, start: int = 0, draws: int = KEPT_DRAWS, key: str = ""
     ) -> None:
-        self.directory, self.k, self.start, self.draws, self.key = directory, k, start, draws, key
-        directory.mkdir(parents=True, exist_ok=True)
-
-    def has(self, index: int) -> bool:
-        """Whether this request was already written (a resumed run need not score it again)."""
-        return _file(self.directory, self.start + index).exists()
-
-    def write(self, index: int, top: TopK) -> None:
-        """Store one request's positions. Raises StoreError when the disk refuses."""
-        path = _file(self.directory, self.start + index)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in top.tensors.items()}
-            save_file(tensors, partial, metadata={_CHECKSUM: _checksum(tensors, path, self.key)})
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"fidelity file {path}",
-                f"cannot be written ({error})",
-                hint="free disk space or choose another --store",
-            ) from error
+        super().__init__(directory, start, key)
+        self.k, self.draws = k, draws
 
 
-class TopKReader:
-    """Reads what a :class:`TopKWriter` left under ``key``, counting from ``start``.
+class TopKReader(KeptReader[TopK]):
+    """Reads what a :class:`TopKWriter` left under ``key``, counting from ``start``."""
 
-    The last used files are kept in memory.
-    """
-
-    def __init__(self, directory: Path, start: int = 0, key: str = "") -> None:
-        self.directory, self.start, self.key = directory, start, key
-        self._files: OrderedDict[int, TopK] = OrderedDict()
-
-    def read(self, index: int) -> TopK:
-        """The reference's positions of one request, on the CPU.
-
-        Raises:
-            StoreError: the file is missing or no whole safetensors file, was edited, or belongs to another request
-                or another key.
-        """
-        if index not in self._files:
-            path = _file(self.directory, self.start + index)
-            try:
-                top = _load(path, self.key)
-            except (OSError, SafetensorError, Unreadable) as error:
-                raise StoreError(
-                    f"fidelity file {path}",
-                    f"cannot be read ({error})",
-                    expected="the reference's top-k log-probabilities of this request",
-                    hint="score the reference again",
-                ) from error
-            self._files[index] = top
-            while len(self._files) > 1 and sum(map(_bytes, self._files.values())) > _CACHED_BYTES:
-                self._files.popitem(last=False)
-        self._files.move_to_end(index)
-        return self._files[index]
-
-
-def _bytes(top: TopK) -> int:
-    return sum(tensor.nbytes for tensor in top.tensors.values())
-
-
-def _load(path: Path, key: str) -> TopK:
-    """Raises OSError, SafetensorError or Unreadable."""
-    file: Any = safe_open(path, framework="pt")
-    with file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
-        recorded = (file.metadata() or {}).get(_CHECKSUM)
-    if tensors.keys() != {field.name for field in fields(TopK)}:
-        raise Unreadable(f"it holds {', '.join(sorted(tensors)) or 'nothing'}")
-    if recorded != _checksum(tensors, path, key):
-        raise Unreadable("it was edited, or belongs to another request or entry")
-    return TopK(**tensors)
-
-
-def _checksum(tensors: Mapping[str, Tensor], path: Path, key: str) -> str:
-    """Ties the tensors to the request, by which the file is named, and to the key."""
-    return checksum(key, (path.name.encode(), *(tensors[name].numpy() for name in sorted(tensors))))
-
-
-def _file(directory: Path, index: int) -> Path:
-    return directory / f"{index:06d}.safetensors"
+    kind = TopK

@@ -17,7 +17,7 @@ from torch import Tensor
 from quantgate.core.requests import Generate, GenerateResponse, Sink, Tokens
 from quantgate.engines.torch.adapter import CausalModel
 from quantgate.engines.torch.cache import GrowingCache, Grown, PrefixCache
-from quantgate.engines.torch.fidelity import first_argmax
+from quantgate.engines.torch.head import first_argmax
 from quantgate.engines.torch.plan import Limits, Plan, Row
 from quantgate.engines.torch.reader import PlanReader, Reading
 from quantgate.engines.torch.tree import build_tree

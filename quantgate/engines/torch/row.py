@@ -13,6 +13,10 @@ from quantgate.engines.protocol import Against, Capabilities, Job, Keep, Setting
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from quantgate.engines.torch.fidelity import TopKReader, TopKWriter
+    from quantgate.engines.torch.head import Head
+    from quantgate.engines.torch.states import StatesReader, StatesWriter
+
 
 class TorchRow:
     """Answers by a transformers model in this process. torch is imported when an engine is asked about, not before."""
@@ -62,24 +66,39 @@ class OpenModel:
     def run(self, requests: Sequence[Request], sink: Sink, job: Job) -> dict[str, float]:
         """See `Engine.run`."""
         from quantgate.engines.torch.engine import TorchEngine
-        from quantgate.engines.torch.fidelity import TOP_K, TopKReader, TopKWriter
 
-        wanted = job.distributions
-        stats = TorchEngine(
+        engine = TorchEngine(
             self.model,
             self.tokenizer,
             device=self.setting.device,
             batch_tokens=job.batch_tokens,
             progress=job.progress,
             what=job.what,
-        ).run(
+        )
+        wanted = job.distributions
+        stats = engine.run(
             requests,
             sink,
-            topk=TopKWriter(wanted.at.directory, None if wanted.exact else TOP_K, wanted.start, key=wanted.at.key)
-            if isinstance(wanted, Keep)
-            else None,
-            against=TopKReader(wanted.at.directory, wanted.start, wanted.at.key)
-            if isinstance(wanted, Against)
-            else None,
+            keep=_writer(wanted, engine.model.output.head()) if isinstance(wanted, Keep) else None,
+            against=_reader(wanted) if isinstance(wanted, Against) else None,
         )
         return {"seconds": stats.seconds, "tokens": stats.tokens_read + stats.tokens_generated}
+
+
+def _writer(keep: Keep, head: Head) -> TopKWriter | StatesWriter:
+    """Hidden states where distributions can be told from them exactly; otherwise the distributions, or their top."""
+    from quantgate.engines.torch.fidelity import TOP_K, TopKWriter
+    from quantgate.engines.torch.states import StatesWriter, can_keep
+
+    if can_keep(head):
+        return StatesWriter(keep.at.directory, head, keep.start, keep.at.key)
+    return TopKWriter(keep.at.directory, None if keep.exact else TOP_K, keep.start, key=keep.at.key)
+
+
+def _reader(against: Against) -> TopKReader | StatesReader:
+    """What reads whatever was kept there."""
+    from quantgate.engines.torch.fidelity import TopKReader
+    from quantgate.engines.torch.states import StatesReader, were_kept
+
+    kind = StatesReader if were_kept(against.at.directory) else TopKReader
+    return kind(against.at.directory, against.start, against.at.key)

@@ -47,7 +47,7 @@ def exact(reference, subject, request):
 def test_what_is_kept_bounds_the_exact_divergence_and_estimates_it(tmp_path, k, draws):
     reference, requests = tiny_model("llama"), [Likelihood((3, 4), (5,)), *segments(20)]
     subject = damaged(reference)
-    score(reference, requests, topk=TopKWriter(tmp_path, k, draws=draws))
+    score(reference, requests, keep=TopKWriter(tmp_path, k, draws=draws))
     answers = score(subject, requests, against=TopKReader(tmp_path))
     found, bound, wanted = [], [], []
     for request, answer in zip(requests[1:], answers[1:], strict=True):
@@ -113,7 +113,7 @@ def test_a_token_that_the_subject_excludes_is_an_infinite_divergence():
 
 def test_a_model_against_itself_has_no_divergence(tmp_path):
     model, requests = tiny_model("qwen2"), segments()
-    score(model, requests, topk=TopKWriter(tmp_path, 16, draws=8))
+    score(model, requests, keep=TopKWriter(tmp_path, 16, draws=8))
     for answer in score(model, requests, against=TopKReader(tmp_path)):
         assert max(abs(value) for value in (*answer.kld, *answer.kld_bound)) < 1e-6
         assert set(answer.same_top) == {1}
@@ -121,7 +121,7 @@ def test_a_model_against_itself_has_no_divergence(tmp_path):
 
 def test_a_broken_subject_has_nan_divergence(tmp_path):
     model, requests = tiny_model("llama"), segments(1)
-    score(model, requests, topk=TopKWriter(tmp_path))
+    score(model, requests, keep=TopKWriter(tmp_path))
     broken = copy.deepcopy(model)
     broken.lm_head.weight.data[7] = float("nan")
     (answer,) = score(broken, requests, against=TopKReader(tmp_path))
@@ -154,7 +154,7 @@ def test_a_certain_reference_leaves_no_nan():
 
 def test_a_resumed_run_sees_what_was_written_and_no_half_files(tmp_path):
     writer, requests = TopKWriter(tmp_path / "new" / "folder", 4), segments(3)
-    score(tiny_model("llama"), requests, topk=writer)
+    score(tiny_model("llama"), requests, keep=writer)
     assert [writer.has(index) for index in range(4)] == [True, True, True, False]
     assert sorted(path.name for path in writer.directory.iterdir()) == [f"{at:06d}.safetensors" for at in range(3)]
 
@@ -162,7 +162,7 @@ def test_a_resumed_run_sees_what_was_written_and_no_half_files(tmp_path):
 def test_files_of_another_key_another_request_or_edited_ones_are_refused(tmp_path):
     requests = segments(2)
     for key in "ab":
-        score(tiny_model("llama"), requests, topk=TopKWriter(tmp_path / key, 4, draws=2, key=key))
+        score(tiny_model("llama"), requests, keep=TopKWriter(tmp_path / key, 4, draws=2, key=key))
     first, second = (tmp_path / "a" / f"00000{number}.safetensors" for number in range(2))
     TopKReader(tmp_path / "a", key="a").read(1)
     for source in (tmp_path / "b" / second.name, first):
@@ -185,7 +185,7 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     requests = segments(2)
     with pytest.raises(StoreError, match=r"000000\.safetensors: cannot be read .*score the reference again"):
         score(tiny_model("llama"), requests, against=TopKReader(tmp_path))
-    score(tiny_model("llama"), requests[::-1], topk=TopKWriter(tmp_path))
+    score(tiny_model("llama"), requests[::-1], keep=TopKWriter(tmp_path))
     with pytest.raises(DataError, match=r"request 0: holds \d+ positions; expected \d+"):
         score(tiny_model("llama"), requests, against=TopKReader(tmp_path))
     (tmp_path / "000000.safetensors").write_bytes(b"half a file")

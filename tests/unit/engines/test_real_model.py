@@ -63,7 +63,7 @@ def kept(bundled, prose, tmp_path_factory):
     """What is kept of the reference, by how many tokens of each distribution are; and its distributions themselves."""
     folders = {k: tmp_path_factory.mktemp(f"kept-{k}") for k in (TOP_K, None)}
     for k, folder in folders.items():
-        run(bundled, [Rolling(segment) for segment in prose], topk=TopKWriter(folder, k))
+        run(bundled, [Rolling(segment) for segment in prose], keep=TopKWriter(folder, k))
     return folders, [plain(bundled[0], segment) for segment in prose]
 
 
