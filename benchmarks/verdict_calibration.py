@@ -425,6 +425,7 @@ HEADS = {
     **verdict_ugly.HEADS,
     **verdict_more.HEADS,
     "missing": ["n", "discordance", "margin", "not given", "left out: pass", "counted as lost: pass"],
+    "more_limits": verdict_more.HEAD_OF_LIMITS,  # the last one: seeds go by the place in this table
 }
 SLOW = {"finite": 4, "sequential_clustered": 2}  # these walk item by item: fewer runs
 

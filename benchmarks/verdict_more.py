@@ -1,6 +1,7 @@
 """Further ugly settings: damage that comes in bursts, waves and tails, relative margins, groups, corpora, early stops.
 
-Part of `verdict_calibration.py` (`--only more_means,more_beyond,more_binary,more_groups,more_corpus,more_sequential`).
+Part of `verdict_calibration.py` (`--only more_means,more_beyond,more_binary,more_groups,more_corpus,more_sequential,
+more_limits`).
 As in `verdict_ugly`, the true harm lies exactly on the margin, and some runs of every setting go through whole
 `compare` + `judge` calls.
 """
@@ -255,6 +256,34 @@ def more_groups(rng: np.random.Generator, runs: int) -> list[list[object]]:
     return rows
 
 
+def more_limits(rng: np.random.Generator, runs: int) -> list[list[object]]:
+    """What no rule can do: samples without a single bad group or burst look like those of an unharmed model.
+
+    So a rule passes harm at least as often as (such samples) x (an unharmed model passes), and one that holds 5% passes
+    the unharmed at most in 5% / (such samples) of runs.
+    """
+    rows: list[list[object]] = []
+    for groups, size, margin, share in ((57, 35, 0.025, 0.05), (30, 20, 0.03, 0.05), (10, 24, 0.12, 0.15)):
+        sizes = np.full(groups, size)
+        worse = rng.binomial(sizes, 0.04, size=(runs, groups))
+        passed = group_verdicts(worse, rng.binomial(sizes - worse, 0.04 / 0.96), sizes, margin)[0]
+        rows.append(_limit(f"{groups} groups of {size}, {share:.0%} bad", (1 - share) ** groups, passed))
+    for name, n, draw, none in (
+        ("segments, 2% in bursts of 4", 500, bursts(0.02, 4, 0.0), 0.98 ** (503 / 4)),
+        ("one block, 8% in bursts of 4", 140, bursts(0.08, 4, 0.0), 0.92 ** (143 / 4)),
+        ("one block, 1% lose 7.7 nats", 140, rare(0.01, 0.0, 0.0, 0.03), 0.99**140),
+    ):
+        before, harm = draw(rng, runs, n)
+        metric = SEGMENT if name.startswith("one block") else PERPLEXITY
+        rows.append(_limit(f"{name}, n = {n}", none, means_verdicts(before, harm, metric, LOSS_MARGIN)[0]))
+    return rows
+
+
+def _limit(name: str, none: float, passed: Floats) -> list[object]:
+    share = float(passed.mean())
+    return [name, f"{100 * none:.1f}", percent(passed), f"{100 * none * share:.1f}", f"{100 * min(1, 0.05 / none):.0f}"]
+
+
 def _whole_groups(worse: Floats, better: Floats, sizes: Floats, margin: float) -> bool:
     before, after, names = [], [], []
     for group, (lost, won, size) in enumerate(zip(worse, better, sizes, strict=True)):
@@ -384,6 +413,7 @@ def more_sequential(rng: np.random.Generator, runs: int) -> list[list[object]]:
     return rows
 
 
+HEAD_OF_LIMITS = ["damage", "samples without any", "pass unharmed", "so passes at least", "power that 5% would leave"]
 HEADS = {
     "more_means": ["data", "n", "reference known: pass", "pass", "regressed", "whole calls agree"],
     "more_beyond": ["data", "n", "reference known: pass", "pass", "regressed", "whole calls agree"],

@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 from quantgate import export
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
+from quantgate.core.registry import check_packages
 from quantgate.core.words import for_stream
 from quantgate.fixtures import command as suite
 from quantgate.reports import check
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its errors are one line on stderr, without a traceback."""
     args = _parsed(sys.argv[1:] if arguments is None else list(arguments))
     try:
+        check_packages()
         code: int = args.command.run(args, StderrProgress())
     except QuantgateError as error:
         print(for_stream(f"quantgate {args.command.name}: {error}", sys.stderr), file=sys.stderr)

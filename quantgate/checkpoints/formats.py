@@ -8,22 +8,22 @@ from typing import Any, Final
 from torch import Tensor
 
 from quantgate.core.errors import ModelError
+from quantgate.core.registry import with_packages
 from quantgate.quantize.algorithms import easyquant, floats, hqq, quip, slim, spqr
 from quantgate.quantize.base import StoredWeight
 from quantgate.quantize.catalogue.plugins import installed_plugins, merged
 
 Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
-FORMATS: Final[dict[str, Reader]] = merged(
-    {
-        "spqr": spqr.from_tensors,
-        "slim": slim.from_tensors,
-        "easyquant": easyquant.from_tensors,
-        "float8": floats.from_tensors,
-        "quip": quip.from_tensors,
-        "hqq": hqq.from_tensors,
-    },
-    [plugin.formats for plugin in installed_plugins()],
-    "format",
+_OWN: Final[dict[str, Reader]] = {
+    "spqr": spqr.from_tensors,
+    "slim": slim.from_tensors,
+    "easyquant": easyquant.from_tensors,
+    "float8": floats.from_tensors,
+    "quip": quip.from_tensors,
+    "hqq": hqq.from_tensors,
+}
+FORMATS: Final[dict[str, Reader]] = with_packages(
+    lambda: merged(_OWN, [plugin.formats for plugin in installed_plugins()], "format"), lambda: dict(_OWN)
 )
 
 

@@ -8,11 +8,32 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from quantgate.core.errors import UsageError, cause_of, translated
+from quantgate.core.errors import QuantgateError, UsageError, cause_of, translated
 
 Row = TypeVar("Row")
 _GUESTS: Final[set[str]] = set()  # packages that were asked for rows
 _OURS: Final = "quantgate"
+_FAULTS: Final[list[QuantgateError]] = []
+Made = TypeVar("Made")
+
+
+def with_packages(made: Callable[[], Made], alone: Callable[[], Made]) -> Made:
+    """``made()``, a table with the rows of other packages; ``alone()`` where one of them cannot be used.
+
+    Tables are made while modules are imported, where an error would be a traceback of whoever imports them. So the
+    fault is kept for `check_packages`.
+    """
+    try:
+        return made()
+    except QuantgateError as error:
+        _FAULTS.append(error)
+        return alone()
+
+
+def check_packages() -> None:
+    """Raise what was found wrong with the rows of other packages; every command calls it before it does anything."""
+    if _FAULTS:
+        raise _FAULTS[0]
 
 
 def installed(group: str) -> Iterator[tuple[str, Any]]:
@@ -29,8 +50,11 @@ def installed(group: str) -> Iterator[tuple[str, Any]]:
         try:
             with translated(who, "cannot be imported", kind=UsageError, hint=hint, also=(Exception,)):
                 found = entry.load()
-        except SystemExit as error:
-            raise UsageError(who, f"it ended the process while it was imported ({error})", hint=hint) from error
+        except (KeyboardInterrupt, QuantgateError):
+            raise
+        except BaseException as error:  # SystemExit, and what test runners raise to skip or end
+            found_ = f"it ended the process while it was imported ({cause_of(error)[0]})"
+            raise UsageError(who, found_, hint=hint) from error
         for row in found if isinstance(found, (list, tuple)) else [found]:
             yield who, row
 

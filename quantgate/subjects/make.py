@@ -157,7 +157,10 @@ class _Work:
         for name in self.job.results:
             row = self.rows[name]
             extra = {"activations": asdict(row.activations)} if row.activations else {}
-            layers[name] = self.algorithms[row.id].checkpoint_config() | extra
+            own = self.algorithms[row.id].checkpoint_config()
+            if not isinstance(own, dict):
+                raise MethodError(row.id, f"its checkpoint_config() gave a {type(own).__name__}", expected="a dict")
+            layers[name] = own | extra
         if not (self.method.algorithm == ALGORITHM or self.method.kv_cache or self.method.activations):
             return next(iter(layers.values()))
         return mixed_config(layers, asdict(self.method.kv_cache) if self.method.kv_cache else None)

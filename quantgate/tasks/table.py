@@ -11,7 +11,7 @@ from quantgate.core.errors import DataError, UsageError, translated
 from quantgate.core.metrics import ACC_NORM, Metric
 from quantgate.core.naming import same_name, suggestion
 from quantgate.core.reading import visible
-from quantgate.core.registry import rows_of
+from quantgate.core.registry import check_packages, rows_of, with_packages
 from quantgate.core.requests import is_number
 from quantgate.tasks.base import Placed, Task
 from quantgate.tasks.bbq import Bbq
@@ -191,24 +191,14 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 """Names that stand for several tasks: those of them that the data source has text for."""
 
 
-def _table() -> tuple[dict[str, Task], UsageError | None]:
-    """All rows; ours alone, and why, where a package brings one that cannot be used."""
-    try:
-        found: dict[str, Task] = rows_of(GROUP, Task, _OWN, lambda task: task.id)
-        check_table(found.values())
-    except UsageError as error:
-        return {task.id: task for task in _OWN}, error
-    return found, None
+def _table() -> dict[str, Task]:
+    found: dict[str, Task] = rows_of(GROUP, Task, _OWN, lambda task: task.id)
+    check_table(found.values())
+    return found
 
 
-TASKS, _FAULT = _table()
 check_table(_OWN)
-
-
-def check_packages() -> None:
-    """Raise UsageError where a package brings a benchmark that cannot be used; importing this module does not."""
-    if _FAULT is not None:
-        raise _FAULT
+TASKS: Final = with_packages(_table, lambda: {task.id: task for task in _OWN})
 
 
 DEFAULT: Final = (

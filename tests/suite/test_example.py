@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from quantgate.core import registry
 from quantgate.core.errors import UsageError
 from quantgate.reports.reporters import Reporter, rendered, reporters
 from quantgate.tasks import table
@@ -66,11 +67,10 @@ def test_a_benchmark_that_cannot_be_used_ends_the_command_and_not_pytest(monkeyp
     bad = SimpleNamespace(
         **dict.fromkeys(("protocol", "version", "metric", "items", "requests", "score"), 1), id="a", dimension="speed"
     )
-    monkeypatch.setattr("quantgate.core.registry.installed", lambda group: [("plugin 'theirs'", bad)])
-    rows, fault = table._table()
-    assert set(rows) == {task.id for task in table._OWN}
-    monkeypatch.setattr(table, "_FAULT", fault)
-    monkeypatch.setattr("quantgate.core.registry.installed", lambda group: [])
+    monkeypatch.setattr(registry, "_FAULTS", [])
+    monkeypatch.setattr(registry, "installed", lambda group: [("plugin 'theirs'", bad)])
+    assert registry.with_packages(table._table, lambda: "ours alone") == "ours alone"
+    monkeypatch.setattr(registry, "installed", lambda group: [])
     result = gate.run()
     assert result.ret == 4
     result.stderr.fnmatch_lines(["ERROR: task 'a': dimension 'speed'; expected knowledge or alignment or fidelity*"])

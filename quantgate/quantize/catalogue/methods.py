@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
+from quantgate.core.registry import check_packages, with_packages
 from quantgate.quantize.base import Algorithm, Method
 from quantgate.quantize.catalogue import transformed
-from quantgate.quantize.catalogue.plugins import installed_plugins, merged, table_of
+from quantgate.quantize.catalogue.plugins import MethodPlugin, check_rows, installed_plugins, merged, table_of
 from quantgate.quantize.settings import (
     AwqSettings,
     EasyQuantSettings,
@@ -48,33 +49,24 @@ class Later:
         return getattr(importlib.import_module(f"quantgate.quantize.{self.module}"), self.name)
 
 
-_PLUGINS: Final = installed_plugins()
-ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = merged(
-    {
-        "rtn": Later("algorithms.rtn", "Rtn"),
-        "gptq": Later("algorithms.gptq", "Gptq"),
-        "spqr": Later("algorithms.spqr", "Spqr"),
-        "slim": Later("algorithms.slim", "Slim"),
-        "easyquant": Later("algorithms.easyquant", "EasyQuant"),
-        "float": Later("algorithms.floats", "FloatFormats"),
-        "quip": Later("algorithms.quip", "Quip"),
-        "hqq": Later("algorithms.hqq", "Hqq"),
-        "llm_int8": Later("algorithms.bnb", "Int8"),
-        "bnb_4bit": Later("algorithms.bnb", "Float4"),
-        "clipped_rtn": Later("algorithms.awq", "ClippedRtn"),
-    },
-    [plugin.algorithms for plugin in _PLUGINS],
-    "algorithm",
-)
+_OWN_ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
+    "rtn": Later("algorithms.rtn", "Rtn"),
+    "gptq": Later("algorithms.gptq", "Gptq"),
+    "spqr": Later("algorithms.spqr", "Spqr"),
+    "slim": Later("algorithms.slim", "Slim"),
+    "easyquant": Later("algorithms.easyquant", "EasyQuant"),
+    "float": Later("algorithms.floats", "FloatFormats"),
+    "quip": Later("algorithms.quip", "Quip"),
+    "hqq": Later("algorithms.hqq", "Hqq"),
+    "llm_int8": Later("algorithms.bnb", "Int8"),
+    "bnb_4bit": Later("algorithms.bnb", "Float4"),
+    "clipped_rtn": Later("algorithms.awq", "ClippedRtn"),
+}
 NO_WEIGHTS: Final = "none"  # the algorithm of rows that leave every weight as it is
-TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = merged(
-    {
-        AwqSettings: Later("algorithms.awq", "Awq"),
-        SmoothQuantSettings: Later("transforms.smoothquant", "SmoothQuant"),
-    },
-    [plugin.transformations for plugin in _PLUGINS],
-    "transformation",
-)
+_OWN_TRANSFORMATIONS: Final[dict[type, Callable[[Any], Transformation]]] = {
+    AwqSettings: Later("algorithms.awq", "Awq"),
+    SmoothQuantSettings: Later("transforms.smoothquant", "SmoothQuant"),
+}
 
 
 def _rtn(bits: int) -> Method:
@@ -255,7 +247,39 @@ _ROWS: Final = (
     *_FLOATS,
     *transformed.ROWS,
 )
-METHODS: Final = table_of([*_ROWS, *(row for plugin in _PLUGINS for row in plugin.rows)])
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Ours, with what ``plugins`` add."""
+
+    plugins: Sequence[MethodPlugin]
+
+    @classmethod
+    def of(cls, plugins: Sequence[MethodPlugin]) -> _Tables:
+        """Raises UsageError where a plugin brings what no run could use."""
+        found = cls(plugins)
+        check_rows(plugins, [*found.algorithms, NO_WEIGHTS], found.transformations)
+        _ = found.methods
+        return found
+
+    @property
+    def algorithms(self) -> dict[str, Callable[[Any], Algorithm]]:
+        return merged(_OWN_ALGORITHMS, [plugin.algorithms for plugin in self.plugins], "algorithm")
+
+    @property
+    def transformations(self) -> dict[type, Callable[[Any], Transformation]]:
+        return merged(_OWN_TRANSFORMATIONS, [plugin.transformations for plugin in self.plugins], "transformation")
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        return table_of([*_ROWS, *(row for plugin in self.plugins for row in plugin.rows)])
+
+
+_TABLES: Final = with_packages(lambda: _Tables.of(installed_plugins()), lambda: _Tables(()))
+ALGORITHMS: Final = _TABLES.algorithms
+TRANSFORMATIONS: Final = _TABLES.transformations
+METHODS: Final = _TABLES.methods
 
 
 _ALL: Final = "all"
@@ -269,6 +293,7 @@ def get_methods(ids: Sequence[str], who: str = "--methods") -> list[Method]:
     Raises:
         UsageError: an id is not in the table; the message names the closest ones.
     """
+    check_packages()
     chosen: list[str] = []
     for typed in ids:
         name = same_name(typed, [*METHODS, _ALL])

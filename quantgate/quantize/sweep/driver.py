@@ -32,6 +32,7 @@ from quantgate.quantize.numerics.ragged import attention_of
 from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.settings import ActivationSettings, Need
 from quantgate.quantize.sweep.batches import Batch, Stop, batches_of, capture, run_block
+from quantgate.quantize.sweep.results import dequantized, quantized
 from quantgate.quantize.transforms.activations import static_grid
 from quantgate.quantize.transforms.fold import Fold, Transformation, apply, find_folds, restored
 
@@ -170,7 +171,7 @@ def _heads(model: nn.Module, job: Job) -> Results:
                 "a method that looks at data or quantizes activations",
                 expected="one like rtn8, nf4 or none for the head",
             )
-        (found[name],) = algorithm.quantize([head.weight], None)
+        (found[name],) = quantized(algorithm, [head.weight], None, [name], job.who)
     return found
 
 
@@ -383,32 +384,16 @@ def _quantize(job: Job, stage: Stage, statistics: StageStatistics | None) -> Non
     for algorithm in job.algorithms(stage.names):
         mine = {name: linear for name, linear in stage.linears.items() if job.algorithm(name) is algorithm}
         weights = [job.masters.get(name, linear.weight) for name, linear in mine.items()]
-        try:
-            found = algorithm.quantize(weights, statistics.of(algorithm) if statistics else None)
-        except MethodError as error:
-            raise MethodError(
-                f"{job.who}: {', '.join(mine)}", error.found, expected=error.expected, hint=error.hint
-            ) from error
+        found = quantized(algorithm, weights, statistics.of(algorithm) if statistics else None, list(mine), job.who)
         for (name, linear), result in zip(mine.items(), found, strict=True):
-            replace_weight(linear, _finite(result.weight.dequantize(linear.weight.dtype), f"{job.who}: {name}"))
+            old = linear.weight
+            replace_weight(linear, dequantized(result, old.dtype, old.shape, f"{job.who}: {name}"))
         job.results.update(zip(mine, found, strict=True))
     for name in stage.names:
         settings = job.activations(name)
         if settings and not settings.dynamic and statistics and statistics.shared:
             found_grid = static_grid(statistics.shared, settings)
             job.input_grids |= {f"{name}.{part}": tensor for part, tensor in found_grid.items()}
-
-
-def _finite(weight: Tensor, who: str) -> Tensor:
-    """``weight`` itself. Raises MethodError when a scale, a statistic or a code of it has overflowed."""
-    if not bool(torch.isfinite(weight).all()):
-        raise MethodError(
-            who,
-            "its quantized weight is not finite",
-            expected="weights and statistics that the method's number formats can hold",
-            hint="look at the layer's largest weights and inputs; fp16 scales end at 65504",
-        )
-    return weight
 
 
 def _on_input(stage: Stage, reach: Callable[[Stage, Tensor], None]) -> RemovableHandle:

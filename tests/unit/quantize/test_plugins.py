@@ -1,14 +1,17 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quantgate.core import registry
 from quantgate.core.errors import UsageError
-from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS
-from quantgate.quantize.catalogue.plugins import MethodPlugin, installed_plugins, merged, table_of
+from quantgate.quantize.base import NoSettings
+from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS, _Tables, get_methods
+from quantgate.quantize.catalogue.plugins import MethodPlugin, check_rows, installed_plugins, merged, table_of
+from quantgate.quantize.settings import RtnSettings
 
 PACKAGE = """
 from dataclasses import dataclass, replace
@@ -65,6 +68,70 @@ def fail():
 def test_broken_plugins_are_named(load, message, monkeypatch):
     monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry(load)])
     with pytest.raises(UsageError, match=f"plugin 'broken'.*{message}"):
+        installed_plugins()
+
+
+ROW = METHODS["rtn4"]
+FAULTS = {
+    "its rows are a NoneType": MethodPlugin(None),
+    "a int; expected a quantgate.quantize.base.Method": MethodPlugin((5,)),
+    "its algorithms are [": MethodPlugin((), [len]),
+    "its formats are {'a': 3}": MethodPlugin((), formats={"a": 3}),
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_a_plugin_of_other_parts_is_named(words, monkeypatch):
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry(lambda: FAULTS[words])])
+    with pytest.raises(UsageError) as error:
+        installed_plugins()
+    assert words in str(error.value)
+
+
+ROWS = {
+    "its algorithm 'nowhere' is none of": {"algorithm": "nowhere"},
+    "nothing is called for its transformation": {"transformation": NoSettings()},
+    "its storage is 'imaginary'": {"storage": "imaginary"},
+    "its bits is 'four'": {"bits": "four"},
+    "its bits is 0": {"bits": 0},
+    "its activation_bits is True": {"activation_bits": True},
+    "its code_version is None": {"code_version": None},
+    "its summary or source": {"summary": None},
+    "its summary or source is": {"source": "a\n| pass |"},
+    "needs_calibration and standard": {"needs_calibration": "yes"},
+    "its settings cannot be recorded": {"settings": None},
+    "its settings cannot be recorded (": {"settings": RtnSettings(4, object())},
+}
+
+
+@pytest.mark.parametrize("words", ROWS)
+def test_a_row_that_no_run_could_use_is_named(words):
+    row = replace(ROW, id="theirs-w4", **ROWS[words])
+    with pytest.raises(UsageError) as error:
+        check_rows([MethodPlugin((row,))], ALGORITHMS, TRANSFORMATIONS)
+    assert str(error.value).startswith(f"method 'theirs-w4': {words}")
+
+
+def test_our_own_rows_are_such_that_a_package_could_bring_them():
+    check_rows([MethodPlugin(tuple(METHODS.values()))], [*ALGORITHMS, NO_WEIGHTS], TRANSFORMATIONS)
+
+
+def test_a_row_called_like_ours_leaves_ours_alone(monkeypatch):
+    monkeypatch.setattr(registry, "_FAULTS", [])
+    plugin = MethodPlugin((replace(ROW, summary="better"),))
+    found = registry.with_packages(lambda: _Tables.of([plugin]), lambda: _Tables(()))
+    assert found.methods == METHODS
+    with pytest.raises(UsageError, match="'rtn4' and 'rtn4'"):
+        get_methods(["rtn4"])
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), pytest.skip.Exception("not today"), BaseException("no")])
+def test_a_package_does_not_end_the_process_while_it_is_imported(raised, monkeypatch):
+    def load():
+        raise raised
+
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: [Entry(load)])
+    with pytest.raises(UsageError, match="it ended the process while it was imported"):
         installed_plugins()
 
 

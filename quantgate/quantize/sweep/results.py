@@ -1,0 +1,66 @@
+"""What an algorithm made of a stage's layers, before the model is given it: one result a layer, of the layer's shape.
+
+An algorithm may be another package's. Too few results, another shape or a loss that is no number would surface far
+from it, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from quantgate.core.errors import MethodError
+from quantgate.core.requests import is_number
+from quantgate.quantize.base import Algorithm, LayerResult, Statistics
+
+
+def quantized(
+    algorithm: Algorithm, weights: Sequence[Tensor], statistics: Statistics | None, names: Sequence[str], who: str
+) -> list[LayerResult]:
+    """``algorithm.quantize`` of the layers called ``names``.
+
+    Raises:
+        MethodError: names the layers; the method cannot be applied, or gives other things than their results.
+    """
+    layers = f"{who}: {', '.join(names)}"
+    try:
+        found = algorithm.quantize(list(weights), statistics)
+    except MethodError as error:
+        raise MethodError(layers, error.found, expected=error.expected, hint=error.hint) from error
+    if not isinstance(found, (list, tuple)) or len(found) != len(weights):
+        count = len(found) if isinstance(found, (list, tuple)) else f"a {type(found).__name__}"
+        raise MethodError(
+            layers, f"the algorithm gave {count} for {len(weights)} layers", expected="one result a layer"
+        )
+    for name, weight, result in zip(names, weights, found, strict=True):
+        if wrong := _wrong(result, weight):
+            raise MethodError(f"{who}: {name}", f"the algorithm gave {wrong}")
+    return list(found)
+
+
+def _wrong(result: object, weight: Tensor) -> str:
+    if not isinstance(result, LayerResult):
+        return f"a {type(result).__name__}, expected a LayerResult"
+    if not is_number(result.loss):
+        return f"a {type(result.loss).__name__} for a loss, expected a float"
+    if result.weight.n_weights != weight.numel():
+        return f"{result.weight.n_weights} weights, expected {weight.numel()}"
+    return ""
+
+
+def dequantized(result: LayerResult, dtype: torch.dtype, shape: torch.Size, who: str) -> Tensor:
+    """The weight that a loaded checkpoint computes with. Raises MethodError where it is none of the layer's."""
+    weight = result.weight.dequantize(dtype)
+    if not isinstance(weight, Tensor) or weight.shape != shape or weight.dtype != dtype:
+        found = f"{list(weight.shape)} {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise MethodError(who, f"its quantized weight is {found}", expected=f"{list(shape)} {dtype}")
+    if not bool(torch.isfinite(weight).all()):
+        raise MethodError(
+            who,
+            "its quantized weight is not finite",
+            expected="weights and statistics that the method's number formats can hold",
+            hint="look at the layer's largest weights and inputs; fp16 scales end at 65504",
+        )
+    return weight
