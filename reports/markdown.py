@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantgate.reports import companions, turned, waivers
+from quantgate.reports import companions, shift, turned, waivers
 from quantgate.reports.report import Report
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
 
@@ -34,6 +34,7 @@ def render(report: Report) -> str:
     if beside:
         added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(report.results).items()]
         parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
+    parts += _study(report)
     parts += _turned(report)
     if report.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in report.subjects.values()])]
@@ -65,6 +66,18 @@ def _decisions(report: Report) -> list[str]:
     """One sentence a method, and what of it rests on waivers."""
     told = [decision.sentence for decision in report.derived.decisions]
     return [*told, *waivers.summary(report.results), *report.account]
+
+
+def _study(report: Report) -> list[str]:
+    """The calibration study: what it says, its matrices and contrasts."""
+    if not (record := shift.study_of(report)):
+        return []
+    parts = ["## Calibration study", "\n".join(f"- {_plain(line)}" for line in shift.sentences(record))]
+    for matrix in shift.matrices(record):
+        parts += [_plain(matrix.title), _table(matrix.header, matrix.rows)]
+    header, rows = shift.contrast_rows(record)
+    parts += ["Own distribution against each other set, on the scale of the item scores (more is better):"]
+    return [*parts, _table(header, rows), f"![calibration]({shift.PICTURE})"]
 
 
 def _turned(report: Report) -> list[str]:

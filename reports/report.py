@@ -37,7 +37,7 @@ class Report:
     ``results``: in the order in which they were judged. ``alone``: what is said beside each regression that the family
     does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
     machines. ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
-    quoted of it.
+    quoted of it. ``studies``: what several cases say together, beyond the decisions.
     """
 
     run: RunFacts
@@ -54,6 +54,7 @@ class Report:
     texts: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...]
     evidence: EvidenceFile
+    studies: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The content of report.json, without what seals it."""
@@ -70,6 +71,7 @@ class Report:
             "results": [result.as_json() for result in self.results],
             "efficiency": [dict(each) for each in self.efficiency.values()],
             **self.derived.as_json(self.results),
+            "studies": [dict(each) for each in self.studies],
             "texts": {task: dict(each) for task, each in self.texts.items()},
             "notes": list(self.notes),
         }

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from quantgate.core.errors import UsageError, translated
 from quantgate.core.registry import rows_of
-from quantgate.reports import markdown
+from quantgate.reports import markdown, shift
 from quantgate.reports.picture import roofline_svg
 from quantgate.reports.report import Report
 
@@ -49,6 +49,8 @@ class Drawing:
 DRAWINGS: Final = (
     Drawing("report.md", markdown.render),
     Drawing("roofline.svg", roofline_svg, repeatable=False),
+    Drawing(shift.CSV_FILE, shift.cells_csv),
+    Drawing(shift.PICTURE, shift.heat_map, repeatable=False),
 )
 _TAKEN: Final = ("report.json", "evidence.jsonl", *(row.file for row in DRAWINGS))
 

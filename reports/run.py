@@ -14,6 +14,7 @@ from quantgate.reports.payload import Payload
 from quantgate.reports.report import Report, RunFacts
 from quantgate.reports.reporters import drawn, rendered
 from quantgate.studies.derived import derive
+from quantgate.studies.shift_record import shift_record
 from quantgate.verdict.family import alone, alone_words, family_size, green
 from quantgate.verdict.policy import Correction, FamilyExit
 from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
@@ -145,6 +146,7 @@ class Run:
             texts=self.texts,
             notes=tuple(self.notes),
             evidence=self.evidence,
+            studies=tuple(study for study in (shift_record(self.results, self.evidence.sides, self.subjects),) if study),
         )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from quantgate.core.words import folded
-from quantgate.reports import waivers
+from quantgate.reports import shift, waivers
 from quantgate.reports.fit import Look, draw, fit
 from quantgate.reports.report import Report
 from quantgate.reports.table import (
@@ -43,6 +43,10 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
     for table in report.tables:
         page.line(f"{table.title}:")
         page.table(table.header, table.rows, table.give_up)
+    study = shift.study_of(report)
+    for matrix in shift.matrices(study) if study else ():
+        page.line(f"{matrix.title}:")
+        page.table(matrix.header, matrix.rows, range(len(matrix.header) - 1, 1, -1))
     page.say_what_is_left_out()
     for front in report.derived.fronts:
         for line in front.lines():
@@ -52,6 +56,8 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
             page.line(waivers.sentence(result, alone.get(result.key, "")))
     for note in report.notes:
         page.line(f"note: {note}")
+    for line in shift.sentences(study) if study else ():
+        page.line(line)
     page.account(report)
     for decision in report.derived.decisions:
         page.line(decision.sentence, **{_MARKUP[decision.verdict]: True})

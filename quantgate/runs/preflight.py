@@ -42,6 +42,7 @@ _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq
 class Wanted:
     """What a command asks for. ``numbers``: option -> (value, least, most). ``texts``: option -> what was typed.
 
+    ``further``: calibration sets beside the first.
     ``directories``: option -> where something will be written. ``sizes``: option -> tokens that the context must hold.
     """
 
@@ -50,6 +51,7 @@ class Wanted:
     offline: bool = False
     device: str = "cpu"
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
+    further: tuple[CalibrationChoice, ...] = ()
     numbers: Mapping[str, tuple[int | None, int, int]] = field(default_factory=dict)
     texts: Mapping[str, str | None] = field(default_factory=dict)
     directories: Mapping[str, Path | None] = field(default_factory=dict)
@@ -144,7 +146,8 @@ def count_devices(kind: str) -> int:
 
 def check_calibration(wanted: Wanted) -> None:
     """A calibration set that does not exist."""
-    source_called(wanted.calibration.name)
+    for choice in (wanted.calibration, *wanted.further):
+        source_called(choice.name)
 
 
 def check_model(wanted: Wanted) -> None:
@@ -228,11 +231,13 @@ def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSour
 def check_calibration_data(wanted: Wanted, methods: Sequence[Method], data: DataSource) -> None:
     """A calibration set that the data does not hold, that is too small, or that the model's tokenizer cannot render."""
     users = [method.id for method in methods if method.needs_calibration]
-    choice = wanted.calibration
-    if not users:
-        return
+    for choice in (wanted.calibration, *wanted.further) if users else ():
+        _check_set(wanted, choice, users[0], data)
+
+
+def _check_set(wanted: Wanted, choice: CalibrationChoice, user: str, data: DataSource) -> None:
     source = source_called(choice.name)
-    if choice.name == DIALOGUES:
+    if choice.name == DIALOGUES and not wanted.further:
         count = count_dialogues(open_data(BUNDLED, BUNDLED_DATA, offline=True))
         if choice.n_samples > count:
             expected = f"at most {count}, as many dialogues as there are"
@@ -243,7 +248,7 @@ def check_calibration_data(wanted: Wanted, methods: Sequence[Method], data: Data
         shown = [DIALOGUES, *readable(data)][:_SETS_SHOWN]
         raise UsageError(
             f"--calibration {choice.name}",
-            f"{lacking}, on which {users[0]} is calibrated",
+            f"{lacking}, on which {user} is calibrated",
             expected="--data DIR that holds it, or --data hub",
             hint=f"with this data: --calibration {' or '.join(shown)}",
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+from quantgate.core.errors import DataError
 from quantgate.quantize.calibration.protocol import Desk
 from quantgate.quantize.calibration.samples import Calibration, Want
 from quantgate.quantize.calibration.table import CORPORA, SOURCES, source_called
@@ -20,18 +22,33 @@ NAMES: Final = tuple(SOURCES)
 @dataclass(frozen=True)
 class CalibrationChoice:
     """``name``: what `source_called` takes. ``length``: tokens of a sample; whole documents (dialogues, Alpaca) keep
-    their native length (paper A) unless ``packed`` asks for equal budgets."""
+    their native length (paper A) unless ``peers`` are named.
+
+    ``peers``: the sets it is compared with in a study. Then all of them are cut and get the same budget: ``n_samples``
+    at most, and what the smallest of them can give to each of ``draws`` draws (`shared_budget`).
+    """
 
     name: str = DIALOGUES
     n_samples: int = 128
     length: int = 512
     seed: int = 1234
-    packed: bool = False
+    peers: tuple[str, ...] = ()
+    draws: int = 1
 
     @property
     def label(self) -> str:
         """The set's name in the ids of cases; a draw of its own is named too."""
-        return self.name if self.seed == CalibrationChoice.seed else f"{self.name}.s{self.seed}"
+        name = source_called(self.name).name
+        return name if self.seed == CalibrationChoice.seed else f"{name}{_SEED}{self.seed}"
+
+
+_SEED: Final = ".s"
+
+
+def parse_label(label: str) -> tuple[str, int]:
+    """Name and seed of a `CalibrationChoice.label`."""
+    name, mark, seed = label.rpartition(_SEED)
+    return (name, int(seed)) if mark and seed.isdecimal() else (label, CalibrationChoice.seed)
 
 
 def readable(data: DataSource) -> list[str]:
@@ -58,9 +75,8 @@ def build_calibration(
         UsageError: an unknown name.
         DataError: the data source has no such text, or too little.
     """
-    source = source_called(choice.name)
-    want = Want(choice.n_samples, choice.length, choice.seed, choice.packed)
-    drawn = source.samples(Desk(data, bundled, prompts), want)
+    source, desk = source_called(choice.name), Desk(data, bundled, prompts)
+    drawn = source.samples(desk, _want(choice, desk))
     lengths = {len(sample) for sample in drawn.samples}
     return Calibration(
         source.name,
@@ -75,11 +91,30 @@ def build_calibration(
     )
 
 
+def _want(choice: CalibrationChoice, desk: Desk) -> Want:
+    count = choice.n_samples
+    if choice.peers:
+        count = shared_budget(choice.peers, desk, choice.length, count, choice.draws)
+    if count < 1:
+        raise DataError(
+            f"the sets {', '.join(choice.peers)}",
+            f"one of them has too little text for {choice.draws} draws of {choice.length} tokens",
+            expected="at least two samples a set, or one for a single draw",
+            hint="lower --calibration-length or --calibration-seeds, or leave the smallest set out",
+        )
+    return Want(count, choice.length, choice.seed, bool(choice.peers))
+
+
 def shared_budget(names: Sequence[str], desk: Desk, length: int, wanted: int, draws: int) -> int:
     """Samples of ``length`` tokens that every one of the sets can give: at most ``wanted``, so that all get the same.
 
     With several ``draws`` a draw takes at most half of the smallest set: draws of nearly all there is are nearly the
     same, and would show no variance.
     """
-    least = min(source_called(name).capacity(desk, length) for name in names)
+    least = min(_capacity(name, desk, length) for name in names)
     return max(0, min(wanted, least // 2 if draws > 1 else least))
+
+
+@lru_cache(maxsize=256)
+def _capacity(name: str, desk: Desk, length: int) -> int:
+    return source_called(name).capacity(desk, length)

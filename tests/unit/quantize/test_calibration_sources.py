@@ -87,7 +87,7 @@ def test_alpaca_is_chatml_to_the_letter(data, prompts):
 
 def test_dialogues_are_packed_where_a_budget_is_asked_for(data, prompts):
     whole = build(data, prompts, "dialogues", n_samples=5)
-    cut = build(data, prompts, "dialogues", n_samples=5, length=33, packed=True)
+    cut = build(data, prompts, "dialogues", n_samples=5, length=33, peers=("dialogues", "alpaca_gpt4"))
     assert {len(sample) for sample in cut.samples} == {33}
     assert len({len(sample) for sample in whole.samples}) > 1
 

@@ -1,0 +1,132 @@
+"""The table of calibration studies: which sets meet which tests (``--study NAME``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from quantgate.core.errors import UsageError
+from quantgate.core.naming import same_name, suggestion
+from quantgate.core.registry import rows_of
+from quantgate.quantize.calibration.table import SOURCES
+from quantgate.tasks.base import Placed
+from quantgate.tasks.boss_rows import KINDS, SETS, BossSet
+from quantgate.tasks.data import DataSource
+from quantgate.tasks.table import TASKS
+
+GROUP: Final = "quantgate.studies"
+"""Entry point group by which other packages add rows: studies, or lists of them."""
+_ENOUGH: Final = 3  # sets of the suite itself, so that no stand-in is taken
+
+
+@dataclass(frozen=True)
+class Part:
+    """Every set meets every test. ``missing``: what belongs here and the data lacks; a part is never padded."""
+
+    sets: tuple[str, ...]
+    tests: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named study. ``parts``: what it is over the data at hand."""
+
+    name: str
+    question: str
+    parts: Callable[[DataSource], Sequence[Part]]
+
+
+def _boss(data: DataSource) -> list[Part]:
+    """One part a task: its sets against their own test splits, by paper B's metric and by a continuous score."""
+    return [part for kind in KINDS if len((part := _boss_part(kind, data)).sets) > 1 or part.missing]
+
+
+def _boss_part(kind: str, data: DataSource) -> Part:
+    ours = [each for each in SETS if each.kind == kind and not each.stands_for]
+    there = [each for each in ours if not _lacking(each, data)]
+    if len(there) < _ENOUGH:
+        there += [each for each in SETS if each.kind == kind and each.stands_for and not _lacking(each, data)]
+    tests = [name for each in there for name in _tests(each)]
+    missing = tuple(f"{each.name} ({lacking})" for each in ours if (lacking := _lacking(each, data)))
+    return Part(tuple(each.name for each in there), tuple(tests), missing)
+
+
+def _lacking(each: BossSet, data: DataSource) -> str:
+    task = TASKS[each.name]
+    if isinstance(task, Placed) and not task.has_rows(data):
+        return f"data {data.name!r} has no test split of it"
+    return SOURCES[each.name].lacking(data)
+
+
+def _tests(each: BossSet) -> list[str]:
+    named = (each.name, f"{each.name}_f1", f"{each.name}_loss", f"{each.name}_likelihood")
+    return [name for name in (*named, f"mass_{each.name}_likelihood") if name in TASKS]
+
+
+def _exams(names: Iterable[str]) -> Callable[[DataSource], Sequence[Part]]:
+    """A part whose sets are dev questions of exams, and whose tests are their scored splits."""
+    wanted = tuple(names)
+
+    def parts(data: DataSource) -> list[Part]:
+        lacking = {name: SOURCES[name].lacking(data) for name in wanted}
+        sets = tuple(name for name in wanted if not lacking[name])
+        tests = tuple(test for name in sets for test in (name, f"mass_{name}"))
+        return [Part(sets, tests, tuple(f"{name} ({why})" for name, why in lacking.items() if why))]
+
+    return parts
+
+
+def _subjects(data: DataSource) -> list[Part]:
+    groups = ("humanities", "social_science", "stem", "other")
+    return [part for exam in ("ceval", "cmmlu") for part in _exams(f"{exam}_{group}" for group in groups)(data)]
+
+
+_S1_SETS: Final = ("c4", "wikitext2", "ptb", "alpaca_gpt4", "random")
+
+
+def _s1(data: DataSource) -> list[Part]:
+    """One set that is nobody's own, or another: paper B's standard setting calibrates on C4."""
+    lacking = {name: SOURCES[name].lacking(data) for name in _S1_SETS}
+    tests = tuple(name for names in S1_CATEGORIES.values() for name in names if data.has(_dataset(name)))
+    missing = tuple(name for names in S1_CATEGORIES.values() for name in names if not data.has(_dataset(name)))
+    sets = tuple(name for name, why in lacking.items() if not why)
+    return [Part(sets, tests, missing + tuple(f"{name} ({why})" for name, why in lacking.items() if why))]
+
+
+def _dataset(task: str) -> str:
+    return str(getattr(TASKS[task], "dataset", ""))
+
+
+S1_CATEGORIES: Final[dict[str, tuple[str, ...]]] = {
+    "commonsense": ("hellaswag", "piqa", "winogrande"),
+    "scientific questions": ("arc_easy", "arc_challenge", "openbookqa"),
+    "reading": ("boolq",),
+    "mathematics": ("gsm8k_cot",),
+    "inference": ("snli_likelihood",),
+    "truthfulness": ("truthfulqa",),
+    "language modelling": ("lambada",),
+    "knowledge": ("mmlu_cloze",),
+    "bias": ("bbq",),
+}
+"""Nine categories of our own naming: which tests are in which of paper B's nine is not published."""
+
+STUDIES: Final[dict[str, Study]] = rows_of(
+    GROUP,
+    Study,
+    (
+        Study("boss", "sets of one task of BOSS, each calibrating for all of them (paper B, S2)", _boss),
+        Study("chinese", "C-Eval and CMMLU, each calibrating for the other (paper B, S2)", _exams(("ceval", "cmmlu"))),
+        Study("subjects", "subject groups of one exam, each calibrating for the others (paper B, S2)", _subjects),
+        Study("s1", "general texts, and random tokens, for tests that are nobody's own (paper B, S1)", _s1),
+    ),
+    lambda row: row.name,
+)
+
+
+def study_called(name: str) -> Study:
+    """The row of that name. Raises UsageError for an unknown one."""
+    if (found := same_name(name, STUDIES)) is None:
+        raise UsageError("--study", f"unknown study {name!r}", hint=suggestion(name, STUDIES))
+    return STUDIES[found]
