@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -168,6 +168,8 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
     seen = stamps(entry.path)
     record = read_record(entry.path)
     check_record(record, method, calibration, model.path, entry.path)
+    # the same tokens may have been called otherwise when the entry was made
+    record = replace(record, calibration=calibration.as_record() if calibration else None)
     weights = digest_model(entry.path).loaded
     unchanged, on_grid = audit(model, entry.path, weights, record, store)
     return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid, stamps=seen)
