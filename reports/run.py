@@ -146,7 +146,9 @@ class Run:
             texts=self.texts,
             notes=tuple(self.notes),
             evidence=self.evidence,
-            studies=tuple(study for study in (shift_record(self.results, self.evidence.sides, self.subjects),) if study),
+            studies=tuple(
+                study for study in (shift_record(self.results, self.evidence.sides, self.subjects),) if study
+            ),
         )
 
 
