@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 MOVING = {"seconds", "from_cache", "quantize_seconds", "id", "started", "finished", "sha256", "files", "environment"}
-MOVING |= {"evidence", "schema", "notes"}
+MOVING |= {"evidence", "schema", "notes", "phases"}
 
 
 def differing(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, str]]:

@@ -20,7 +20,8 @@ class Payload:
     """``result``: the record; ``subject`` and ``model``: their entries; ``notes``: what was said so far;
     ``policy``: its name, digest and text, and what it says about many cases (``correction``, ``exit``); empty where no
     rule was reached; ``evidence``: all the verdict rests on, empty when there is none; ``efficiency``: measured rows,
-    of efficiency cases; ``allowed``: whether the verdict leaves the run green, as far as that is known so far.
+    of efficiency cases; ``phases``: seconds by what they were spent on since the last case; ``allowed``: whether the
+    verdict leaves the run green, as far as that is known so far.
     """
 
     result: Result
@@ -31,6 +32,7 @@ class Payload:
     policy: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict)
     allowed: bool = False
 
     def as_json(self) -> dict[str, Any]:
@@ -44,6 +46,7 @@ class Payload:
             "policy": dict(self.policy),
             "evidence": dict(self.evidence),
             "texts": dict(self.texts),
+            "phases": dict(self.phases),
             "allowed": self.allowed,
         }
 
@@ -51,7 +54,8 @@ class Payload:
     def from_json(cls, content: Mapping[str, Any]) -> Payload:
         """Inverse of :meth:`as_json`."""
         further = {
-            name: content[name] for name in ("subject", "model", "policy", "evidence", "efficiency", "texts", "allowed")
+            name: content[name]
+            for name in ("subject", "model", "policy", "evidence", "efficiency", "texts", "phases", "allowed")
         }
         return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 

@@ -37,7 +37,8 @@ class Report:
     ``results``: in the order in which they were judged. ``alone``: what is said beside each regression that the family
     does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
     machines. ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
-    quoted of it. ``studies``: what several cases say together, beyond the decisions.
+    quoted of it. ``studies``: what several cases say together, beyond the decisions. ``phases``: seconds by what they
+    were spent on, over all workers.
     """
 
     run: RunFacts
@@ -52,6 +53,7 @@ class Report:
     subjects: Mapping[str, Mapping[str, Any]]
     efficiency: Mapping[str, Mapping[str, Any]]
     texts: Mapping[str, Mapping[str, str]]
+    phases: Mapping[str, float]
     notes: tuple[str, ...]
     evidence: EvidenceFile
     studies: tuple[Mapping[str, Any], ...] = ()
@@ -72,6 +74,7 @@ class Report:
             "efficiency": [dict(each) for each in self.efficiency.values()],
             **self.derived.as_json(self.results),
             "studies": [dict(each) for each in self.studies],
+            "phases": {what: round(seconds, 2) for what, seconds in self.phases.items()},
             "texts": {task: dict(each) for task, each in self.texts.items()},
             "notes": list(self.notes),
         }

@@ -38,6 +38,7 @@ class Run:
         self.efficiency: dict[str, Mapping[str, Any]] = {}
         self.policy: Mapping[str, Any] = {"correction": "holm", "exit": "confirmed"}
         self.evidence = EvidenceFile()
+        self.phases: dict[str, float] = {}
         self.texts: dict[str, dict[str, str]] = {}
         """Task -> item -> what a report may quote of it."""
 
@@ -56,7 +57,7 @@ class Run:
         run.subjects = {named(each): each for each in content["subjects"]}
         run.efficiency = {each["method"]: each for each in content["efficiency"]}
         run.texts = {task: dict(each) for task, each in content["texts"].items()}
-        run.policy = policy
+        run.policy, run.phases = policy, dict(content.get("phases", {}))
         for result in results:
             if result.key in cases:
                 run.evidence.add(result, cases[result.key])
@@ -81,6 +82,8 @@ class Run:
             self.efficiency[result.about] = _merged(self.efficiency.get(result.about, {}), payload.efficiency)
         if payload.texts:
             self.texts.setdefault(result.task, {}).update(payload.texts)
+        for what, seconds in payload.phases.items():
+            self.phases[what] = self.phases.get(what, 0.0) + seconds
         self.model = payload.model or self.model
         self.policy = payload.policy or self.policy
         if payload.evidence:
@@ -144,6 +147,7 @@ class Run:
             subjects=dict(self.subjects),
             efficiency=dict(self.efficiency),
             texts=self.texts,
+            phases=self.phases,
             notes=tuple(self.notes),
             evidence=self.evidence,
             studies=tuple(

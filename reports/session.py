@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import pytest
 
 from quantgate.core.errors import StoreError, UsageError
 from quantgate.core.naming import closest
+from quantgate.core.phases import whole
 from quantgate.core.places import CLONE
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.reports.accounting import BROKEN, GREEN, Account
@@ -143,6 +145,8 @@ def _write(config: pytest.Config, code: int) -> int:
     """Write the report of a run that ends with ``code``; a gate that cannot write its evidence is not green."""
     run, directory = config.stash[RUN], config.stash[DIRECTORY]
     run.finished, run.code = now(), code
+    taken = datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.started)
+    run.phases = whole(run.phases, taken.total_seconds())
     facts = environment(config)
     try:
         directory.finish(sealed(run.report(facts)))

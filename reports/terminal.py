@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from quantgate.core.phases import sentence
 from quantgate.core.words import folded
 from quantgate.reports import shift, waivers
 from quantgate.reports.fit import Look, draw, fit
@@ -58,6 +59,8 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
         page.line(f"note: {note}")
     for line in shift.sentences(study) if study else ():
         page.line(line)
+    if report.phases:
+        page.line(sentence(report.phases))
     page.account(report)
     for decision in report.derived.decisions:
         page.line(decision.sentence, **{_MARKUP[decision.verdict]: True})

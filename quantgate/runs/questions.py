@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from quantgate.core.items import digest_items, splits_note
+from quantgate.core.phases import PHASES
 from quantgate.models.ending import end_tokens
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
@@ -75,9 +76,10 @@ class Questions:
     def asked(self, task: Task) -> Asked:
         """Items and requests of ``task``, built once."""
         if task.id not in self._asked:
-            items = items_of(task, self.sources.data, self.options.selection, self.prompts)
-            with told_of(task, "cannot ask about its items"):
-                self._asked[task.id] = asked = ask_items(task, items, self.prompts)
+            with PHASES.of(f"{task.id}: items and prompts"):
+                items = items_of(task, self.sources.data, self.options.selection, self.prompts)
+                with told_of(task, "cannot ask about its items"):
+                    self._asked[task.id] = asked = ask_items(task, items, self.prompts)
             for note in asked.notes(task.id):
                 self.store.progress.note(note)
         return self._asked[task.id]

@@ -12,6 +12,7 @@ from typing import Any, Final
 from quantgate.core.errors import UsageError, translated
 from quantgate.core.items import ItemOutcome
 from quantgate.core.keys import ResponsesKey
+from quantgate.core.phases import PHASES
 from quantgate.core.progress import Share
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, Sink
 from quantgate.engines.guarded import Guarded
@@ -121,7 +122,8 @@ class Scoring:
 
     def score(self, ask: Ask) -> Scored:
         """Outcomes of the items asked, from the store or computed."""
-        answered = self._answers(ask)
+        with PHASES.of(ask.what):
+            answered = self._answers(ask)
         outcomes = _outcomes(ask, answered.responses)
         origin = "store" if answered.from_cache else "computed"
         stats = answered.stats
@@ -186,7 +188,7 @@ class Scoring:
     def _engine(self, weights: Weights) -> Engine:
         if self._open is None or self._open[0] != weights.digest_loaded:
             self.release()
-            with translated(weights.who, "cannot be loaded"):
+            with PHASES.of(f"{weights.name}: loading"), translated(weights.who, "cannot be loaded"):
                 opened = self.row.open(weights, self.questions.tokenizer, self.options.setting)
             self._open = (weights.digest_loaded, opened)
             weights.check_unchanged()

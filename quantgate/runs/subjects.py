@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quantgate.core.phases import PHASES
 from quantgate.quantize.base import Method
 from quantgate.runs.questions import Questions
 from quantgate.runs.scoring import Scoring
@@ -31,7 +32,8 @@ class Subjects:
             options = self.questions.options
             calibration = self.questions.calibration(spec.calibration) if method.needs_calibration else None
             workshop = Workshop(self.questions.store, options.device, options.shared, options.dtype)
-            subject = spec.open(self.questions.model, calibration, workshop)
+            with PHASES.of(f"{spec.id}: quantizing"):  # or opening
+                subject = spec.open(self.questions.model, calibration, workshop)
             if subject.from_cache:
                 workshop.progress.step(f"{spec.id}: quantizing", 1, 1)
             self._opened[spec.id] = subject
