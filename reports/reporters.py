@@ -4,18 +4,21 @@ point group ``quantgate.reporters``.
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePosixPath
-from typing import Any, Final
+from io import StringIO
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import UsageError, translated
 from quantgate.core.registry import rows_of
-from quantgate.reports import markdown, shift
-from quantgate.reports.picture import roofline_svg
-from quantgate.reports.report import Report
+
+if TYPE_CHECKING:
+    from quantgate.reports.report import Report
 
 GROUP: Final = "quantgate.reporters"
 
@@ -46,13 +49,24 @@ class Drawing:
     repeatable: bool = True
 
 
+def _later(module: str, name: str) -> Callable[[Report], str]:
+    """The function of a module that is imported when it draws: this one is imported while tables are made."""
+
+    def draw(report: Report) -> str:
+        text: str = getattr(importlib.import_module(f"quantgate.reports.{module}"), name)(report)
+        return text
+
+    return draw
+
+
 DRAWINGS: Final = (
-    Drawing("report.md", markdown.render),
-    Drawing("roofline.svg", roofline_svg, repeatable=False),
-    Drawing(shift.CSV_FILE, shift.cells_csv),
-    Drawing(shift.PICTURE, shift.heat_map, repeatable=False),
+    Drawing("report.md", _later("markdown", "render")),
+    Drawing("roofline.svg", _later("picture", "roofline_svg"), repeatable=False),
+    Drawing("calibration.csv", _later("shift", "cells_csv")),
+    Drawing("calibration.svg", _later("shift", "heat_map"), repeatable=False),
 )
 _TAKEN: Final = ("report.json", "evidence.jsonl", *(row.file for row in DRAWINGS))
+_FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def drawn(report: Report, *, repeatable: bool = False) -> dict[str, str]:
@@ -69,11 +83,11 @@ def reporters() -> Mapping[str, Reporter]:
             or over the report itself.
     """
     found: dict[str, Reporter] = rows_of(GROUP, Reporter, (), lambda row: row.name)
-    files = [row.file for row in found.values()]
+    taken = set(_TAKEN)  # some file systems know no capitals
     for row in found.values():
-        plain = PurePosixPath(row.file).name == row.file and not row.file.startswith(".") and "\\" not in row.file
-        if not plain or row.file in _TAKEN or files.count(row.file) > 1:
+        if not isinstance(row.file, str) or not _FILE.fullmatch(row.file) or row.file.casefold() in taken:
             raise UsageError(f"reporter {row.name!r}", f"its file is called {row.file!r}", expected="a name of its own")
+        taken.add(row.file.casefold())
     return found
 
 
@@ -83,7 +97,19 @@ def rendered(content: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     for row in reporters().values():
         try:
             with translated(f"reporter {row.name!r}", "made no text", kind=UsageError, also=(Exception,)):
-                texts[row.file] = str(row.render(deepcopy(content)))  # what is sealed is what was judged
+                texts[row.file] = _text_of(row, content)
         except UsageError as error:
             failed.append(f"{row.file} was not written: {error}")
+        except BaseException as error:  # noqa: BLE001 - what would end the process: the report is written all the same
+            failed.append(f"{row.file} was not written: reporter {row.name!r} raised {type(error).__name__}")
     return texts, failed
+
+
+def _text_of(row: Reporter, content: Mapping[str, Any]) -> str:
+    """What ``row`` makes of a copy: what is sealed is what was judged. What it prints is not the gate's word."""
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        text = row.render(deepcopy(content))
+    if type(text) is not str:
+        raise UsageError(f"reporter {row.name!r}", f"made a {type(text).__name__}", expected="a text")
+    text.encode("utf-8")  # raises where it holds what no file can
+    return text

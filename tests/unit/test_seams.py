@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -331,3 +332,28 @@ def test_a_mistake_of_ours_below_a_library_is_ours():
 def test_errors_of_ours_pass_unchanged():
     with pytest.raises(DataError, match="as it was"), translated("who", "found"):
         raise DataError("as it was", "found")
+
+
+AUTHORS = """
+import sys
+from quantgate.core.items import Item, ItemOutcome
+from quantgate.core.metrics import ACCURACY
+from quantgate.core.requests import Likelihood
+from quantgate.engines.protocol import Engine
+from quantgate.engines.torch.row import TorchRow
+from quantgate.quantize.algorithms.rtn import Rtn
+from quantgate.quantize.base import Method
+from quantgate.quantize.catalogue.plugins import MethodPlugin
+from quantgate.quantize.settings import RtnSettings
+from quantgate.reports.reporters import Reporter
+from quantgate.tasks.base import Selection, Task
+from quantgate.tasks.data import DataSource
+from quantgate.tasks.prompts import Prompts
+print(*{"quantgate.tasks.table", "quantgate.quantize.catalogue.methods", "quantgate.engines.table"} & set(sys.modules))
+"""
+
+
+def test_what_authors_of_rows_import_is_no_table():
+    """A package with rows of several kinds is imported while tables are made: a table among its imports is a circle."""
+    shown = subprocess.run([sys.executable, "-c", AUTHORS], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == []
