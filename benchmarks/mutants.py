@@ -128,14 +128,37 @@ of(
     ("name in ours or name == HEAD", "name in ours"),
     ("        and name not in theirs\n", "        and False\n"),
     ('if not name.endswith(".bias")}', "}"),
-    ("if not bool(torch.isfinite(found).all()):", NEVER),
-    ("elif bool(weight.any()) and not bool(found.any()):", "elif False:"),
-    ("elif found.shape != weight.shape:", "elif False:"),
-    ("if error > min(_UNLIKE, _SLACK * nearest):", NEVER),
+)
+of(
+    "quantgate/checkpoints/inspection.py",
+    "tests/unit/checkpoints/test_audit.py tests/unit/checkpoints/test_inspection.py",
+    ('weight"\n    if not bool(found.isfinite().all()):', f'weight"\n    {NEVER}'),
+    ("    if not bool(found.any()):", f"    {NEVER}"),
+    ("    elif error > min(_UNLIKE, _SLACK * least):", "    elif False:"),
     ("(usual := statistics.median(times)) > _USUAL", "(usual := statistics.median(times)) > 1e9"),
-    ("if other is not None and not torch.equal(other, weight.to(other.dtype)):", NEVER),
-    ("clamp(min=1e-30) + lost)", "clamp(min=1e-30))"),
-    ("return plain if plain <= allowed else min(plain, _up_to_scales(weight, found))", "return plain"),
+    ("matrices.is_rotation(one, other) and _turned_alike", "_turned_alike"),
+    ("if (apart := matrices.spread(fit.scaled, found, stored.group)) > allowed:", NEVER),
+    ("        if len(same) > 1:", f"        {NEVER}"),
+    ("    if lost := matrices.empty_blocks(weight, found, stored.group):", f"    {NEVER}"),
+    ("    findings = [*checkpoint.suspicions()]", "    findings: list[Finding] = []"),
+)
+of(
+    "quantgate/checkpoints/matrices.py",
+    "tests/unit/checkpoints/test_audit.py",
+    ("clamp(min=_TINY) + lost", "clamp(min=_TINY)"),
+)
+of(
+    "quantgate/checkpoints/folds.py",
+    "tests/unit/checkpoints/test_inspection.py tests/unit/checkpoints/test_audit.py",
+    ("        if lost:", f"        {NEVER}"),
+    ("        if not _is_one(ratio):", f"        {NEVER}"),
+    ("            if abs(gain - 1) > _EVEN:", f"            {NEVER}"),
+)
+of(
+    "quantgate/checkpoints/fields.py",
+    "tests/unit/checkpoints/test_declared.py",
+    ("        if name in known or empty or", "        if True or name in known or empty or"),
+    ("if not isinstance(value, int) or isinstance(value, bool) or not", "if not isinstance(value, int) or not"),
 )
 of(
     "quantgate/models/files.py",
@@ -214,10 +237,9 @@ of(
     ("    _agree(found, places, who)\n", ""),
     ('if place.startswith("hf_quant") else inner', "if False else inner"),
     ("    if method not in _LAYOUTS:", f"    {NEVER}"),
-    ("        if name in known or empty or", "        if True or name in known or empty or"),
     ('"checkpoint_format": _FORMATS, ', '"checkpoint_format": (*_FORMATS, "marlin"), '),
-    ('bits = _integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")', 'bits = config["bits"]'),
-    ('    _integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)\n', ""),
+    ('bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")', 'bits = config["bits"]'),
+    ('    integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)\n', ""),
     (
         '        account(changes or {}, f"{who}.dynamic[{pattern!r}]", honoured=honoured[1:5],',
         "        (lambda *a, **k: 0)({}, honoured=(),",
@@ -237,7 +259,6 @@ of(
     ("simulated = bool(cache) or any(bits < 16 for bits in activations)", "simulated = False"),
     ("    if name not in FORMATS:", f"    {NEVER}"),
     ("    if name in _SETTINGS:", f"    {NEVER}"),
-    ("if not isinstance(value, int) or isinstance(value, bool) or not", "if not isinstance(value, int) or not"),
 )
 of(
     "reports/accounting.py",

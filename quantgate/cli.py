@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from quantgate import export
+from quantgate import auditing, export
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
@@ -40,6 +40,7 @@ class Command:
 COMMANDS: Final = (
     Command("run", "judge quantized models: the suite", suite.add_arguments, suite.run, forwards=True),
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
+    Command("audit", "look into the files of a checkpoint before it is scored", auditing.add_arguments, auditing.run),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
@@ -32,25 +33,6 @@ from quantgate.quantize.settings import (
 )
 
 _WORDS: Final = ("bits", "group_size", "sym", "desc_act", "checkpoint_format")  # must not differ between two places
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What will be computed when the checkpoint is loaded.
-
-    ``reader``: ``own`` (`load_quantized`), or ``transformers``, which computes all that the configuration says.
-    ``kept``: whether a module of that name is declared to stay in 16 bit. ``bits``: nominal, None where nothing says.
-    ``compute_dtype``: in which the runtime that it was written for unpacks and multiplies, where it says so; here that
-    is always the run's ``--dtype``.
-    """
-
-    reader: Literal["own", "transformers"]
-    kept: Callable[[str], bool]
-    bits: int | None = None
-    activation_bits: int = 16
-    cache_bits: int = 16
-    execution: str = "dequantized"
-    compute_dtype: str = ""
 
 
 def read_declared(path: Path, who: str) -> Declared:
@@ -104,55 +86,6 @@ def _agree(config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> No
                 )
 
 
-def account(
-    config: Mapping[str, Any],
-    who: str,
-    *,
-    honoured: Iterable[str],
-    harmless: Iterable[str] = (),
-    only: Mapping[str, tuple[Any, ...]] | None = None,
-) -> None:
-    """Check that every field of ``config`` is known.
-
-    Args:
-        config: what a configuration says.
-        who: for messages.
-        honoured: fields that the reader computes with; their values are its business.
-        harmless: fields that say how the weights were found or where they run fastest, not what they are.
-        only: fields that are harmless with these values alone.
-
-    Raises:
-        ModelError: the first field that may change what is computed.
-    """
-    known, fixed = {*honoured, *harmless}, only or {}
-    for name, value in config.items():
-        empty = value is None or value in ({}, [])
-        if name in known or empty or (name in fixed and any(value == each for each in fixed[name])):
-            continue
-        allowed = " or ".join(map(repr, fixed[name])) if name in fixed else ""
-        shown = repr(value)
-        raise ModelError(
-            who,
-            f"{name} is {shown if len(shown) <= 80 else shown[:77] + '...'}",
-            expected=f"{allowed or 'no such field'}: this is not computed here, and it may change the answers",
-            hint="judge the checkpoint in a runtime that knows it, or export it without",
-        )
-
-
-def _integer(config: Mapping[str, Any], name: str, allowed: Callable[[int], bool], who: str, expected: str) -> int:
-    value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not allowed(value):
-        raise ModelError(who, f"{name} is {value!r}" if name in config else f"no {name}", expected=expected)
-    return value
-
-
-def _flag(config: Mapping[str, Any], name: str, who: str) -> bool:
-    value = config.get(name, False)
-    if value not in (True, False, None):
-        raise ModelError(who, f"{name} is {value!r}", expected="true or false")
-    return bool(value)
-
-
 # --- GPTQ -----------------------------------------------------------------------------------------------------------
 
 _GPTQ_HARMLESS: Final = (
@@ -179,18 +112,18 @@ def _gptq(config: Mapping[str, Any], who: str) -> Declared:
         "method": ("gptq",), "data_type": ("int",),
     }  # fmt: skip
     account(config, who, honoured=honoured, harmless=_GPTQ_HARMLESS, only=only)
-    bits = _integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
-    _integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)
+    bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
+    integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)
     for name in ("sym", "desc_act", "lm_head"):
-        _flag(config, name, who)
+        flag(config, name, who)
     rules = config.get("dynamic") or {}
     if not isinstance(rules, Mapping):
         raise ModelError(who, f"dynamic holds a {type(rules).__name__}", expected="an object of patterns")
     for pattern, changes in rules.items():
-        _check_pattern(pattern.removeprefix("-:").removeprefix("+:"), f"{who}.dynamic")
+        check_pattern(pattern.removeprefix("-:").removeprefix("+:"), f"{who}.dynamic")
         account(changes or {}, f"{who}.dynamic[{pattern!r}]", honoured=honoured[1:5], harmless=_GPTQ_HARMLESS)
-    inner = [name for stage in config.get("modules_in_block_to_quantize") or [] for name in _names(stage, who)]
-    skipped = _names(config.get("modules_to_not_convert") or [], who)
+    inner = [name for stage in config.get("modules_in_block_to_quantize") or [] for name in names(stage, who)]
+    skipped = names(config.get("modules_to_not_convert") or [], who)
 
     def kept(name: str) -> bool:
         if name == "lm_head":
@@ -200,21 +133,6 @@ def _gptq(config: Mapping[str, Any], who: str) -> Declared:
         return bool(inner) and not any(name.endswith(f".{each}") for each in inner)
 
     return Declared("own", kept, bits)
-
-
-def _names(value: Any, who: str) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ModelError(who, f"{value!r} in a list of modules", expected="names of modules")
-    return value
-
-
-def _check_pattern(pattern: str, who: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ModelError(who, f"{pattern!r} is no regular expression ({error})", expected="one") from error
 
 
 # --- bitsandbytes ---------------------------------------------------------------------------------------------------
@@ -233,7 +151,7 @@ def _bitsandbytes(config: Mapping[str, Any], who: str) -> Declared:
         harmless=("llm_int8_enable_fp32_cpu_offload", "bnb_4bit_quant_storage"),
         only={"llm_int8_has_fp16_weight": (False,), "bnb_4bit_compute_dtype": _BNB_DTYPES},
     )
-    eight, four = (any(_flag(config, f"{p}load_in_{n}bit", who) for p in ("", "_")) for n in (8, 4))
+    eight, four = (any(flag(config, f"{p}load_in_{n}bit", who) for p in ("", "_")) for n in (8, 4))
     if eight == four:
         raise ModelError(who, f"load_in_8bit is {eight}, load_in_4bit is {four}", expected="one of them true")
     if four and config.get("bnb_4bit_quant_type", "fp4") not in ("nf4", "fp4"):
@@ -242,9 +160,9 @@ def _bitsandbytes(config: Mapping[str, Any], who: str) -> Declared:
     if eight and (not isinstance(threshold, int | float) or isinstance(threshold, bool) or threshold < 0):
         raise ModelError(who, f"llm_int8_threshold is {threshold!r}", expected="a number from 0")
     patterns = config.get("llm_int8_skip_modules")
-    patterns = ["lm_head"] if patterns is None else _names(patterns, who)
+    patterns = ["lm_head"] if patterns is None else names(patterns, who)
     for pattern in patterns:
-        _check_pattern(pattern, f"{who}.llm_int8_skip_modules")
+        check_pattern(pattern, f"{who}.llm_int8_skip_modules")
 
     def kept(name: str) -> bool:
         from transformers.quantizers.quantizers_utils import should_convert_module
@@ -281,7 +199,7 @@ def _compressed(config: Mapping[str, Any], who: str) -> Declared:
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping) or not groups or not all(isinstance(each, Mapping) for each in groups.values()):
         raise ModelError(who, f"config_groups is {groups!r}", expected="an object of groups with targets and weights")
-    ignored = _names(config.get("ignore") or [], who)
+    ignored = names(config.get("ignore") or [], who)
     targets: list[str] = []
     bits: list[int] = []
     inputs: list[int] = []
@@ -290,12 +208,12 @@ def _compressed(config: Mapping[str, Any], who: str) -> Declared:
         parts = ("weights", "input_activations", "output_activations")
         account(group, where, honoured=("targets", *parts), only={"format": _COMPRESSED})
         found = {part: _arguments(group[part], f"{where}.{part}") for part in parts if group.get(part)}
-        targets += _targets(_names(group.get("targets") or [], where), where)
+        targets += _targets(names(group.get("targets") or [], where), where)
         bits += [found["weights"]] if "weights" in found else []
         inputs += [found[part] for part in parts[1:] if part in found]
     for pattern in (*targets, *ignored):
         if pattern.startswith("re:"):
-            _check_pattern(pattern.removeprefix("re:"), who)
+            check_pattern(pattern.removeprefix("re:"), who)
 
     def kept(name: str) -> bool:
         return _matches(name, ignored) or not _matches(name, targets)
@@ -312,7 +230,7 @@ def _arguments(value: Any, who: str) -> int:
     if not isinstance(value, Mapping):
         raise ModelError(who, f"holds a {type(value).__name__}", expected="an object")
     account(value, who, honoured=_ARGUMENTS, harmless=_OBSERVERS)
-    return _integer(value, "num_bits", lambda n: 1 <= n <= 16, who, "1 to 16")
+    return integer(value, "num_bits", lambda n: 1 <= n <= 16, who, "1 to 16")
 
 
 def _targets(names: list[str], who: str) -> list[str]:

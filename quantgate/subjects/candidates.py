@@ -7,36 +7,39 @@ the configuration declares to stay in 16 bit (and routers of experts, which no t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints.audit import audited, check_complete
+from quantgate.checkpoints.audit import audit_of, audited, check_complete
+from quantgate.checkpoints.findings import WARNING
 from quantgate.core.errors import ModelError, UsageError
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json, weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.quantized import quantized_tensors
 from quantgate.models.source import ModelFiles, check_model_directory
-from quantgate.models.tensors import stored
+from quantgate.models.tensors import StoredTensor, read_tensor, stored
 from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.subjects.subject import Subject, Workshop, lies_on_grid
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
-    from quantgate.checkpoints.declared import Declared
+    from quantgate.checkpoints.fields import Declared
+    from quantgate.checkpoints.layouts.protocol import Checkpoint
 
 ALGORITHM: Final = "candidate"
 _BLOCK_WEIGHT: Final = re.compile(r".*\.\d+\..*\.weight")  # a numbered block: neither embeddings nor the output head
 _ALIKE: Final = ("hidden_size", "num_hidden_layers", "vocab_size")
 _PROBES: Final = ("The 3 ships sailed at 07:45.", "  naïve café — 东京\n\tdef f(x): return x**2", "<|im_start|>user")
 
+_FLOATS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes
 _WORDS: Final = 64  # tokens of the vocabulary in one probe
 
 
@@ -149,8 +152,10 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     problems = [
         *_claimed(found.record),
         *_tokenizer_problems(ours, theirs),
-        *(audited(model, path, loaded, workshop.store, who) if declared.reader == "own" else []),
+        *audited(model, path, loaded, workshop.store, who),
     ]
+    for warning in audit_of(model, path, loaded, workshop.store, who).of_level(WARNING):
+        workshop.progress.note(f"{who}: {warning.sentence}")
     return replace(
         found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen, loader=load_candidate
     )
@@ -233,8 +238,10 @@ class _Found:
 def _inspect(reference: Path, candidate: Path, method: Method, declared: Declared) -> Subject:
     """What the files say, as a subject without weights of its own yet."""
     from quantgate.checkpoints.checkpoint import bytes_on_disk
+    from quantgate.checkpoints.layouts.table import open_checkpoint
 
-    found = _matrices(reference, candidate, declared, f"candidate {method.id!r}")
+    who = f"candidate {method.id!r}"
+    found = _matrices(reference, open_checkpoint(candidate, reference, who), declared, who)
     config = read_json(candidate / "config.json", method.id).get("quantization_config") or {}
     weights, kept = sum(found.quantized.values()), sum(found.kept.values())
     bits = 8 * found.nbytes / max(weights, 1)
@@ -258,45 +265,49 @@ def _inspect(reference: Path, candidate: Path, method: Method, declared: Declare
     )  # fmt: skip
 
 
-def _matrices(reference: Path, candidate: Path, declared: Declared, who: str) -> _Found:
-    """Look up every matrix of the blocks. All tensors of a module count, whatever they are called.
+def _matrices(reference: Path, checkpoint: Checkpoint, declared: Declared, who: str) -> _Found:
+    """Look up every matrix of the blocks.
 
     Raises:
         ModelError: a module is stored quantized although the configuration keeps it in 16 bit.
     """
-    import torch
-
-    from quantgate.checkpoints.checkpoint import stored_tensors
-
-    theirs = dict(stored_tensors(candidate))
     experts = _experts(read_json(reference / "config.json", who))
     found = _Found()
-    for name, weight in stored_tensors(reference):
+    for name, weight in stored(reference).items():
         module = name.removesuffix(".weight")
-        in_block = weight.ndim == 2 and _BLOCK_WEIGHT.fullmatch(name)
+        in_block = len(weight.shape) == 2 and _BLOCK_WEIGHT.fullmatch(name)
         if not in_block and not (name == "lm_head.weight" and declared.kept("lm_head")):
             continue
-        own = {key: value for key, value in theirs.items() if key.startswith(f"{module}.") and key != f"{module}.bias"}
-        same = own.get(name)
-        packed = same is None or same.itemsize < 2 or not same.is_floating_point() or same.shape != weight.shape
+        quantized, same = checkpoint.modules.get(module), checkpoint.plain.get(name)
+        packed = quantized is not None or same is None or same[0] not in _FLOATS or same[1] != weight.shape
+        count = math.prod(weight.shape)
         if declared.kept(module):
-            if packed and own:
+            if packed and (quantized or same):
                 raise ModelError(
                     who, f"{module} is stored quantized", expected="16 bit, as its quantization_config declares",
                     hint="the runtime would not read these tensors: correct the configuration",
                 )  # fmt: skip
             if in_block:
-                found.kept[module] = weight.numel()
+                found.kept[module] = count
             continue
-        if same is not None and not packed and _is_router(name, weight, experts):
-            found.kept[module] = weight.numel()
+        if not packed and _is_router(name, weight.shape, experts):
+            found.kept[module] = count
             continue
-        found.quantized[module] = weight.numel()
-        found.nbytes += sum(value.nbytes for value in own.values())
+        found.quantized[module] = count
+        found.nbytes += quantized.nbytes if quantized else count * _FLOATS.get(same[0], 2) if same else 0
         found.packed |= packed
-        if same is not None and not packed and torch.equal(same.to(torch.bfloat16), weight.to(torch.bfloat16)):
-            (found.on_grid if lies_on_grid(weight) else found.unchanged).append(module)
+        if not packed:
+            _compare(weight, checkpoint, found)
     return found
+
+
+def _compare(weight: StoredTensor, checkpoint: Checkpoint, found: _Found) -> None:
+    """Whether a matrix that is stored as floats is still the reference's."""
+    import torch
+
+    ours, theirs = read_tensor(weight), checkpoint.tensor(weight.name)
+    if torch.equal(theirs.to(torch.bfloat16), ours.to(torch.bfloat16)):
+        (found.on_grid if lies_on_grid(ours) else found.unchanged).append(weight.name.removesuffix(".weight"))
 
 
 def _experts(config: Mapping[str, Any]) -> set[int]:
@@ -306,6 +317,6 @@ def _experts(config: Mapping[str, Any]) -> set[int]:
     return {int(place[name]) for place in places for name in names if isinstance(place.get(name), int)}
 
 
-def _is_router(name: str, weight: Tensor, experts: set[int]) -> bool:
+def _is_router(name: str, shape: tuple[int, ...], experts: set[int]) -> bool:
     """Whether the matrix has one row an expert and is called as routers are."""
-    return len(weight) in experts and name.split(".")[-2] in ("gate", "router", "wg")
+    return shape[0] in experts and name.split(".")[-2] in ("gate", "router", "wg")

@@ -1,0 +1,133 @@
+"""Scales that were moved from one tensor into another before quantizing (AWQ, SmoothQuant), and those that were not.
+
+A model computes the same if the columns of a matrix are multiplied and the norm before it divided, or if the rows of
+one matrix are multiplied and the columns of the next divided. What looks like a fold and has no counterpart is damage:
+scales of another matrix, of another order, of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from quantgate.checkpoints.findings import ERROR, FACT, Finding, named
+from quantgate.core.words import counted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EVEN: Final = 0.15  # relative spread of factors that are all the same
+_ALIKE: Final = 0.15  # of the product of two factors that make up for each other
+
+
+@dataclass
+class Folds:
+    """Factors of matrices that fit the reference's only up to scales, and of norms that changed; by name."""
+
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
+
+    def add(self, module: str, rows: Tensor, columns: Tensor) -> None:
+        """Keep what is not 1. A factor that all elements share is a gain; else it goes to the side that is not even."""
+        if _is_even(rows) and _is_even(columns):
+            gain = float(rows.mean() * columns.mean())
+            if abs(gain - 1) > _EVEN:
+                self.gains[module] = gain
+            return
+        if _is_even(rows):
+            columns, rows = columns * rows.mean(), rows / rows.mean()
+        elif _is_even(columns):
+            rows, columns = rows * columns.mean(), columns / columns.mean()
+        if not _is_one(rows):
+            self.rows[module] = rows
+        if not _is_one(columns):
+            self.columns[module] = columns
+
+    def add_norm(self, name: str, ratio: Tensor) -> None:
+        """``ratio``: the candidate's norm by the reference's."""
+        if not _is_one(ratio):
+            self.norms[name] = ratio
+
+    def findings(self, config: Mapping[str, Any]) -> Iterator[Finding]:
+        """Those without a counterpart, as an error; the others as a fact. ``config``: config.json."""
+        repeats = _repeats(config)
+        lost = [name for name, factors in self.columns.items() if not self._made_up(name, factors, repeats)]
+        lost += [name for name, factors in self.rows.items() if not self._rows_made_up(name, factors, repeats)]
+        lost += [name for name, ratio in self.norms.items() if not self._norm_made_up(name, ratio)]
+        lost += [name for name, gain in self.gains.items() if not self._gain_made_up(name, gain)]
+        lost = list(dict.fromkeys(lost))
+        if lost:
+            yield Finding(
+                "scaled", ERROR,
+                f"{counted(len(lost), 'tensor is', 'tensors are')} the reference's times factors that nothing makes up "
+                f"for ({named(lost)})",
+                tuple(lost),
+            )  # fmt: skip
+        folded = sorted({*self.rows, *self.columns, *self.norms, *self.gains} - set(lost))
+        if folded:
+            sentence = f"{counted(len(folded), 'tensor')} scaled, and others by as much the other way"
+            yield Finding("folded", FACT, sentence, tuple(folded))
+
+    def _made_up(self, module: str, columns: Tensor, repeats: int) -> bool:
+        """Whether a norm or the rows of another matrix of the block divide by what the columns were multiplied by."""
+        norms = (ratio for name, ratio in self.norms.items() if _block(name) == _block(module))
+        rows = (factors for name, factors in self.rows.items() if _block(name) == _block(module) and name != module)
+        return any(_cancel(columns, each, 1) for each in norms) or any(_cancel(columns, each, repeats) for each in rows)
+
+    def _rows_made_up(self, module: str, rows: Tensor, repeats: int) -> bool:
+        others = (each for name, each in self.columns.items() if _block(name) == _block(module) and name != module)
+        return any(_cancel(each, rows, repeats) for each in others)
+
+    def _norm_made_up(self, norm: str, ratio: Tensor) -> bool:
+        columns = (each for name, each in self.columns.items() if _block(name) == _block(norm))
+        gains = (each for name, each in self.gains.items() if _block(name) == _block(norm))
+        return any(_cancel(each, ratio, 1) for each in columns) or any(_is_one(ratio * each) for each in gains)
+
+    def _gain_made_up(self, module: str, gain: float) -> bool:
+        gains = (each for name, each in self.gains.items() if _block(name) == _block(module) and name != module)
+        norms = (ratio for name, ratio in self.norms.items() if _block(name) == _block(module))
+        return any(abs(gain * each - 1) < _EVEN for each in gains) or any(_is_one(ratio * gain) for ratio in norms)
+
+
+def _block(name: str) -> str:
+    """``model.layers.3`` of anything in that block."""
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else ""
+
+
+def _is_even(factors: Tensor) -> bool:
+    centre = factors.median()
+    return bool(centre > 0) and float((factors / centre - 1).abs().mean()) < _EVEN
+
+
+def _is_one(factors: Tensor) -> bool:
+    return float((factors - 1).abs().mean()) < _EVEN
+
+
+def _cancel(columns: Tensor, rows: Tensor, repeats: int) -> bool:
+    """Whether the products are all alike: 1, or another number where each side also has factors of its own."""
+    if len(rows) != len(columns):
+        if len(rows) * repeats != len(columns):
+            return False
+        # heads of values are shared by several of queries: head size = what both are multiples of
+        return any(_cancel(columns, each, 1) for each in _repeated(rows, repeats))
+    product = columns * rows
+    return _is_even(product) and float((product / product.median() - 1).abs().median()) < _ALIKE
+
+
+def _repeated(rows: Tensor, repeats: int) -> Iterator[Tensor]:
+    heads = [heads for heads in range(1, 257) if len(rows) % heads == 0]
+    for count in heads:
+        yield rows.view(count, 1, -1).expand(count, repeats, -1).reshape(-1)
+
+
+def _repeats(config: Mapping[str, Any]) -> int:
+    """How many query heads share one of keys and values."""
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, Mapping) else config
+    queries, keys = text.get("num_attention_heads"), text.get("num_key_value_heads")
+    return queries // keys if isinstance(queries, int) and isinstance(keys, int) and keys > 0 else 1

@@ -1,0 +1,391 @@
+"""The audit: what a checkpoint's files hold, matrix by matrix, and how that fits its reference and its declaration.
+
+Tensors are read one module at a time: the memory is that of a few copies of the largest matrix, whatever the size of
+the checkpoint. Nothing is scored; what is found here is what no rounding of the reference can have given.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from quantgate.checkpoints import matrices
+from quantgate.checkpoints.causes import order_of_groups
+from quantgate.checkpoints.findings import ERROR, FACT, WARNING, Audit, Finding, MatrixRow, named
+from quantgate.checkpoints.folds import Folds
+from quantgate.checkpoints.layouts.plain import LAYOUT as PLAIN
+from quantgate.checkpoints.layouts.protocol import Checkpoint, StoredModule
+from quantgate.checkpoints.layouts.table import open_checkpoint
+from quantgate.core.words import counted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION: Final = 5  # counts up when other things are found in the same files
+_HALF: Final = 0.5
+_CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
+_UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
+# Rounding with feedback (GPTQ) moves weights further than to the nearest level. With eight samples of calibration the
+# worst matrix of the bundled model had seven times that error, and its usual matrix twice.
+_SLACK: Final = 25.0  # of one matrix
+_USUAL: Final = 4.5  # of the median matrix
+_APART: Final = 4.0  # times its neighbours' error
+_SPREAD: Final = 0.04  # of the factors between groups that rounding of scales and weights leaves
+_NOISE: Final = 3.0  # standard deviations of what rounding adds to that
+_TURNED: Final = 0.3  # of products of embedding and first matrices, after both were turned and rounded
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
+_EMBEDDING: Final = "embed_tokens.weight"
+
+
+@dataclass
+class _Seen:
+    """What was measured, by module; sentences are made of it at the end."""
+
+    rows: list[MatrixRow] = field(default_factory=list)
+    dead: list[str] = field(default_factory=list)
+    empty: dict[str, int] = field(default_factory=dict)
+    infinite: list[str] = field(default_factory=list)
+    shapes: list[str] = field(default_factory=list)
+    far: dict[str, float] = field(default_factory=dict)
+    causes: list[Finding] = field(default_factory=list)
+    folds: Folds = field(default_factory=Folds)
+    apart: dict[str, float] = field(default_factory=dict)
+    negative: list[str] = field(default_factory=list)
+    zero: dict[str, int] = field(default_factory=dict)
+    same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def inspect(place: Path, reference: Path | None, who: str) -> Audit:
+    """The audit of the checkpoint in ``place``; ``reference``: directory of its 16-bit original, if there is one.
+
+    Raises:
+        ModelError: a file or a module is incomplete.
+    """
+    checkpoint = open_checkpoint(place, reference, who)
+    ours = PLAIN.open(reference, None, who) if reference is not None else None
+    return inspect_opened(checkpoint, ours)
+
+
+def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
+    """`inspect` for checkpoints that are open already. Raises ModelError."""
+    findings = [*checkpoint.suspicions()]
+    turned = ours is not None and _embedding(checkpoint, ours, findings)
+    seen = _Seen()
+    for module, stored in checkpoint.modules.items():
+        _look(module, stored, checkpoint, None if turned else ours, seen)
+    if ours is not None and not turned:
+        for name in _plain_matrices(checkpoint, ours):
+            _look_plain(name, checkpoint, ours, seen)
+        findings += [*_others(checkpoint, ours, seen), *seen.folds.findings(checkpoint.config)]
+    findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
+    order = {ERROR: 0, WARNING: 1, FACT: 2}
+    return Audit(checkpoint.layout, tuple(seen.rows), tuple(sorted(findings, key=lambda each: order[each.level])))
+
+
+def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]) -> bool:
+    """Whether the whole model was turned (rotated), so that matrices cannot be compared one by one."""
+    name = next((each for each in ours.plain if each.endswith(_EMBEDDING)), "")
+    if checkpoint.plain.get(name, ("",))[0] not in _FLOATS:
+        return False
+    one, other = ours.tensor(name).float(), checkpoint.tensor(name).float()
+    if one.shape != other.shape or not bool(other.isfinite().all()) or matrices.plain_distance(one, other) < _HALF:
+        return False
+    turned = matrices.is_rotation(one, other) and _turned_alike(one, other, checkpoint, ours)
+    if turned:
+        sentence = "the model was rotated: embedding and matrices are compared by no element"
+        findings.append(Finding("rotated", FACT, sentence, (name,)))
+    else:
+        sentence = f"{name} is not the reference's, nor is the model a rotation of it"
+        findings.append(Finding("embedding", ERROR, sentence, (name,)))
+    return turned
+
+
+def _turned_alike(one: Tensor, other: Tensor, checkpoint: Checkpoint, ours: Checkpoint) -> bool:
+    """Whether a first matrix, with the norm before it, sees what it saw: both were turned by the same rotation."""
+    step = max(1, len(one) // 128)
+    for module, stored in checkpoint.modules.items():
+        name, norm = f"{module}.weight", _norm_before(module, ours)
+        if norm not in checkpoint.plain or name not in ours.plain or stored.shape != ours.plain[name][1]:
+            continue
+        if stored.shape[1] == one.shape[1]:
+            before, after = ours.tensor(name).float() * ours.tensor(norm).float(), checkpoint.weight(module)
+            after = after * checkpoint.tensor(norm).float()
+            if matrices.plain_distance(before @ one[::step].t(), after @ other[::step].t()) < _TURNED:
+                return True
+        if ".1." in module:
+            break
+    return False
+
+
+def _norm_before(module: str, ours: Checkpoint) -> str:
+    """The first norm of the module's block, as wide as the module's input."""
+    block = module.split(".self_attn")[0].split(".mlp")[0]
+    return next(
+        (name for name, (_, shape) in ours.plain.items() if name.startswith(f"{block}.input") and len(shape) == 1), ""
+    )
+
+
+def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Checkpoint | None, seen: _Seen) -> None:
+    """Measure one quantized matrix."""
+    found = checkpoint.weight(module)
+    _check_scales(module, checkpoint.scales(module), seen)
+    error = least = None
+    name = f"{module}.weight"
+    if not bool(found.isfinite().all()):
+        seen.infinite.append(module)
+    elif ours is not None and name in ours.plain:
+        error, least = _compare(module, ours.tensor(name).float(), found, stored, ours, checkpoint, seen)
+    elif not bool(found.any()):
+        seen.dead.append(module)
+    seen.same[_print_of(found)].append(module)
+    seen.rows.append(MatrixRow(module, stored.in_words(), stored.bits, stored.nbytes, stored.shape, error, least))
+
+
+def _compare(
+    module: str,
+    weight: Tensor,
+    found: Tensor,
+    stored: StoredModule,
+    ours: Checkpoint,
+    checkpoint: Checkpoint,
+    seen: _Seen,
+) -> tuple[float | None, float | None]:
+    if found.shape != weight.shape:
+        seen.shapes.append(f"{module} is {tuple(found.shape)}, not {tuple(weight.shape)}")
+        return None, None
+    if not bool(weight.any()):
+        return (0.0 if not bool(found.any()) else 1.0), matrices.LEAST
+    if not bool(found.any()):
+        seen.dead.append(module)
+        return 1.0, None
+    least = matrices.least_error(weight, stored)
+    error = matrices.plain_distance(weight, found)
+    fit = matrices.fit_scales(weight, found) if error > _USUAL * least else None
+    if fit is not None:
+        error = min(error, fit.error)
+    if lost := matrices.empty_blocks(weight, found, stored.group):
+        seen.empty[module] = lost
+    elif error > min(_UNLIKE, _SLACK * least):
+        seen.far[module] = error
+        seen.causes += _causes(module, weight, found, least, ours, checkpoint)
+    else:
+        _check_groups(module, weight, found, least, stored, fit, seen)
+    return error, least
+
+
+def _check_groups(
+    module: str,
+    weight: Tensor,
+    found: Tensor,
+    least: float,
+    stored: StoredModule,
+    fit: matrices.Fit | None,
+    seen: _Seen,
+) -> None:
+    """Whether the scales are those of their groups, once what was folded in is taken off."""
+    size = stored.group if stored.group and stored.group > 0 else weight.shape[1]
+    allowed = _SPREAD + _NOISE * (least / size) ** 0.5
+    if fit is None and matrices.spread(weight, found, stored.group) > allowed:
+        fit = matrices.fit_scales(weight, found)
+    if fit is not None:
+        seen.folds.add(module, fit.rows, fit.columns)
+        if (apart := matrices.spread(fit.scaled, found, stored.group)) > allowed:
+            seen.apart[module] = apart
+
+
+def _causes(
+    module: str, weight: Tensor, found: Tensor, least: float, ours: Checkpoint, checkpoint: Checkpoint
+) -> Iterator[Finding]:
+    """Why a matrix is no rounding of its own original, where that can be told."""
+    allowed = min(_UNLIKE, _SLACK * least)
+    alike = [name for name in ours.plain if name != f"{module}.weight" and name.endswith(".weight")]
+    shapes = {name: ours.plain[name][1] for name in alike}
+    others = [name for name in alike if shapes[name] == tuple(weight.shape)]
+    if other := matrices.whose(found, others, lambda name: ours.tensor(name).float(), allowed):
+        yield Finding(
+            "holds_another", ERROR, f"{module} holds the weights of {other.removesuffix('.weight')}",
+            (module, other.removesuffix(".weight")),
+        )  # fmt: skip
+        return
+    yield from order_of_groups(module, weight, checkpoint, allowed)
+
+
+def _check_scales(module: str, scales: Mapping[str, Tensor], seen: _Seen) -> None:
+    for tensor in scales.values():
+        if not tensor.dtype.is_floating_point:
+            continue
+        values = tensor.float()
+        if not bool(values.isfinite().all()):
+            seen.infinite.append(module)
+        if zeros := int((values == 0).sum()):
+            seen.zero[module] = zeros
+        if bool((values < 0).any()):
+            seen.negative.append(module)
+
+
+def _print_of(found: Tensor) -> int:
+    """A number that equal matrices share and others hardly ever do."""
+    step = max(1, found.numel() // 4096)
+    sample = found.flatten()[::step].contiguous()
+    return hash((tuple(found.shape), sample.numpy().tobytes()))
+
+
+def _plain_matrices(checkpoint: Checkpoint, ours: Checkpoint) -> Iterator[str]:
+    """Matrices that both hold as floats: those of the blocks, and the embedding."""
+    for name, (dtype, shape) in ours.plain.items():
+        if len(shape) == 2 and checkpoint.plain.get(name, ("",))[0] in _FLOATS and dtype in _FLOATS:
+            yield name
+
+
+def _look_plain(name: str, checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> None:
+    """A matrix that is stored as floats: it may be simulated, folded or fine-tuned, but it is the same matrix."""
+    weight, found = ours.tensor(name).float(), checkpoint.tensor(name).float()
+    module = name.removesuffix(".weight")
+    if found.shape != weight.shape:
+        seen.shapes.append(f"{module} is {tuple(found.shape)}, not {tuple(weight.shape)}")
+    elif not bool(found.isfinite().all()):
+        seen.infinite.append(module)
+    elif bool(weight.any()) and not bool(found.any()):
+        seen.dead.append(module)
+    elif (error := matrices.plain_distance(weight, found)) > _CHANGED and not name.endswith(_EMBEDDING):
+        fit = matrices.fit_scales(weight, found)
+        if fit.error > _HALF:
+            seen.far[module] = error
+            seen.causes += _causes(module, weight, found, matrices.LEAST, ours, checkpoint)
+        else:
+            seen.folds.add(module, fit.rows, fit.columns)
+    seen.same[_print_of(found)].append(module)
+
+
+def _structure(seen: _Seen) -> Iterator[Finding]:
+    """Matrices that are no roundings at all."""
+    far = [f"{module} (not finite)" for module in dict.fromkeys(seen.infinite)]
+    far += [f"{module} ({error:.0%} of it is error)" for module, error in seen.far.items()]
+    if seen.dead:
+        sentence = f"{_matrices(seen.dead)} all zeros where the reference's are not ({named(seen.dead)})"
+        yield Finding("all_zero", ERROR, sentence, tuple(seen.dead))
+    if seen.shapes:
+        yield Finding("wrong_shape", ERROR, f"{_matrices(seen.shapes)} of another shape ({named(seen.shapes)})")
+    if far:
+        modules = (*dict.fromkeys(seen.infinite), *seen.far)
+        sentence = f"{_matrices(far)} no rounding of the reference's ({named(far)})"
+        yield Finding("unlike_reference", ERROR, sentence, modules, dict(seen.far))
+    yield from seen.causes
+    if seen.empty:
+        blocks = sum(seen.empty.values())
+        sentence = (
+            f"{_matrices(seen.empty)} no rounding of the reference's: {counted(blocks, 'group is', 'groups are')} all "
+            f"zeros ({named(seen.empty)})"
+        )
+        yield Finding("empty_groups", ERROR, sentence, tuple(seen.empty), dict(seen.empty))
+    for same in seen.same.values():
+        if len(same) > 1:
+            yield Finding("duplicated", ERROR, f"{named(same)} hold the same values", tuple(same))
+
+
+def _values(seen: _Seen) -> Iterator[Finding]:
+    """What is measured over all matrices, and what is only odd."""
+    times = [row.error / row.least for row in seen.rows if row.error is not None and row.least and row.least < 1]
+    if times and (usual := statistics.median(times)) > _USUAL:
+        sentence = (
+            f"{_matrices(times)} {usual:.0f} times as far from the reference's as rounding to their own steps "
+            f"puts them (median; up to {_USUAL:g} is usual)"
+        )
+        yield Finding("far_from_rounding", ERROR, sentence, numbers={"median_times": usual})
+    if seen.apart:
+        sentence = (
+            f"scales of {counted(len(seen.apart), 'matrix', 'matrices')} do not fit their groups ({named(seen.apart)})"
+        )
+        yield Finding("scales_misplaced", ERROR, sentence, tuple(seen.apart), seen.apart)
+    if seen.negative:
+        yield Finding(
+            "negative_scales",
+            FACT,
+            f"scales below zero in {counted(len(seen.negative), 'module')}",
+            tuple(seen.negative),
+        )
+    if seen.zero:
+        yield Finding(
+            "zero_scales", WARNING, f"scales of zero in {named(seen.zero)}", tuple(seen.zero), dict(seen.zero)
+        )
+
+
+def _neighbours(rows: Iterable[MatrixRow]) -> Iterator[Finding]:
+    """Matrices that are much further off than the same matrix of other blocks."""
+    kinds: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for row in rows:
+        if row.error is not None and row.least:
+            kinds[row.module.rpartition(".")[2]].append((row.module, row.error / row.least))
+    apart: dict[str, float] = {}
+    for members in kinds.values():
+        usual = statistics.median(times for _, times in members)
+        apart |= {name: times / usual for name, times in members if times > _APART * max(usual, 0.5)}
+    if apart:
+        shown = [f"{name} ({times:.0f} times)" for name, times in apart.items()]
+        sentence = (
+            f"{_matrices(shown)} further from the reference's than the same matrix of other blocks ({named(shown)})"
+        )
+        yield Finding("unlike_neighbours", WARNING, sentence, tuple(apart), apart)
+
+
+def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[Finding]:
+    """Everything that stays in 16 bit: norms, biases, embedding, head. Changed ones are named, with how much."""
+    import torch
+
+    changed: dict[str, float] = {}
+    broken: list[str] = []
+    codes = [name for name in ours.plain if checkpoint.plain.get(name, ("F16",))[0] not in _FLOATS]
+    if codes:
+        yield Finding(
+            "no_scales", ERROR, f"{_tensors(codes)} codes, and nothing says what they stand for", tuple(codes)
+        )
+    for name in ours.plain:
+        if name not in checkpoint.plain or name in codes:
+            continue
+        one, other = ours.tensor(name), checkpoint.tensor(name)
+        if other.ndim < 2 and not bool(torch.isfinite(other).all()):
+            broken.append(name)
+        elif one.shape == other.shape and not torch.equal(one.to(other.dtype), other):
+            changed[name] = matrices.plain_distance(one.float(), other.float())
+            if one.ndim == 1 and name.endswith("norm.weight"):
+                seen.folds.add_norm(name, (other.float() / one.float()).nan_to_num(1.0))
+    if broken:
+        yield Finding("not_finite", ERROR, f"{_tensors(broken)} not finite ({named(broken)})", tuple(broken))
+    if lost := [name for name, much in changed.items() if much > _UNLIKE and not name.endswith(".weight")]:
+        yield Finding("bias_changed", WARNING, f"{named(lost)} hold other values", tuple(lost))
+    quantized = set(checkpoint.modules)
+    kept = {name: much for name, much in changed.items() if name.removesuffix(".weight") not in quantized}
+    if kept:
+        worst = max(kept, key=lambda name: kept[name])
+        sentence = f"{_tensors(kept)} in 16 bit and not the reference's (most: {worst}, {kept[worst]:.2%} of it)"
+        yield Finding("changed", WARNING, sentence, tuple(kept), kept)
+
+
+def _facts(checkpoint: Checkpoint, seen: _Seen) -> Iterator[Finding]:
+    kinds: dict[str, list[MatrixRow]] = defaultdict(list)
+    for row in seen.rows:
+        kinds[row.how].append(row)
+    for how, rows in kinds.items():
+        weights = sum(row.shape[0] * row.shape[1] for row in rows)
+        bits = 8 * sum(row.nbytes for row in rows) / max(weights, 1)
+        sentence = (
+            f"{counted(len(rows), 'matrix', 'matrices')}: {how}; {bits:.2f} bits a weight with all that belongs to it"
+        )
+        yield Finding("stored", FACT, sentence, tuple(row.module for row in rows), {"bits_effective": bits})
+    rest: dict[str, int] = defaultdict(int)
+    for dtype, _ in checkpoint.plain.values():
+        rest[dtype] += 1
+    sentence = "other tensors: " + (", ".join(f"{count} in {dtype}" for dtype, count in sorted(rest.items())) or "none")
+    yield Finding("remainder", FACT, sentence)
+
+
+def _matrices(found: Iterable[object]) -> str:
+    return counted(len(list(found)), "matrix is", "matrices are")
+
+
+def _tensors(found: Iterable[object]) -> str:
+    return counted(len(list(found)), "tensor is", "tensors are")

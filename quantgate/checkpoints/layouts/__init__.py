@@ -1,0 +1,1 @@
+"""Layouts of checkpoints that other tools write: one file a reader, one table."""

@@ -1,0 +1,46 @@
+"""The readers, in the order in which they are asked; entry point group ``quantgate.readers``."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from quantgate.checkpoints.layouts import compressed, native, plain
+from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout
+from quantgate.core.errors import ModelError
+from quantgate.core.registry import rows_of
+from quantgate.models.files import read_json
+
+GROUP: Final = "quantgate.readers"
+_ROWS: Final[tuple[Layout, ...]] = (native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, plain.LAYOUT)
+
+
+@cache
+def layouts() -> dict[str, Layout]:
+    """All rows by name, those of installed packages behind our own. Raises UsageError: see `rows_of`."""
+    return rows_of(GROUP, Layout, _ROWS, lambda row: row.name)
+
+
+def layout_of(place: Path, who: str) -> Layout:
+    """The row that recognises the directory or file ``place``.
+
+    Raises:
+        ModelError: none does.
+    """
+    config = read_json(place / "config.json", who) if (place / "config.json").is_file() else {}
+    for row in layouts().values():
+        if row.recognises(place, config):
+            return row
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    raise ModelError(
+        who,
+        f"quant_method {method!r}" if config else f"{place.name} is of no known layout",
+        expected=f"one of {', '.join(layouts())}",
+        hint="export the checkpoint in one of these layouts with the tool that made it",
+    )
+
+
+def open_checkpoint(place: Path, reference: Path | None, who: str) -> Checkpoint:
+    """The checkpoint in ``place``, opened by the row that recognises it. Raises ModelError; see `Layout.open`."""
+    return layout_of(place, who).open(place, reference, who)

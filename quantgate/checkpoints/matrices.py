@@ -1,0 +1,142 @@
+"""Distances between a matrix of a checkpoint and the reference's, and what a distance can come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from quantgate.checkpoints.layouts.protocol import CHANNEL, TENSOR, StoredModule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STEPS: Final = 4  # of the fit of scales: each halves what is left at least
+LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
+_RANGE: Final = 3.0  # range of a grid in standard deviations where the layout does not say its steps
+_TINY: Final = 1e-30
+_LIGHT: Final = 0.1  # share of a usual group's squares below which a group has no say
+FINEST: Final = 2e-5  # the same of integers whose steps are known: their scales are rounded to 16 bit
+
+
+def least_error(weight: Tensor, module: StoredModule) -> float:
+    """Relative squared error of rounding ``weight`` (``[out, in]``) to the nearest level of a grid of its kind.
+
+    For integers that is a twelfth of a squared step, steps taken from the range of each group; where there are no steps
+    (floats, tables of levels) those of ``2^bits - 1`` steps over +-`_RANGE` standard deviations, at least `LEAST`.
+    """
+    levels = 2.0 ** min(module.bits, 16.0) - 1
+    if module.bits < 1:
+        share = 1.0
+    elif module.kind == "int" and module.group is not None and module.rows == 1:
+        return max(FINEST, _squared_steps(weight, module.group, bool(module.symmetric), levels) / 12)
+    else:
+        share = (2 * _RANGE / levels) ** 2
+    return max(LEAST, share / 12)
+
+
+def _squared_steps(weight: Tensor, group: int, symmetric: bool, levels: float) -> float:
+    """Mean squared step of a grid over each group's range, relative to the mean square of the weights."""
+    high, low = (each.clamp(min=0) for each in (block_max(weight, group), block_max(-weight, group)))
+    width = 2 * high.maximum(low) if symmetric else high + low
+    return float((width / levels).square().mean() / weight.square().mean().clamp(min=_TINY))
+
+
+def block_max(weight: Tensor, group: int) -> Tensor:
+    """The largest value of every group of input features, ``[out, groups]``; a shorter last group counts as one."""
+    if group == TENSOR:
+        return weight.amax().view(1, 1)
+    size = weight.shape[1] if group == CHANNEL else group
+    whole = weight.shape[1] // size * size
+    found: Tensor = weight[:, :whole].reshape(len(weight), -1, size).amax(2)
+    if whole == weight.shape[1]:
+        return found
+    import torch
+
+    return torch.cat([found, weight[:, whole:].amax(1, keepdim=True)], 1)
+
+
+def plain_distance(weight: Tensor, found: Tensor) -> float:
+    """Relative squared error of ``found`` against ``weight``, both ``[out, in]``."""
+    return float((found - weight).square().sum() / weight.square().sum().clamp(min=_TINY))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """``found`` as ``rows * weight * columns`` by least squares; ``error``: what is left, relative and squared.
+
+    ``scaled``: that product, ``[out, in]``. One of ``rows`` (``[out]``) and ``columns`` (``[in]``) may take any factor
+    from the other.
+    """
+
+    error: float
+    rows: Tensor
+    columns: Tensor
+    scaled: Tensor
+
+
+def fit_scales(weight: Tensor, found: Tensor) -> Fit:
+    """The factors for rows and columns that bring ``weight`` nearest to ``found``: AWQ and SmoothQuant fold such in."""
+    columns = weight.new_ones(weight.shape[1])
+    total = columns
+    rows = weight.new_ones(len(weight), 1)
+    scaled = weight
+    for _ in range(_STEPS):
+        scaled = weight * total
+        rows = (found * scaled).sum(1, keepdim=True) / scaled.square().sum(1, keepdim=True).clamp(min=_TINY)
+        scaled = weight * rows
+        total = (found * scaled).sum(0) / scaled.square().sum(0).clamp(min=_TINY)
+        scaled = scaled * total
+    lost = weight[:, ~found.any(0)].square().sum() / weight.square().sum().clamp(min=_TINY)  # no scale is zero
+    left = (found - scaled).square().sum() / found.square().sum().clamp(min=_TINY) + lost
+    return Fit(float(left), rows.squeeze(1), total, scaled)
+
+
+def spread(weight: Tensor, found: Tensor, group: int | None) -> float:
+    """Standard deviation of the factors between the groups of ``found`` and those of ``weight``.
+
+    Rounding leaves each of them near 1; scales of another matrix, or in another order, do not.
+    """
+    size = group if group is not None and 0 < group < weight.shape[1] else weight.shape[1]
+    whole = weight.shape[1] // size * size
+    ours, theirs = (each[:, :whole].reshape(len(each), -1, size) for each in (weight, found))
+    mass = ours.square().sum(2)
+    factors = (ours * theirs).sum(2) / mass.clamp(min=_TINY)
+    counted = factors[mass > _LIGHT * mass.mean()]
+    return float(counted.std()) if counted.numel() > 1 else 0.0
+
+
+def gain(weight: Tensor, found: Tensor) -> float:
+    """The factor by which ``found`` is ``weight``, in the least squares sense; rounding leaves it near 1."""
+    return float((weight * found).sum() / weight.square().sum().clamp(min=_TINY))
+
+
+def empty_blocks(weight: Tensor, found: Tensor, group: int | None) -> int:
+    """Groups of input features that are all zeros in ``found`` although they hold a share of ``weight``."""
+    size = group if group is not None and group > 0 else weight.shape[1]
+    whole = weight.shape[1] // size * size
+    if not whole:
+        return 0
+    dead = ~found[:, :whole].reshape(len(found), -1, size).any(2)
+    if not bool(dead.any()):
+        return 0
+    mass = weight[:, :whole].reshape(len(weight), -1, size).square().sum(2)
+    typical = mass.mean().clamp(min=_TINY)
+    return int((dead & (mass > 0.1 * typical)).sum())
+
+
+def whose(found: Tensor, names: Iterable[str], weight_of: Callable[[str], Tensor], allowed: float) -> str:
+    """The module among ``names`` of whose reference ``found`` is a rounding; empty when there is none."""
+    for name in names:
+        weight = weight_of(name)
+        if weight.shape == found.shape and plain_distance(weight, found) <= allowed:
+            return name
+    return ""
+
+
+def is_rotation(ours: Tensor, theirs: Tensor, rows: int = 128) -> bool:
+    """Whether ``theirs`` (``[tokens, features]``) is ``ours`` turned: products between rows are the same."""
+    step = max(1, len(ours) // rows)
+    one, other = ours[::step].float(), theirs[::step].float()
+    before, after = one @ one.t(), other @ other.t()
+    return float((after - before).square().sum() / before.square().sum().clamp(min=_TINY)) < 0.01

@@ -1,0 +1,62 @@
+"""The audit of checkpoints that other tools wrote (tests/fixtures-src), whole and damaged."""
+
+from pathlib import Path
+
+import pytest
+
+from quantgate.checkpoints.audit import check_complete
+from quantgate.checkpoints.findings import ERROR, WARNING, from_record
+from quantgate.checkpoints.inspection import inspect
+from quantgate.core.errors import ModelError
+from tests.unit.checkpoints.damages import DAMAGES, damaged
+
+DATA = Path(__file__).parents[2] / "data" / "checkpoints"
+REFERENCE = DATA / "reference"
+# name -> what the audit has to say of all or most matrices: modules, and how they are stored
+WHOLE = {
+    "bnb_nf4": (14, "4-bit levels, groups of 64, F32 scales"),
+    "bnb_nf4_dq": (14, "4-bit levels, groups of 64, U8 scales"),
+    "bnb_fp4": (14, "4-bit levels, groups of 64, F32 scales"),
+    "bnb_int8_skip": (12, "8-bit int, by row, symmetric, F32 scales"),
+    "ct_fp8_block": (14, "8-bit float, blocks of 128 x 128, BF16 scales"),
+    "ct_fp8_dynamic": (14, "8-bit float, by row, BF16 scales"),
+    "ct_fp8_static": (14, "8-bit float, by matrix, BF16 scales"),
+    "ct_mixed": (8, "8-bit float, by row, BF16 scales"),
+    "ct_mxfp4a16": (14, "4-bit float, groups of 32, U8 scales"),
+    "ct_nvfp4": (14, "4-bit float, groups of 16, F8_E4M3 scales"),
+    "ct_w4a16_asym": (14, "4-bit int, groups of 32, zero points, BF16 scales"),
+    "ct_w4a16_gptq": (14, "4-bit int, groups of 32, symmetric, BF16 scales"),
+    "ct_w4a16_kv": (14, "4-bit int, groups of 32, symmetric, BF16 scales"),
+    "ct_w8a8": (14, "8-bit int, by row, symmetric, BF16 scales"),
+    "gptq_3bit": (14, "3-bit int, groups of 32, symmetric, F16 scales"),
+    "gptq_act": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
+    "gptq_dynamic": (8, "4-bit int, groups of 32, symmetric, F16 scales"),
+    "gptq_v1": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
+    "gptq_v2_asym": (14, "4-bit int, groups of 32, zero points, F16 scales"),
+}
+DAMAGED = ("gptq_act", "bnb_nf4", "bnb_int8_skip", "ct_w4a16_asym", "ct_w8a8", "ct_fp8_dynamic", "ct_nvfp4")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_a_tool_wrote_is_described_and_has_no_error(name):
+    check_complete(REFERENCE, DATA / name, name)
+    found = inspect(DATA / name, REFERENCE, name)
+    assert [each.sentence for each in found.findings if each.level in (ERROR, WARNING)] == []
+    assert sum(row.how == WHOLE[name][1] for row in found.matrices) == WHOLE[name][0]
+    assert all(row.error is not None and row.error < 0.1 for row in found.matrices)
+    assert from_record(found.as_record()) == found
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_found(name, damage, tmp_path):
+    path = tmp_path / "damaged"
+    if not damaged(DATA / name, path, damage):
+        pytest.skip("the layout has nothing of the kind")
+    try:
+        check_complete(REFERENCE, path, name)
+        found = inspect(path, REFERENCE, name)
+    except ModelError:
+        return
+    levels = {each.level for each in found.findings}
+    assert ERROR in levels, [each.sentence for each in found.findings]
