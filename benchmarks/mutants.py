@@ -346,6 +346,143 @@ of(
 )
 
 
+# --- rows of other packages -------------------------------------------------------------------------------------------
+
+of(
+    "quantgate/core/requests.py",
+    "tests/unit/engines/test_protocol.py",
+    ("isinstance(value, (int, float)) and not isinstance(value, bool)", "isinstance(value, (int, float))"),
+    ("if type(response) is not wanted:", "if not isinstance(response, wanted):"),
+    ("if not is_number(response.logprob):", NEVER),
+    ("if _ROUNDING < response.logprob < math.inf:", NEVER),
+    ("type(response.n_tokens) is not int or response.n_tokens != len(request.continuation)", "False"),
+    ("if not isinstance(values, tuple) or not all(map(is_number, values)):", NEVER),
+    ("if len(values) != positions and (asked or values):", "if len(values) != positions and values:"),
+    ('("same_top", bool(response.kld))', '("same_top", False)'),
+    ("if any(value < -_ROUNDING for value in response.nll):", NEVER),
+    ("if values and math.fsum(values) / positions < -_ROUNDING:", NEVER),
+    ("if set(response.same_top) <= {0, 1} else", "if True else"),
+    ("if not isinstance(response.text, str):", NEVER),
+    ("not 0 <= response.n_tokens <= request.max_new_tokens", "False"),
+    ("if response.finish in get_args(Finish) else", "if True else"),
+)
+of(
+    "quantgate/engines/guarded.py",
+    "tests/unit/engines/test_protocol.py",
+    ("if type(self.comparison) is not int:", NEVER),
+    ("allow_nan=False) == json.dumps(again", ") == json.dumps(again"),
+    ("if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):", NEVER),
+    ("        if not same:", "        if False:"),
+    ("if batch is not None and (type(batch) is not int or batch < 1):", NEVER),
+    ('if not callable(getattr(opened, "run", None)):', NEVER),
+    ("            if not open_:\n                return\n", ""),
+    ("if type(index) is not int:", NEVER),
+    ("self.engine.run(list(requests), taken, job)", "self.engine.run(requests, taken, job)"),
+    ("except SystemExit as error:", "except ZeroDivisionError as error:"),
+    ("if not isinstance(found, Capabilities) or not all(isinstance(able, bool) for able in _abilities(found)):", NEVER),
+    ("or not math.isfinite(value) or value < 0", "or not math.isfinite(value)"),
+    ("or not math.isfinite(value) or", "or"),
+)
+of(
+    "quantgate/tasks/checked.py",
+    "tests/unit/tasks/test_checked.py",
+    ("kind=DataError, hint=_HINT, also=(Exception,)", "kind=DataError, hint=_HINT"),
+    ("if len({item.id for item in items}) < len(items):", NEVER),
+    ("if len(digests) > 1:", NEVER),
+    ("if not isinstance(item, Item):", NEVER),
+    ("if not isinstance(text, str) or visible(text) != text or len(text) > _LONGEST:", NEVER),
+    ("if not isinstance(item.row, Mapping):", NEVER),
+    ("    if not requests:\n", "    if False:\n"),
+    ("if digest_requests(requests) != digest_requests(again):", NEVER),
+    ("if type(request) not in (Likelihood, Rolling, Generate):", NEVER),
+    ("type(each) is int and 0 <= each < vocabulary for each in tokens", "type(each) is int for each in tokens"),
+    ("if isinstance(request, Rolling) and len(request.tokens) < 2:", NEVER),
+    ("type(request.max_new_tokens) is not int or request.max_new_tokens < 1:", "False:"),
+    ("if (found.item_id, found.group) != (item.id, item.group):", NEVER),
+    ("if not isinstance(found.answer, str) or not isinstance(found.unscored, str):", NEVER),
+    ('return "" if all(map(is_number, numbers)) else', 'return "" if True else'),
+    ("    if not is_number(score):\n", "    if False:\n"),
+    ('if metric.kind == "binary" and score not in (0, 1):', NEVER),
+    ("if low <= score <= high else", "if True else"),
+    ("if not _same(outcome_of(task, item, responses), old):", NEVER),
+    ("if looked_at and not moved:", NEVER),
+    ('replace(old, answer=""), answers=False', "old"),
+    ("if not chosen or len(chosen) < len(options):", "if not chosen:"),
+    ("math.fsum(1 / len(each) for each in chosen) / len(chosen)", "1 / max(map(len, chosen))"),
+)
+of(
+    "quantgate/tasks/table.py",
+    "tests/unit/engines/test_protocol.py",
+    ("if not isinstance(protocol, str) or not protocol or visible(protocol) != protocol:", NEVER),
+    ("if type(version) is not int or not isinstance(dataset, str):", NEVER),
+    ("if known and metric not in known:", NEVER),
+    ("is_number(chance) and math.isfinite(chance) and _possible(metric, chance)", "_possible(metric, chance)"),
+    ("math.isfinite(chance) and _possible(metric, chance)", "math.isfinite(chance)"),
+)
+of(
+    "quantgate/core/registry.py",
+    "tests/unit/engines/test_protocol.py tests/unit/quantize/test_plugins.py",
+    ("if not isinstance(name, str) or not _NAME.fullmatch(name):", NEVER),
+    ("    if _FAULTS:\n", "    if False:\n"),
+    ("        except BaseException as error:  #", "        except ZeroDivisionError as error:  #"),
+)
+of(
+    "quantgate/quantize/catalogue/plugins.py",
+    "tests/unit/quantize/test_plugins.py",
+    ("if not isinstance(plugin.rows, (list, tuple)):", NEVER),
+    ("        check_row(who, row, Method)\n", "        pass\n"),
+    ("if not isinstance(parts, Mapping) or not all(map(callable, parts.values())):", NEVER),
+    ("if row.algorithm not in algorithms:", NEVER),
+    ("if row.transformation is not None and type(row.transformation) not in transformations:", NEVER),
+    ("if row.storage not in _STORAGES:", NEVER),
+    ("is not int or not 1 <= number <= _MOST:", "is not int:"),
+    ("if not all(isinstance(text, str) and text and visible(text) == text for text in texts):", NEVER),
+    ("json.dumps(row.as_record(), allow_nan=False)", "row.as_record"),
+)
+of(
+    "quantgate/quantize/sweep/results.py",
+    "tests/unit/quantize/test_results.py",
+    ("if not isinstance(found, (list, tuple)) or len(found) != len(weights):", NEVER),
+    ("if not isinstance(result, LayerResult):", NEVER),
+    ("if not is_number(result.loss):", NEVER),
+    ("if result.weight.n_weights != weight.numel():", NEVER),
+    ("if not isinstance(weight, Tensor) or weight.shape != shape or weight.dtype != dtype:", NEVER),
+    ("if not bool(torch.isfinite(weight).all()):", NEVER),
+)
+of(
+    "reports/reporters.py",
+    "tests/unit/reports/test_reporters.py",
+    ("not _FILE.fullmatch(row.file)", "False"),
+    ("or row.file.casefold() in taken", "or row.file in taken"),
+    ("except BaseException as error:", "except ZeroDivisionError as error:"),
+    ("with redirect_stdout(StringIO()), redirect_stderr(StringIO()):", "if True:"),
+    ("row.render(deepcopy(content))", "row.render(content)"),
+    ("if type(text) is not str:", NEVER),
+    ('    text.encode("utf-8")', "    text.strip()"),
+)
+of(
+    "quantgate/verdict/power.py",
+    "tests/unit/verdict/test_power.py",
+    ("return max(float(rule.min_items), few)", "return few"),
+    ("square * (1 / margin.amount - 1)", "square / margin.amount"),
+    ("math.log1p(margin.amount) if metric.kind", "margin.amount if metric.kind"),
+    ("if stake is not None and stake > allowed:", NEVER),
+)
+of(
+    "quantgate/verdict/guided.py",
+    "tests/unit/verdict/test_by_hand.py",
+    ("((1 - chance) * weights**2 * rest**2)", "((1 - chance) * weights * rest**2)"),
+    ("others = drawn & (self.fold != side)", "others = drawn"),
+    ("budget, low, high = until - self._used, 0.0, _WIDE", "budget, low, high = until, 0.0, _WIDE"),
+)
+of(
+    "quantgate/verdict/intervals.py",
+    "tests/unit/verdict/test_by_hand.py",
+    ("(np.arange(n) + 0.5) / n) * math.sqrt(2 / n)", "np.arange(n) / n) * math.sqrt(2 / n)"),
+    ("round(0.4 * n ** (2 / 3))", "round(0.4 * n ** (1 / 2))"),
+)
+
+
 # --- running them -----------------------------------------------------------------------------------------------------
 
 

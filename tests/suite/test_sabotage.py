@@ -12,6 +12,7 @@ from tests.suite import (  # noqa: F401  # they fill ROWS
     sabotage_data,
     sabotage_files,
     sabotage_options,
+    sabotage_packages,
     sabotage_run,
     sabotage_store,
 )
