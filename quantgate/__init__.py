@@ -25,3 +25,11 @@ class _Callable(ModuleType):
 
 quantize.__class__ = _Callable
 moved.forward()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_report":
+        from quantgate.reports.stored import load_report
+
+        return load_report
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

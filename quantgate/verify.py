@@ -84,7 +84,7 @@ def verify(report: Path, render: Render | None = None) -> Findings:
         StoreError: one of the two files is missing or unreadable.
     """
     path = report / REPORT if report.is_dir() else report
-    content = _read_json(path)
+    content = read_report(path)
     findings = Findings()
     if content.get("status") == UNFINISHED:
         started = content.get("run", {}).get("started", "at an unknown time")
@@ -143,7 +143,8 @@ def _check_all(
     findings.unconfirmed.append(f"{_ONLY_SEALED} (under the seals, and cannot be drawn again)")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """The content of a report.json. Raises StoreError when it cannot be read."""
     try:
         content = reading.parse_object(reading.read_text(path, reading.MOST_RECORDS))
     except (OSError, reading.Unreadable) as error:
@@ -238,7 +239,7 @@ def _check(recorded: Mapping[str, Any], evidence: Mapping[str, Any] | None, find
             findings.measured += 1
         else:
             findings.differences.append(f"{case}: {recorded['verdict']} without evidence")
-        return _as_read(recorded)
+        return as_read(recorded)
     again = draw_again(recorded, evidence)
     differing = _differing(recorded, again, None if sealed else _FIRST_FORMAT)
     if differing:
@@ -268,12 +269,14 @@ def draw_again(recorded: Mapping[str, Any], content: Mapping[str, Any]) -> Resul
     return build_result(found.with_companions({**summary, **simulated}), evidence.rule, told)
 
 
-def _as_read(recorded: Mapping[str, Any]) -> Result:
+def as_read(recorded: Mapping[str, Any]) -> Result:
     """A record without evidence; null stands for NaN."""
     numbers = {each.name for each in fields(Result) if each.type in ("float", float)}
     known = {each.name for each in fields(Result)}
     given: dict[str, Any] = {name: value for name, value in recorded.items() if name in known}
     given |= {name: math.nan for name, value in given.items() if value is None and name in numbers}
+    companions = given.get("companions", {}).items()
+    given["companions"] = {name: math.nan if value is None else value for name, value in companions}
     return Result(**given)
 
 

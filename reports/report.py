@@ -84,6 +84,14 @@ class Report:
         """The results in the order of the tables."""
         return ordered(self.results)
 
+    def as_frame(self) -> Any:
+        """The results as a pandas DataFrame: a row a case, a column a field, companions by name; typed."""
+        import pandas
+
+        plain = [{**result.as_json(), **result.companions} for result in self.rows]
+        frame = pandas.DataFrame(plain)
+        return frame.drop(columns=[name for name in ("companions", "unscored", "failed", "shortened") if name in frame])
+
     @property
     def tables(self) -> list[Rows]:
         """Memory, speed and correlations, as far as they were measured."""

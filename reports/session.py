@@ -6,6 +6,7 @@ around everything that pytest and its plugins do, because any of them may set an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -19,11 +20,13 @@ from quantgate.core.naming import closest
 from quantgate.core.phases import whole
 from quantgate.core.places import CLONE
 from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.reports import actions
 from quantgate.reports.accounting import BROKEN, GREEN, Account
 from quantgate.reports.collector import Collector
 from quantgate.reports.directory import ReportDirectory, now
 from quantgate.reports.environment import environment
 from quantgate.reports.late import LateFailures
+from quantgate.reports.report import Report
 from quantgate.reports.run import Run, dumps, sealed
 from quantgate.reports.usage import wrong_usage
 from quantgate.tasks.table import TASKS
@@ -147,13 +150,26 @@ def _write(config: pytest.Config, code: int) -> int:
     run.finished, run.code = now(), code
     taken = datetime.fromisoformat(run.finished) - datetime.fromisoformat(run.started)
     run.phases = whole(run.phases, taken.total_seconds())
-    facts = environment(config)
+    report = run.report(environment(config))
     try:
-        directory.finish(sealed(run.report(facts)))
+        directory.finish(sealed(report))
     except StoreError as error:
         run.notes.append(f"the report could not be written: {error}")
         return _not_green()
+    _publish(config, report)
     return code
+
+
+def _publish(config: pytest.Config, report: Report) -> None:
+    """Tell a workflow that this run is a step of; what it cannot be told is noted, and changes no verdict."""
+    run, reporter = config.stash[RUN], config.pluginmanager.getplugin("terminalreporter")
+    red = {key.id for key in run.account.refused}
+    lines, failed = actions.publish(report, red, os.environ)
+    if failed:
+        run.notes.append(failed)
+    for line in lines if reporter is not None else []:
+        reporter.ensure_newline()
+        reporter.line(line)
 
 
 def _not_green() -> int:

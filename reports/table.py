@@ -32,7 +32,7 @@ SUBJECT_HEADER: Final = ("method", "bits", "bits/weight", "MiB on disk", "storag
 
 def result_row(result: Result, *, alone: bool = False) -> tuple[str, ...]:
     """One row of the comparison table; ``alone``: its regression is not confirmed by the family."""
-    digits = _digits(result)
+    digits = digits_of(result)
     interval = f"[{signed(result.ci_low, digits)}, {signed(result.ci_high, digits)}]"
     return (
         result.about,
@@ -64,7 +64,7 @@ def subject_row(subject: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _digits(result: Result) -> int:
+def digits_of(result: Result) -> int:
     """Decimals worth showing: shares and divergences need three or four, a perplexity of 200 needs one."""
     size = max((abs(value) for value in (result.reference, result.value) if math.isfinite(value)), default=0.0)
     return 4 if size < 2 else 2 if size < 1000 else 0

@@ -11,7 +11,9 @@ from quantgate.core.records import Result
 from quantgate.verdict.evidence import outcomes_from_json
 
 MOST: Final = 8
-"""Items shown of a case."""
+"""Items shown of a case in text."""
+MOST_SHOWN: Final = 40
+"""Items shown of a case on the page."""
 _LETTERS: Final = 120
 HEADER: Final = ("item", "16-bit", "subject", "change", "text")
 
@@ -57,6 +59,11 @@ def _told(outcome: ItemOutcome) -> str:
     return f"{_short(outcome.answer)} ({score})" if outcome.answer else score
 
 
+def scores(outcomes: Sequence[Sequence[Any]]) -> dict[str, float]:
+    """Item -> score, of outcomes as the evidence holds them."""
+    return {each.item_id: each.score for each in outcomes_from_json(outcomes) if each.score is not None}
+
+
 def rows(found: Sequence[Turned], texts: Mapping[str, str]) -> list[tuple[str, ...]]:
     """The first `MOST` of ``found`` as rows; ``texts``: item -> what may be quoted."""
     return [(each.item, each.before, each.after, each.change, texts.get(each.item, "")) for each in found[:MOST]]
@@ -64,7 +71,7 @@ def rows(found: Sequence[Turned], texts: Mapping[str, str]) -> list[tuple[str, .
 
 def quotes(found: Iterable[Turned], quotable: Mapping[str, str]) -> dict[str, str]:
     """Item -> a short piece of its text, of the items that are shown."""
-    shown = [each.item for each in found][:MOST]
+    shown = [each.item for each in found][:MOST_SHOWN]
     return {item: _short(quotable[item]) for item in shown if quotable.get(item)}
 
 

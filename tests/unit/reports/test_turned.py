@@ -49,11 +49,11 @@ def test_a_loss_is_worse_when_it_rises():
 
 
 def test_few_are_shown_and_only_those_are_quoted():
-    found = turned.turned(RESULT, sides(*[(("A", 1.0), ("B", 0.0))] * 30))
-    assert len(found) == 30
+    found = turned.turned(RESULT, sides(*[(("A", 1.0), ("B", 0.0))] * 60))
+    assert len(found) == 60
     assert len(turned.rows(found, {})) == turned.MOST
-    quoted = turned.quotes(found, {f"i{number}": "long " * 100 for number in range(30)})
-    assert len(quoted) == turned.MOST
+    quoted = turned.quotes(found, {f"i{number}": "long " * 100 for number in range(60)})
+    assert len(quoted) == turned.MOST_SHOWN
     assert max(map(len, quoted.values())) <= 120
 
 
