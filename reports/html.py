@@ -14,7 +14,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from quantgate.core.records import Result
-from quantgate.reports import companions, shapes, turned, waivers
+from quantgate.reports import companions, shapes, shift, turned, waivers
 from quantgate.reports.report import Report
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
 from quantgate.reports.turned import Turned
@@ -59,6 +59,8 @@ def render(report: Report) -> str:
             style=Markup(_part("page.css")),
             script=Markup(_part("page.js")),
             facts=_facts(report),
+            study=_study(report),
+            phases=[(what, f"{seconds:.1f}") for what, seconds in report.phases.items()],
         )
     )
 
@@ -85,6 +87,15 @@ def _scores(report: Report, result: Result) -> dict[str, float]:
     """Item -> divergence, of a case that compares distributions."""
     sides = report.evidence.sides(result.key) if result.metric in _DIVERGENCES else None
     return turned.scores(sides["subject"]) if sides else {}
+
+
+def _study(report: Report) -> dict[str, Any]:
+    """The calibration study: sentences and tables; empty without one."""
+    if not (record := shift.study_of(report)):
+        return {}
+    header, rows = shift.contrast_rows(record)
+    contrasts = shift.Matrix("Own distribution against each other set", header, tuple(rows))
+    return {"lines": shift.sentences(record), "tables": [*shift.matrices(record), contrasts]}
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
