@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 
 from markupsafe import Markup
 
+from quantgate.core import reading
 from quantgate.core.records import Result
 from quantgate.reports import companions, shapes, shift, turned, waivers
 from quantgate.reports.report import Report
@@ -22,6 +23,7 @@ from quantgate.reports.turned import Turned
 _SIGNS: Final = {"pass": "✓", "regressed": "✗", "inconclusive": "?", "invalid": "!"}
 _DIVERGENCES: Final = ("kld_mean",)
 _WORST: Final = 5
+_PAGE: Final = Path(__file__).parent / "page"
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 @cache
 def _part(name: str) -> str:
-    return (files("quantgate.reports") / "page" / name).read_text(encoding="utf-8")
+    return reading.read_text(_PAGE / name)
 
 
 @cache
