@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from quantgate import auditing, export
+from quantgate import auditing, export, statistics
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
@@ -41,6 +41,12 @@ COMMANDS: Final = (
     Command("run", "judge quantized models: the suite", suite.add_arguments, suite.run, forwards=True),
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
     Command("audit", "look into the files of a checkpoint before it is scored", auditing.add_arguments, auditing.run),
+    Command(
+        "statistics",
+        "sum up a private text, for others to quantize without seeing it",
+        statistics.add_arguments,
+        statistics.run,
+    ),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from quantgate.core.arguments import whole_number
+from quantgate.core.arguments import names, whole_number
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.models.source import resolve_model
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="seed of the calibration draw",
     )
+    add("--statistics", type=names, default=[], metavar="A,B", help="files of private shards instead of a text")
     add("--store", type=Path, metavar="DIR", help="cache of quantized models")
     add("--offline", action="store_true", help="never ask the hub")
 
@@ -58,8 +59,9 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     method = get_method(args.method)
     _refuse_occupied(args.directory)
     choice = CalibrationChoice(
-        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
-    )
+        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed,
+        statistics=tuple(args.statistics),
+    )  # fmt: skip
     wanted = Wanted(
         model=args.model,
         revision=args.revision,

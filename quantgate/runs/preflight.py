@@ -236,6 +236,11 @@ def check_calibration_data(wanted: Wanted, methods: Sequence[Method], data: Data
 
 
 def _check_set(wanted: Wanted, choice: CalibrationChoice, user: str, data: DataSource) -> None:
+    for name in choice.statistics:
+        if not Path(name).is_file():
+            raise UsageError(f"--statistics {name}", "no such file", expected="a file of `quantgate statistics`")
+    if choice.statistics:
+        return
     source = source_called(choice.name)
     if choice.name == DIALOGUES and not wanted.further:
         count = count_dialogues(open_data(BUNDLED, BUNDLED_DATA, offline=True))

@@ -59,6 +59,8 @@ class Questions:
         if choice not in self._sets:
             built = build_calibration(choice, self.sources.data, self.sources.bundled, self.prompts)
             check_disjoint(built.texts, built.name, self._tested_texts)
+            if choice.statistics:
+                self.store.progress.note("the text behind --statistics was not seen: it may hold what is tested")
             self._sets[choice] = built
         return self._sets[choice]
 

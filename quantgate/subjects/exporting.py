@@ -65,8 +65,9 @@ def _calibration(args: argparse.Namespace, model: ModelFiles) -> Calibration:
     limit = context_length(model.path, model.id)
     prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
     choice = CalibrationChoice(
-        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed
-    )
+        args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed,
+        statistics=tuple(args.statistics),
+    )  # fmt: skip
     data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
     return build_calibration(choice, data, open_data("bundled", BUNDLED_DATA, offline=True), prompts)
 

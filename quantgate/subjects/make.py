@@ -75,7 +75,7 @@ def quantize_many(
         if method.needs_calibration and calibration is None:
             raise MethodError(method.id, "no calibration set", expected="one", hint="pass a Calibration")
     start = time.perf_counter()
-    model, stored_dtype = _load(model_dir, device)
+    model, stored_dtype = load_for_quantizing(model_dir, device)
     works = [_Work(method, model) for method in targets.values()]
     used = calibration if any(method.needs_calibration for method in targets.values()) else None
     with kept_heap():
@@ -196,7 +196,7 @@ def _rows(method: Method, model: Any) -> dict[str, Method]:
     return dict.fromkeys(names, method)
 
 
-def _load(model_dir: Path, device: str) -> tuple[Any, torch.dtype]:
+def load_for_quantizing(model_dir: Path, device: str) -> tuple[Any, torch.dtype]:
     """The model to quantize and the 16-bit dtype its other tensors are stored in.
 
     A float32 checkpoint is rounded to bf16 first: the reference it will be compared with is the 16-bit model. fp16 on

@@ -140,11 +140,14 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
         MethodError: the method cannot be applied to this model, or it needs a calibration set and there is none.
     """
     from quantgate.checkpoints.checkpoint import LAYOUT_VERSION, read_record
+    from quantgate.quantize.calibration.shards import PooledStatistics, check_model
     from quantgate.subjects.make import quantize_checkpoint
 
     if method.needs_calibration and calibration is None:
         raise MethodError(method.id, "no calibration set", expected="text to look at")
     calibration = calibration if method.needs_calibration else None
+    if isinstance(calibration, PooledStatistics):
+        check_model(calibration, model.digest.weights, model.digest.tokenizer)
     store, device = workshop.store, workshop.device
     key = SubjectKey(
         model_digest=model.digest.whole,

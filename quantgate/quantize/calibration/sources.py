@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from quantgate.core.errors import DataError
@@ -25,7 +26,8 @@ class CalibrationChoice:
     their native length (paper A) unless ``peers`` are named.
 
     ``peers``: the sets it is compared with in a study. Then all of them are cut and get the same budget: ``n_samples``
-    at most, and what the smallest of them can give to each of ``draws`` draws (`shared_budget`).
+    at most, and what the smallest of them can give to each of ``draws`` draws (`shared_budget`). ``statistics``: files
+    of private shards, whose sum takes the place of any text (`quantgate.quantize.calibration.shards`).
     """
 
     name: str = DIALOGUES
@@ -34,11 +36,12 @@ class CalibrationChoice:
     seed: int = 1234
     peers: tuple[str, ...] = ()
     draws: int = 1
+    statistics: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """The set's name in the ids of cases; a draw of its own is named too."""
-        name = source_called(self.name).name
+        name = "statistics" if self.statistics else source_called(self.name).name
         return name if self.seed == CalibrationChoice.seed else f"{name}{_SEED}{self.seed}"
 
 
@@ -75,6 +78,10 @@ def build_calibration(
         UsageError: an unknown name.
         DataError: the data source has no such text, or too little.
     """
+    if choice.statistics:
+        from quantgate.quantize.calibration.shards import pooled  # loads torch
+
+        return pooled([Path(each) for each in choice.statistics])
     source, desk = source_called(choice.name), Desk(data, bundled, prompts)
     drawn = source.samples(desk, _want(choice, desk))
     lengths = {len(sample) for sample in drawn.samples}

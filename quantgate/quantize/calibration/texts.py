@@ -275,6 +275,13 @@ class OwnText:
             return len(desk.prompts.plain(self._text())) // max(1, length - len(desk.prompts.first))
         return documents_of(self.texts(), self.path.name, desk.prompts).capacity(length)
 
+    def whole(self, prompts: Prompts, length: int) -> list[tuple[int, ...]]:
+        """All of the text in samples of ``length`` tokens, the last one shorter; documents one after the other."""
+        texts = self.texts() if self.field else [self._text()]
+        body = max(1, length - len(prompts.first))
+        rows = [prompts.piece(text) for text in texts]
+        return [(*prompts.first, *row[at : at + body]) for row in rows for at in range(0, len(row), body)]
+
     def texts(self) -> list[str]:
         """The field of every line. Raises DataError naming line and field."""
         found = []

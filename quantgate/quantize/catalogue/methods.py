@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
@@ -94,6 +94,19 @@ def _gptq(bits: int) -> Method:
         code_version=1,
         summary=f"GPTQ, {bits} bit, groups of 128, symmetric, act-order, true-sequential",
         source="Frantar et al. 2022 (arXiv 2210.17323); settings of quant_eval (paper A)",
+    )
+
+
+def _float_inputs(method: Method) -> Method:
+    """The row that reads the 16-bit model's inputs only: its statistics can be summed over shards beforehand."""
+    settings: Any = replace(cast(Any, method.settings), true_sequential=False, block_sequential=False)
+    said = method.summary.replace(", true-sequential", "")
+    return replace(
+        method,
+        id=f"{method.algorithm}-float-w{method.bits}",
+        settings=settings,
+        summary=f"{said}, of the 16-bit model's inputs",
+        standard=False,
     )
 
 
@@ -236,6 +249,8 @@ def _float4(quant_type: Literal["nf4", "fp4"]) -> Method:
 _ROWS: Final = (
     *map(_rtn, (8, 4, 3, 2)),
     *map(_gptq, (8, 4, 3, 2)),
+    *(_float_inputs(_gptq(bits)) for bits in (4, 3)),
+    *(_float_inputs(_spqr(f"spqr{bits}", bits)) for bits in (4, 3)),
     _INT8,
     _float4("nf4"),
     _float4("fp4"),

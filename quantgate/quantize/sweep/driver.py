@@ -28,6 +28,7 @@ from quantgate.models.layers import Block, Stage, decoder_blocks, head_of, hooks
 from quantgate.models.products import wide_products
 from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
 from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.shards import PooledStatistics
 from quantgate.quantize.numerics.ragged import attention_of
 from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.settings import ActivationSettings, Need
@@ -141,12 +142,15 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
     who = ", ".join(job.who for job in jobs)
     blocks = decoder_blocks(model, who)
     with wide_products(next(model.parameters()).dtype), attention_of(model) as ragged:
-        batches = batches_of(model, blocks, calibration, who, ragged=ragged) if calibration else []
-        walks = _walks(blocks, jobs, batches)
-        probe = _probe(model, blocks)
+        given = calibration if isinstance(calibration, PooledStatistics) else None
+        batches = batches_of(model, blocks, calibration, who, ragged=ragged) if calibration and not given else []
+        if given:
+            _check_given([name for block in blocks for name in block.linears], jobs)
+        walks = _walks(blocks, jobs, batches, given)
+        probe = probe_of(model, blocks)
         for index, block in enumerate(blocks):
             progress.step(f"{who}: quantizing blocks", index, len(blocks))
-            place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches))
+            place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches or given))
             for walk in walks:
                 walk.step(place)
     progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
@@ -186,7 +190,7 @@ class _Place:
     folds: list[Fold] = field(default_factory=list)
 
 
-def _probe(model: nn.Module, blocks: Sequence[Block]) -> Batch:
+def probe_of(model: nn.Module, blocks: Sequence[Block]) -> Batch:
     """Two different tokens without a zero at the first block's boundary; stages and folds are read off them."""
     device = next(model.parameters()).device
     probe = capture(model, blocks, torch.zeros(1, 2, dtype=torch.int64, device=device))
@@ -211,7 +215,29 @@ def _transforms(job: Job, place: _Place) -> bool:
     return any(job.transformation(stage.names) for stage in place.stages)
 
 
-def _walks(blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch]) -> list[_Walk]:
+def _check_given(names: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Raise MethodError for a job that sums over the 16-bit model's inputs cannot serve."""
+    for job in jobs:
+        for algorithm in job.algorithms(names):
+            order = algorithm.order
+            if not _takes_data(algorithm):
+                continue
+            if order.true_sequential or order.block_sequential:
+                raise MethodError(
+                    job.who,
+                    "it reads inputs of layers that are quantized already, which nobody can sum beforehand",
+                    expected="a method that reads the 16-bit model's inputs",
+                    hint="take its row with float inputs: gptq-float-w4, spqr-float-w4; or awq4, smoothquant8",
+                )
+            if not hasattr(algorithm, "needs"):
+                raise MethodError(
+                    job.who, "it keeps statistics of its own, which shards do not hold", expected="gptq, spqr or awq"
+                )
+
+
+def _walks(
+    blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch], given: PooledStatistics | None = None
+) -> list[_Walk]:
     """How the jobs go: those without order or data together, every other one alone with its own activations."""
     names = [name for block in blocks for name in block.linears]
     alone: list[tuple[Job, Order]] = []
@@ -227,7 +253,7 @@ def _walks(blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch]) -
     curious = any(
         any(map(_takes_data, job.algorithms(names))) or any(job.needs([name]) for name in names) for job in together
     )
-    walks = [_Walk(together, Order(False, False), batches if curious else [], keep)] if together else []
+    walks = [_Walk(together, Order(False, False), batches if curious else [], keep, given)] if together else []
     return walks + [_Walk([job], order, [replace(each) for each in batches], keep) for job, order in alone]
 
 
@@ -237,14 +263,34 @@ def _takes_data(algorithm: Algorithm) -> bool:
     return algorithm.statistics(1, torch.device("cpu")) is not None
 
 
+def _summed(given: PooledStatistics, stage: Stage) -> StageStatistics:
+    """A stage's statistics as the shards summed them. Raises MethodError when they know no such stage."""
+    device = stage.first.weight.device
+    if device.type != "cpu":
+        raise MethodError("--statistics", f"the device {device}", expected="cpu: sums are read there")
+    found = StageStatistics([], frozenset(), 0, device)
+    found.shared = given.stages.get(stage.names[0])
+    if found.shared is None or len(found.shared.low) != stage.first.in_features:
+        raise MethodError("--statistics", f"no sums for {stage.names[0]}", expected="shards of this model's layers")
+    return found
+
+
 class _Walk:
     """Jobs that see the same activations, ``batches``, on their way through the blocks.
 
-    ``order`` is theirs; with ``keep`` the model's parameters are restored after each of them.
+    ``order`` is theirs; with ``keep`` the model's parameters are restored after each of them. ``given``: sums that
+    take the place of activations.
     """
 
-    def __init__(self, jobs: Sequence[Job], order: Order, batches: list[Batch], keep: bool) -> None:
-        self.jobs, self.order, self.batches, self.keep = jobs, order, batches, keep
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        order: Order,
+        batches: list[Batch],
+        keep: bool,
+        given: PooledStatistics | None = None,
+    ) -> None:
+        self.jobs, self.order, self.batches, self.keep, self.given = jobs, order, batches, keep, given
 
     def step(self, place: _Place) -> None:
         """Quantize one block and move the batches to its output boundary."""
@@ -261,6 +307,8 @@ class _Walk:
             outputs, statistics = self._collect(place, place.stages, outputs=self._passes_float(place))
         elif self._passes_float(place):
             outputs = self._outputs(place)
+        if self.given is not None:
+            statistics = {stage.names: _summed(self.given, stage) for stage in place.stages}
         for job in self.jobs:
             start = time.perf_counter()
             with restored(list(place.block.module.modules()) if self.keep else []):
