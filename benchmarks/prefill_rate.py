@@ -9,7 +9,8 @@ Command:
 Operations counted: linear layers and output head at the positions where they are needed, and attention (scores and
 weighted values over causal pairs) of the *unique* tokens; nothing else, so norms, activations, padding, masks, repeated
 tokens and Python count against the engine. The matmul rate is the best of three square sizes, and is measured before
-and after. "plain" is transformers' own forward pass over one batch of 8 x 256 tokens, for comparison. "its products
+and after. On a processor without bf16 instructions all sides multiply in float32, the matmul as well. "plain" is
+transformers' own forward pass over one batch of 8 x 256 tokens, for comparison. "its products
 alone" are the same linear layers as bare matrix products over as many rows: what would be left if everything else were
 free. Small hidden sizes stay far below the square matmul there already.
 """
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from quantgate.core.progress import Silent
 from quantgate.core.requests import Likelihood, Rolling
 from quantgate.engines.torch.engine import TorchEngine
+from quantgate.models.products import has_products, wide_products
 
 
 class NoTokenizer:
@@ -41,10 +43,11 @@ clock = time.perf_counter
 
 
 def matmul_rate() -> float:
-    """Best rate of a bf16 matmul, operations per second."""
+    """Best rate of a bf16 matmul, operations per second; of a float32 one where the processor has no bf16 products."""
     best = 0.0
-    for size in (1024, 2048, 4096):
-        left, right = (torch.randn(size, size, dtype=torch.bfloat16) for _ in range(2))
+    dtype = torch.bfloat16 if has_products(torch.bfloat16) else torch.float32
+    for size in (1024, 2048, 4096) if dtype == torch.bfloat16 else (1024, 2048):
+        left, right = (torch.randn(size, size, dtype=dtype) for _ in range(2))
         for _ in range(4):
             started = clock()
             left @ right
@@ -92,7 +95,8 @@ def plain_rate(model) -> float:
     best = 0.0
     for _ in range(4):
         started = clock()
-        model(input_ids=tokens, logits_to_keep=1, use_cache=False)
+        with wide_products(torch.bfloat16):
+            model(input_ids=tokens, logits_to_keep=1, use_cache=False)
         done = operations(model, tokens.numel(), 8 * 256 * 257 // 2, 8)
         best = max(best, done / (clock() - started))
     return best
@@ -104,11 +108,12 @@ def products_rate(model, rows: int) -> float:
     shapes = [tuple(m.weight.shape) for m in model.model.layers[0].modules() if isinstance(m, torch.nn.Linear)]
     best = math.inf
     pairs = [(torch.randn(rows, k).bfloat16(), torch.randn(n, k).bfloat16()) for n, k in shapes]
-    for _ in range(5):
-        started = clock()
-        for x, weight in pairs:
-            torch.nn.functional.linear(x, weight)
-        best = min(best, clock() - started)
+    with wide_products(torch.bfloat16):
+        for _ in range(5):
+            started = clock()
+            for x, weight in pairs:
+                torch.nn.functional.linear(x, weight)
+            best = min(best, clock() - started)
     return sum(2 * rows * n * k for n, k in shapes) / best
 
 
