@@ -81,7 +81,7 @@ def ask_items(task: Task, items: Sequence[Item], prompts: Prompts) -> Asked:
     unasked: dict[str, str] = {}
     copies = Copies(task, prompts)
     refused: list[ModelError] = []
-    detail = task.as_asked(items, prompts) if items and isinstance(task, Specific) else ""
+    detail = str(task.as_asked(items, prompts)) if items and isinstance(task, Specific) else ""
     asked = Asked([], [], [], shortened, unasked, detail)
     for item in items:
         if reason := _unaskable(task, item) or (REPEATED if copies.earlier(item) else ""):

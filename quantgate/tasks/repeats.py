@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from quantgate.core.errors import DataError
 from quantgate.core.items import Item
-from quantgate.core.requests import Likelihood, Rolling, Tokens
+from quantgate.core.requests import Likelihood, Request, Rolling, Tokens
 from quantgate.tasks.base import Task
 from quantgate.tasks.overlap import Words, covered, run_hashes, words_of
 from quantgate.tasks.prompts import Prompts
@@ -104,6 +104,7 @@ class Copies:
         self._task, self._prompts = task, prompts
         self._first: dict[Key, str] = {}
         self._runs: dict[int, str] = {}
+        self._literal: dict[tuple[Request, ...], str] = {}
         self._shots: dict[int, tuple[Mapping[str, Any], Key | None]] = {}
         self.found: dict[str, str] = {}
         """Copy -> the item it is a copy of, by id."""
@@ -133,6 +134,8 @@ class Copies:
 
     def _same_text(self, item: Item) -> str:
         [*requests] = self._task.requests(item, self._prompts)
+        if not any(isinstance(each, Rolling) for each in requests):  # of other packages, made of tokens: word for word
+            return self._literal.setdefault(tuple(requests), item.id) if requests else ""
         words = [word for each in requests if isinstance(each, Rolling) for word in self._words(each)]
         runs = run_hashes(words)
         hit = [run in self._runs for run in runs]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from quantgate.core.errors import DataError
+from quantgate.core.errors import DataError, UsageError
 from quantgate.core.items import Item, ItemOutcome
 from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.core.requests import (
@@ -20,6 +20,8 @@ from quantgate.core.requests import (
     Rolling,
     RollingResponse,
 )
+from quantgate.fixtures.plan import check_tasks_apart
+from quantgate.runs.asked import ask_items
 from quantgate.tasks.base import Selection
 from quantgate.tasks.checked import check_depends, guessing, items_of, outcome_of, requests_of
 from quantgate.tasks.prompts import Prompts
@@ -202,3 +204,18 @@ def test_guessing_among_options_is_counted_and_not_believed():
     assert guessing(Theirs(), [[Likelihood((1,), (2,))]]) is None
     assert guessing(Theirs(), [*pairs, [Generate((1,), 4)]]) is None
     assert guessing(TASKS["mmlu"], pairs) is None  # ours say it themselves
+
+
+def test_items_that_ask_word_for_word_the_same_count_once(prompts):
+    """Their tokens are made without the tokenizer, so no text of theirs is heard."""
+    same = theirs(requests=lambda item, prompts: [Likelihood((1, 2), (option,)) for option in (2, 3)])
+    told(lambda: ask_items(same, items_of(same, None, Selection(), prompts), prompts), "3 of 4 items ask the same")
+    found = ask_items(Theirs(), items_of(Theirs(), None, Selection(), prompts), prompts)
+    assert len(found.items) == 4
+    assert not found.unasked
+
+
+def test_a_benchmark_is_not_called_like_a_method():
+    check_tasks_apart(TASKS)
+    with pytest.raises(UsageError, match="task 'my_gptq4': its name contains the method's 'gptq4'"):
+        check_tasks_apart(["my_gptq4"])
