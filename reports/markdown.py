@@ -75,6 +75,8 @@ def _study(report: Report) -> list[str]:
     parts = ["## Calibration study", "\n".join(f"- {_plain(line)}" for line in shift.sentences(record))]
     for matrix in shift.matrices(record):
         parts += [_plain(matrix.title), _table(matrix.header, matrix.rows)]
+    if not record["matrix"]:
+        return parts
     header, rows = shift.contrast_rows(record)
     parts += ["Own distribution against each other set, on the scale of the item scores (more is better):"]
     return [*parts, _table(header, rows), f"![calibration]({shift.PICTURE})"]

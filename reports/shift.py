@@ -86,8 +86,9 @@ def cells_csv(report: Report) -> str:
 
 
 def heat_map(report: Report) -> str:
-    """An SVG: colour is the change from 16 bit in margins, the text its interval; empty without a study."""
-    if not (record := study_of(report)):
+    """An SVG: colour is the change from 16 bit in margins, the text its interval; empty where no cell was filled."""
+    record = study_of(report)
+    if not record or not record["matrix"]:
         return ""
     import matplotlib
     from matplotlib.figure import Figure

@@ -39,7 +39,8 @@ class Evaluation:
 
     Args:
         options: what the user chose.
-        tasks: the planned tasks, so that the reference answers all of them while it is loaded.
+        tasks: the planned tasks, so that the reference answers all of them while it is loaded; and what is planned
+            to be judged on them, where that is known.
         sources: where benchmark rows come from.
         store: keeps models and answers; its progress is told about long steps.
         policy: the margins.
@@ -50,7 +51,7 @@ class Evaluation:
     def __init__(
         self,
         options: Options,
-        tasks: Sequence[Task],
+        tasks: Sequence[Task] | Planned,
         sources: Sources,
         store: Store,
         policy: Policy,
@@ -58,7 +59,8 @@ class Evaluation:
         engine: EngineRow | None = None,
     ) -> None:
         self.options, self.store = options, store
-        self.questions = Questions(options, Planned(tuple(tasks)), sources, store)
+        planned = tasks if isinstance(tasks, Planned) else Planned(tuple(tasks))
+        self.questions = Questions(options, planned, sources, store)
         self.scoring = Scoring(self.questions, engine)
         self.reference = Reference(self.questions, self.scoring, baselines_root)
         self.subjects = Subjects(self.questions, self.scoring)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from quantgate.engines.protocol import Setting
 from quantgate.quantize.calibration.sources import CalibrationChoice
 from quantgate.tasks.base import Selection, Task
 from quantgate.tasks.data import DataSource
+
+if TYPE_CHECKING:
+    from quantgate.subjects.spec import SubjectSpec
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Sources:
 
 @dataclass
 class Planned:
-    """The tasks of a run: the reference answers all of them while it is loaded, and no calibration text is in any."""
+    """The tasks of a run: the reference answers all of them while it is loaded, and no calibration text is in any.
+
+    ``subjects``: what will be judged, so that those that can share a pass over the model are made in one.
+    """
 
     tasks: Sequence[Task]
+    subjects: Sequence[SubjectSpec] = ()

@@ -6,10 +6,12 @@ from typing import Any
 
 from quantgate.core.phases import PHASES
 from quantgate.quantize.base import Method
+from quantgate.quantize.calibration.samples import Calibration
 from quantgate.runs.questions import Questions
 from quantgate.runs.scoring import Scoring
 from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject, Workshop
+from quantgate.subjects.together import make_together
 
 
 class Subjects:
@@ -33,11 +35,19 @@ class Subjects:
             calibration = self.questions.calibration(spec.calibration) if method.needs_calibration else None
             workshop = Workshop(self.questions.store, options.device, options.shared, options.dtype)
             with PHASES.of(f"{spec.id}: quantizing"):  # or opening
+                self._make_with_mates(spec, calibration, workshop)
                 subject = spec.open(self.questions.model, calibration, workshop)
             if subject.from_cache:
                 workshop.progress.step(f"{spec.id}: quantizing", 1, 1)
             self._opened[spec.id] = subject
         return self._opened[spec.id]
+
+    def _make_with_mates(self, spec: SubjectSpec, calibration: Calibration | None, workshop: Workshop) -> None:
+        """Make what is planned with the same set and can share the pass over the model; never beside other workers."""
+        planned = self.questions.planned.subjects
+        if calibration is not None and not workshop.shared and spec in planned:
+            mates = [each.method for each in planned if each.calibration == spec.calibration]
+            make_together(self.questions.model, mates, calibration, workshop)
 
     @property
     def digests(self) -> frozenset[str]:

@@ -139,7 +139,7 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
     Raises:
         MethodError: the method cannot be applied to this model, or it needs a calibration set and there is none.
     """
-    from quantgate.checkpoints.checkpoint import LAYOUT_VERSION, read_record
+    from quantgate.checkpoints.checkpoint import read_record
     from quantgate.quantize.calibration.shards import PooledStatistics, check_model
     from quantgate.subjects.make import quantize_checkpoint
 
@@ -149,14 +149,7 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
     if isinstance(calibration, PooledStatistics):
         check_model(calibration, model.digest.weights, model.digest.tokenizer)
     store, device = workshop.store, workshop.device
-    key = SubjectKey(
-        model_digest=model.digest.whole,
-        method=method.as_record(),
-        calibration_digest=calibration.digest if calibration else "",
-        libraries={name: importlib.metadata.version(name) for name in libraries_of(method)},
-        device=device.split(":")[0],
-        layout=LAYOUT_VERSION,
-    )
+    key = key_of(model, method, calibration, device)
     what = f"{method.id} of {model.id}"
 
     def build(target: Path) -> None:
@@ -176,6 +169,20 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
     weights = digest_model(entry.path).loaded
     unchanged, on_grid = audit(model, entry.path, weights, record, store)
     return Subject(method, entry.path, record, weights, entry.from_cache, unchanged, on_grid=on_grid, stamps=seen)
+
+
+def key_of(model: ModelFiles, method: Method, calibration: Calibration | None, device: str) -> SubjectKey:
+    """Where the store keeps the model quantized by ``method``; ``calibration``: None for a method that needs none."""
+    from quantgate.checkpoints.checkpoint import LAYOUT_VERSION
+
+    return SubjectKey(
+        model_digest=model.digest.whole,
+        method=method.as_record(),
+        calibration_digest=calibration.digest if calibration else "",
+        libraries={name: importlib.metadata.version(name) for name in libraries_of(method)},
+        device=device.split(":")[0],
+        layout=LAYOUT_VERSION,
+    )
 
 
 def check_record(

@@ -61,6 +61,18 @@ def test_a_killed_study_resumes_at_the_cell(gate, mine, tmp_path):
     assert sum(each["from_cache"] for each in gate.report["subjects"]) == 1
 
 
+def test_a_study_of_which_one_set_is_left_draws_no_picture(gate, mine, tmp_path):
+    """Selected down to one set there is nothing to compare: the report stands, and says so."""
+    gate.run(*BOTH, "-k", "mine")
+    assert not gate.report["studies"]
+    (mine / "broken.txt").write_text("x", encoding="utf-8")  # too short for a sample: its cells are holes
+    gate.run("--calibration", "ptb,broken.txt", "--tasks", "perplexity_ptb", "--methods", "gptq4")
+    assert study(gate)["matrix"] == []
+    assert {hole["set"].split("-")[0] for hole in study(gate)["holes"]} == {"ptb", "broken.txt"}
+    assert not (tmp_path / "report" / "calibration.svg").exists()
+    assert "## Calibration study" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_two_names_of_one_text_give_one_model_and_no_gap(gate, mine, tmp_path):
     gate.run("--calibration", "mine.txt,again.txt", "--tasks", "perplexity_ptb", "--methods", "gptq4")
     one, two = study(gate)["matrix"]
