@@ -7,18 +7,19 @@ A new command is a module with ``add_arguments`` and ``run`` and a row in `COMMA
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from quantgate import auditing, export, statistics
+from quantgate import auditing, doctor, export, listing, starting, statistics
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
 from quantgate.core.words import for_stream
 from quantgate.fixtures import command as suite
-from quantgate.reports import check
+from quantgate.reports import again, check
 
 _WRONG_USAGE: Final = 4
 
@@ -47,6 +48,12 @@ COMMANDS: Final = (
         statistics.add_arguments,
         statistics.run,
     ),
+    Command(
+        "list", "the methods, benchmarks, calibration sets and engines there are", listing.add_arguments, listing.run
+    ),
+    Command("doctor", "what a run would stumble over here", doctor.add_arguments, doctor.run),
+    Command("init", "write a policy and a workflow to begin with", starting.add_arguments, starting.run),
+    Command("report", "make a run's files again, or show runs side by side", again.add_arguments, again.run),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
 
@@ -81,9 +88,18 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_WRONG_USAGE, f"{self.prog}: {message}\n")
 
 
+def version() -> str:
+    """The installed version; of a clone that is not installed, what it would be."""
+    try:
+        return importlib.metadata.version("quantgate")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with one sub-parser a command; ``command`` of its result is the row."""
     parser = _Parser(prog="quantgate", description="May this quantized model replace its 16-bit original?")
+    parser.add_argument("--version", action="version", version=f"quantgate {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.summary, description=command.summary)

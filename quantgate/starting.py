@@ -1,0 +1,101 @@
+"""``quantgate init``: a policy to edit and a workflow that gates every pull request, written where one stands."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Final
+
+from quantgate.core import reading
+from quantgate.core.errors import UsageError
+from quantgate.core.places import EVALS
+from quantgate.core.progress import Progress
+from quantgate.store.store import write_atomically
+
+_EPILOG: Final = "example: quantgate init --model org/Model --candidate mine=./Model-W4 --tasks mmlu,gsm8k"
+POLICY: Final = Path("quantgate-policy.toml")
+WORKFLOW: Final = Path(".github/workflows/quantgate.yml")
+_ARGUMENT: Final = re.compile(r"[\w./:@=,+-]+")
+_WORKFLOW: Final = """\
+# May the quantized model replace its 16-bit original? The verdict stands in the step's summary.
+name: quantgate
+on: [pull_request, workflow_dispatch]
+permissions:
+  contents: read
+jobs:
+  gate:
+    runs-on: ubuntu-latest
+    timeout-minutes: 120
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: {{python-version: "3.12"}}
+      - uses: actions/cache@v4
+        with:
+          path: .quantgate-store
+          key: quantgate-${{{{ github.sha }}}}
+          restore-keys: quantgate-
+      - run: pip install quantgate
+      - run: quantgate run {arguments} --store .quantgate-store --report-dir quantgate-report
+      - uses: actions/upload-artifact@v4
+        if: always()
+        with: {{name: quantgate-report, path: quantgate-report}}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("--model", default="bundled", metavar="ID|DIR", help="the 16-bit model")
+    add("--candidate", action="append", default=[], metavar="NAME=PLACE", help="a checkpoint to judge; repeatable")
+    add("--methods", metavar="A,B", help="methods to quantize with and judge")
+    add("--tasks", metavar="A,B", help="benchmarks; without it those that run by default")
+    add("--directory", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+    add("--force", action="store_true", help="write over what is there")
+
+
+def run(args: argparse.Namespace, progress: Progress) -> int:
+    """Write both files.
+
+    Raises:
+        UsageError: nothing to judge, a name that would not survive a shell, or a file that is there already.
+    """
+    texts = {POLICY: reading.read_text(EVALS / "policy.toml"), WORKFLOW: workflow(args)}
+    there = [name for name in texts if (args.directory / name).exists()]
+    if there and not args.force:
+        raise UsageError(
+            "quantgate init",
+            f"{', '.join(map(str, there))} is there already",
+            expected="a folder without",
+            hint="--force",
+        )
+    for name, text in texts.items():
+        path = args.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+        print(path)
+    print(f"next: edit the margins in {POLICY}, then: quantgate run {_arguments(args)}")
+    return 0
+
+
+def workflow(args: argparse.Namespace) -> str:
+    """The workflow's text."""
+    return _WORKFLOW.format(arguments=_arguments(args))
+
+
+def _arguments(args: argparse.Namespace) -> str:
+    if not (args.candidate or args.methods):
+        raise UsageError("quantgate init", "nothing to judge", expected="--candidate NAME=PLACE or --methods A,B")
+    words = ["--model", args.model]
+    words += [word for candidate in args.candidate for word in ("--candidate", candidate)]
+    words += [
+        word for name in ("methods", "tasks") if getattr(args, name) for word in (f"--{name}", getattr(args, name))
+    ]
+    for word in words:
+        if not _ARGUMENT.fullmatch(word):
+            raise UsageError(
+                "quantgate init", f"{word!r} in a command", expected="letters, digits and . / : @ = , + - _ only"
+            )
+    return " ".join([*words, "--policy", str(POLICY)])

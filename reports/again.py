@@ -1,0 +1,103 @@
+"""``quantgate report RUN ...``: a run's files made again from its record, or several runs side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.core.cases import CaseKey
+from quantgate.core.errors import UsageError
+from quantgate.core.progress import Progress
+from quantgate.core.records import Result
+from quantgate.reports.report import Report
+from quantgate.reports.reporters import drawn
+from quantgate.reports.stored import load_report
+from quantgate.reports.table import digits_of, number
+from quantgate.store.store import write_atomically
+
+_EPILOG: Final = "example: quantgate report last-week/ reports/out"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case in several runs; None where a run has no such case."""
+
+    key: CaseKey
+    cells: tuple[Result | None, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether two runs say otherwise of it, or one says nothing."""
+        return len({cell and cell.verdict for cell in self.cells}) > 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("runs", metavar="RUN", type=Path, nargs="+", help="report.json, or the directory it lies in")
+    add("--out", type=Path, metavar="DIR", help="of one run: write its page, tables and pictures there")
+    add("--json", action="store_true", help="of several runs: as JSON")
+
+
+def run(args: argparse.Namespace, progress: Progress) -> int:
+    """Write the files of one run, or print several side by side.
+
+    Raises:
+        StoreError: a report cannot be read.
+        UsageError: one run without a place to write to, or several with one.
+    """
+    if (len(args.runs) == 1) != (args.out is not None):
+        expected = "quantgate report RUN --out DIR, or quantgate report RUN RUN ..."
+        raise UsageError("quantgate report", "one run is written to --out, several are compared", expected=expected)
+    reports = [load_report(place) for place in args.runs]
+    if args.out is not None:
+        _write(reports[0], args.out)
+        return 0
+    rows = beside(reports)
+    print(json.dumps([_as_record(row) for row in rows], indent=2) if args.json else "\n".join(lines(rows, reports)))
+    return 0
+
+
+def _write(report: Report, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in drawn(report).items():
+        if text:
+            write_atomically(place / name, text)
+            print(place / name)
+
+
+def beside(reports: Sequence[Report]) -> list[Row]:
+    """Every case of any of the runs, in the order of the first that has it."""
+    known: list[Mapping[CaseKey, Result]] = [{each.key: each for each in report.rows} for report in reports]
+    keys = dict.fromkeys(key for cases in known for key in cases)
+    return [Row(key, tuple(cases.get(key) for cases in known)) for key in keys]
+
+
+def lines(rows: Sequence[Row], reports: Sequence[Report]) -> list[str]:
+    """A line a case, with ``*`` where the verdicts differ, and a line on what the runs were."""
+    names = [f"run {at + 1}" for at in range(len(reports))]
+    table = [["", "case", *names], *(["*" * row.changed, str(row.key), *map(_cell, row.cells)] for row in rows)]
+    widths = [max(len(line[at]) for line in table) for at in range(len(table[0]))]
+    drawn_rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+    changed = sum(row.changed for row in rows)
+    told = [_run(name, report) for name, report in zip(names, reports, strict=True)]
+    return [*(line.rstrip() for line in drawn_rows), *told, f"{changed} of {len(rows)} cases have another verdict"]
+
+
+def _run(name: str, report: Report) -> str:
+    facts = report.environment
+    return f"{name}: {report.run.started}, commit {facts.get('commit') or 'none'}, {facts.get('cpu')}"
+
+
+def _cell(result: Result | None) -> str:
+    return "-" if result is None else f"{result.verdict} {number(result.value, digits_of(result))}"
+
+
+def _as_record(row: Row) -> dict[str, Any]:
+    cells = [cell and {"verdict": cell.verdict, "value": cell.value, "delta": cell.delta} for cell in row.cells]
+    return {"case": str(row.key), "changed": row.changed, "runs": cells}

@@ -1,0 +1,163 @@
+"""The commands around a run: what there is, whether it would run here, a first policy and workflow, runs compared."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from quantgate import cli, doctor
+from quantgate.quantize.catalogue.methods import METHODS
+from quantgate.reports.run import sealed
+from quantgate.tasks.efficiency import EFFICIENCY_TASKS
+from quantgate.tasks.table import TASKS
+from tests.conftest import make_model_dir
+from tests.unit.reports.shown import payload, report_of
+
+
+@pytest.fixture
+def told(capsys):
+    def run(*words):
+        code = cli.main(list(map(str, words)))
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("quantgate ")
+
+
+@pytest.mark.parametrize(("what", "names"), [
+    ("methods", [*METHODS]), ("tasks", [*TASKS, *EFFICIENCY_TASKS]), ("engines", ["torch"]),
+])  # fmt: skip
+def test_a_list_names_every_row(told, what, names):
+    code, out, _ = told("list", what, "--json")
+    assert code == 0
+    assert {row["name"] for row in json.loads(out)} >= set(names)
+    code, out, _ = told("list", what)
+    assert len(out.splitlines()) == len(json.loads(told("list", what, "--json")[1])) + 1
+
+
+def test_words_choose_among_the_rows(told):
+    code, out, _ = told("list", "methods", "gptq", "asymmetric")
+    assert code == 0
+    assert "awq-gptq-w4" in out
+    assert "gptq4 " not in out
+    code, out, err = told("list", "methods", "gptqq4")
+    assert (code, out) == (1, "")
+    assert "gptq4" in err
+
+
+def test_doctor_finds_nothing_wrong_with_what_is_bundled(told):
+    code, out, _ = told("doctor", "--json")
+    found = json.loads(out)
+    assert code == int(any(each["level"] == "error" for each in found))
+    by_name = {each["what"]: each for each in found}
+    assert by_name["data bundled"]["level"] == "ok"
+    assert "mmlu_cloze" in by_name["data bundled"]["found"]
+    assert by_name["torch"]["level"] == "ok"
+
+
+def test_doctor_names_what_would_not_run(told, tmp_path):
+    model = make_model_dir(tmp_path / "model")
+    code, out, _ = told("doctor", "--model", model, "--data", tmp_path / "nothing", "--device", "banana")
+    assert code == 1
+    assert f"ok       model {model}" in out
+    errors = [line for line in out.splitlines() if line.startswith("error")]
+    assert len(errors) == 2
+    assert "banana" in "".join(errors)
+    (model / "config.json").unlink()
+    assert f"error    model {model}" in told("doctor", "--model", model)[1]
+
+
+def test_a_package_that_is_missing_or_too_old_is_an_error(monkeypatch):
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "requires", lambda _: ["numpy<1", "no-such-package", "pytest; extra == 'x'"]
+    )
+    found = {each.what: each for each in doctor._versions()}
+    assert found["numpy"].level == found["no-such-package"].level == "error"
+    assert "needs <1" in found["numpy"].found
+    assert "pytest" not in found
+
+
+def test_init_writes_a_policy_that_loads_and_a_workflow_that_runs_what_was_asked(told, tmp_path):
+    words = ("--model", "org/Model", "--candidate", "mine=./W4", "--tasks", "mmlu,gsm8k", "--directory", tmp_path)
+    code, out, _ = told("init", *words)
+    assert code == 0
+    from quantgate.verdict.policy_file import load_policy
+
+    assert load_policy(tmp_path / "quantgate-policy.toml").digest == load_policy(None).digest
+    workflow = yaml.safe_load((tmp_path / ".github/workflows/quantgate.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    steps = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    [command] = [step for step in steps if step.startswith("quantgate run")]
+    asked = "--model org/Model --candidate mine=./W4 --tasks mmlu,gsm8k --policy quantgate-policy.toml"
+    assert command == f"quantgate run {asked} --store .quantgate-store --report-dir quantgate-report"
+    assert f"quantgate run {asked}" in out
+    assert told("init", *words)[0] == 4  # nothing is written over
+    assert told("init", *words, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--methods", "gptq4; rm -rf x"], ["--candidate", "a=$(x)"], ["--methods", "a\nb"]]
+)
+def test_init_writes_no_command_of_somebody_else(told, tmp_path, words):
+    assert told("init", *words, "--directory", tmp_path)[0] == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def place(tmp_path):
+    def write(name, *payloads):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, text in sealed(report_of(*payloads)).items():
+            if text:
+                (folder / file).write_text(text)
+        return folder
+
+    return write
+
+
+def test_one_run_is_drawn_again_elsewhere(told, place, tmp_path):
+    first = place("a", payload("gptq4", 0.8))
+    code, out, _ = told("report", first, "--out", tmp_path / "again")
+    assert code == 0
+    for name in ("report.md", "report.html", "results.csv", "table.tex"):
+        assert (tmp_path / "again" / name).read_bytes() == (first / name).read_bytes()
+        assert name in out
+
+
+def test_runs_side_by_side_name_what_changed(told, place):
+    first = place("a", payload("gptq4", 0.8), payload("rtn2", 0.8))
+    second = place("b", payload("gptq4", 0.8), payload("rtn2", 0.3), payload("rtn3", 0.3))
+    code, out, _ = told("report", first, second)
+    assert code == 0
+    lines = [line for line in out.splitlines() if " on truthfulqa" in line]
+    assert [line.startswith("*") for line in lines] == [False, True, True]
+    assert "2 of 3 cases have another verdict" in out
+    rows = json.loads(told("report", first, second, "--json")[1])
+    assert [row["changed"] for row in rows] == [False, True, True]
+    assert rows[2]["runs"][0] is None
+
+
+def test_a_report_needs_a_place_or_company(told, place):
+    first = place("a", payload("gptq4", 0.8))
+    assert told("report", first)[0] == 4
+    assert told("report", first, first, "--out", first)[0] == 4
+    assert told("report", first / "nothing", first)[0] == 1
+
+
+def test_the_same_case_of_two_calibration_sets_is_two_rows(told, place):
+    def with_set(name):
+        one = payload("gptq4", 0.8)
+        return replace(one, result=replace(one.result, calibration=name))
+
+    folder = place("a", with_set("c4"), with_set("ptb"))
+    rows = json.loads(told("report", folder, folder, "--json")[1])
+    assert [row["case"] for row in rows] == ["gptq4:c4 on truthfulqa", "gptq4:ptb on truthfulqa"]
