@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantgate.checkpoints.findings import ERROR, Finding
 from quantgate.checkpoints.layouts.parts import PartsCheckpoint
-from quantgate.checkpoints.matrices import plain_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from quantgate.checkpoints.layouts.protocol import Checkpoint
 
+# share of input features. act-order leaves 0 to 7% in 4 bits and 20% in 2, an order drawn at random 41 to 99%
+_MISPLACED: Final = 0.35
 
-def order_of_groups(module: str, weight: Tensor, checkpoint: Checkpoint, allowed: float) -> Iterator[Finding]:
-    """Whether another ``g_idx`` than the stored one makes the matrix of ``module`` a rounding of ``weight``.
 
-    Every input feature is given to the group whose scales fit it best. Where that brings the distance below
-    ``allowed``, the codes and scales are right, and the order is not theirs.
+def order_of_groups(module: str, weight: Tensor, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Whether the stored ``g_idx`` of a matrix with groups in any order belongs to its codes.
+
+    Every input feature is given to the group whose scales fit it best. Codes that were rounded with the stored order
+    fit it best nearly everywhere; under another order about as many as were moved do not.
     """
     import torch
 
     if not isinstance(checkpoint, PartsCheckpoint) or "g_idx" not in checkpoint.found.get(module, {}):
         return
-    from quantgate.quantize.numerics.uniform import UniformWeight, from_tensors
+    order = checkpoint.part(module, "g_idx")
+    if bool((order[1:] >= order[:-1]).all()):
+        return
+    from quantgate.quantize.numerics.uniform import from_tensors
 
     parts = {key: checkpoint.part(module, key) for key in checkpoint.found[module]}
     stored = from_tensors(parts, checkpoint.settings(module), module)
     codes, target = stored.codes.float(), weight.t()
-    lost = []
-    for group in range(len(stored.scales)):
-        values = stored.scales[group].float() * (codes - stored.zeros[group].float())
-        lost.append((values - target).square().sum(1))
-    best = torch.stack(lost).argmin(0)
-    moved = int((best != stored.g_idx).sum())
-    mended = UniformWeight(stored.codes, stored.scales, stored.zeros, best.to(torch.int32), stored.grid)
-    if moved and plain_distance(weight, mended.dequantize(torch.float32)) <= allowed:
+    lost = torch.stack(
+        [
+            (scales.float() * (codes - zeros.float()) - target).square().sum(1)
+            for scales, zeros in zip(stored.scales, stored.zeros, strict=True)
+        ]
+    )
+    misplaced = lost.argmin(0) != order
+    if float(misplaced.float().mean()) > _MISPLACED:
+        count = int(misplaced.sum())
         yield Finding(
             "order_of_groups", ERROR,
-            f"g_idx of {module} does not belong to its codes: {moved} of {len(best)} input features fit another group",
-            (module,), {"features": moved},
+            f"g_idx of {module} does not belong to its codes: {count} of {len(order)} input features fit another group",
+            (module,), {"features": count},
         )  # fmt: skip

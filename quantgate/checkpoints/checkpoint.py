@@ -52,7 +52,7 @@ _MALFORMED: Final = (
     IndexError,
     re.error,
 )
-_COPIED: Final = (
+TEXTS: Final = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -119,7 +119,7 @@ def write(
     packed = {f"{name}.{key}": t.cpu() for name, weight in quantized.items() for key, t in weight.tensors().items()}
     save(state | packed, target)
     _write_configs(source_config, config, dtype, target)
-    for name in _COPIED:
+    for name in TEXTS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     return sum(tensor.nbytes for tensor in packed.values())

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.checkpoints.declared_further import LAYOUTS
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
@@ -305,4 +306,5 @@ _LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
     "bitsandbytes": _bitsandbytes,
     "compressed-tensors": _compressed,
     QUANT_METHOD: _own,
+    **LAYOUTS,
 }

@@ -33,7 +33,7 @@ class Folds:
     def add(self, module: str, rows: Tensor, columns: Tensor) -> None:
         """Keep what is not 1. A factor that all elements share is a gain; else it goes to the side that is not even."""
         if _is_even(rows) and _is_even(columns):
-            gain = float(rows.mean() * columns.mean())
+            gain = float(rows.median() * columns.median())
             if abs(gain - 1) > _EVEN:
                 self.gains[module] = gain
             return
@@ -87,9 +87,13 @@ class Folds:
         return any(_cancel(each, ratio, 1) for each in columns) or any(_is_one(ratio * each) for each in gains)
 
     def _gain_made_up(self, module: str, gain: float) -> bool:
-        gains = (each for name, each in self.gains.items() if _block(name) == _block(module) and name != module)
-        norms = (ratio for name, ratio in self.norms.items() if _block(name) == _block(module))
-        return any(abs(gain * each - 1) < _EVEN for each in gains) or any(_is_one(ratio * gain) for ratio in norms)
+        """A norm may make up for one part of a gain (its columns), and another matrix for the rest (its rows)."""
+        block = _block(module)
+        gains = [each for name, each in self.gains.items() if _block(name) == block and name != module]
+        rows = [float(each.median()) for name, each in self.rows.items() if _block(name) == block and name != module]
+        columns = [float(each.median()) for name, each in self.columns.items() if _block(name) == block]
+        norms = [float(ratio.median()) for name, ratio in self.norms.items() if _block(name) == block]
+        return any(abs(gain * one * other - 1) < _EVEN for one in (1, *norms) for other in (1, *gains, *rows, *columns))
 
 
 def _block(name: str) -> str:

@@ -107,17 +107,15 @@ def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]
 def _turned_alike(one: Tensor, other: Tensor, checkpoint: Checkpoint, ours: Checkpoint) -> bool:
     """Whether a first matrix, with the norm before it, sees what it saw: both were turned by the same rotation."""
     step = max(1, len(one) // 128)
-    for module, stored in checkpoint.modules.items():
-        name, norm = f"{module}.weight", _norm_before(module, ours)
-        if norm not in checkpoint.plain or name not in ours.plain or stored.shape != ours.plain[name][1]:
+    for name, (_, shape) in ours.plain.items():
+        module = name.removesuffix(".weight")
+        norm = _norm_before(module, ours)
+        if ".1." in module or norm not in checkpoint.plain or len(shape) != 2 or shape[1] != one.shape[1]:
             continue
-        if stored.shape[1] == one.shape[1]:
-            before, after = ours.tensor(name).float() * ours.tensor(norm).float(), checkpoint.weight(module)
-            after = after * checkpoint.tensor(norm).float()
-            if matrices.plain_distance(before @ one[::step].t(), after @ other[::step].t()) < _TURNED:
-                return True
-        if ".1." in module:
-            break
+        found = checkpoint.weight(module) if module in checkpoint.modules else checkpoint.tensor(name).float()
+        before, after = ours.tensor(name).float() * ours.tensor(norm).float(), found * checkpoint.tensor(norm).float()
+        if matrices.plain_distance(before @ one[::step].t(), after @ other[::step].t()) < _TURNED:
+            return True
     return False
 
 
@@ -167,11 +165,12 @@ def _compare(
     fit = matrices.fit_scales(weight, found) if error > _USUAL * least else None
     if fit is not None:
         error = min(error, fit.error)
+    seen.causes += order_of_groups(module, fit.scaled if fit else weight, checkpoint)
     if lost := matrices.empty_blocks(weight, found, stored.group):
         seen.empty[module] = lost
     elif error > min(_UNLIKE, _SLACK * least):
         seen.far[module] = error
-        seen.causes += _causes(module, weight, found, least, ours, checkpoint)
+        seen.causes += _causes(module, weight, found, least, ours)
     else:
         _check_groups(module, weight, found, least, stored, fit, seen)
     return error, least
@@ -197,9 +196,7 @@ def _check_groups(
             seen.apart[module] = apart
 
 
-def _causes(
-    module: str, weight: Tensor, found: Tensor, least: float, ours: Checkpoint, checkpoint: Checkpoint
-) -> Iterator[Finding]:
+def _causes(module: str, weight: Tensor, found: Tensor, least: float, ours: Checkpoint) -> Iterator[Finding]:
     """Why a matrix is no rounding of its own original, where that can be told."""
     allowed = min(_UNLIKE, _SLACK * least)
     alike = [name for name in ours.plain if name != f"{module}.weight" and name.endswith(".weight")]
@@ -211,7 +208,6 @@ def _causes(
             (module, other.removesuffix(".weight")),
         )  # fmt: skip
         return
-    yield from order_of_groups(module, weight, checkpoint, allowed)
 
 
 def _check_scales(module: str, scales: Mapping[str, Tensor], seen: _Seen) -> None:
@@ -255,7 +251,7 @@ def _look_plain(name: str, checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen
         fit = matrices.fit_scales(weight, found)
         if fit.error > _HALF:
             seen.far[module] = error
-            seen.causes += _causes(module, weight, found, matrices.LEAST, ours, checkpoint)
+            seen.causes += _causes(module, weight, found, matrices.LEAST, ours)
         else:
             seen.folds.add(module, fit.rows, fit.columns)
     seen.same[_print_of(found)].append(module)

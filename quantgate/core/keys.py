@@ -39,6 +39,18 @@ class ConvertedModelKey(Key):
 
 
 @dataclass(frozen=True)
+class UnfoldedKey(Key):
+    """A checkpoint made elsewhere, unpacked to ``dtype``; ``source``, ``reference``: digests of both."""
+
+    kind: ClassVar[str] = "unfolded"
+    source: str
+    reference: str
+    dtype: str
+    libraries: Mapping[str, str]
+    version: int
+
+
+@dataclass(frozen=True)
 class SubjectKey(Key):
     """A model quantized by one method. ``libraries`` names those whose version changes the weights.
 

@@ -7,16 +7,22 @@ the configuration declares to stay in 16 bit (and routers of experts, which no t
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.audit import audit_of, audited, check_complete
+from quantgate.checkpoints.fields import Declared
 from quantgate.checkpoints.findings import WARNING
 from quantgate.core.errors import ModelError, UsageError
+from quantgate.core.keys import UnfoldedKey
+from quantgate.core.words import counted
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json, weight_files
 from quantgate.models.loading import load_reference, load_tokenizer
@@ -26,12 +32,12 @@ from quantgate.models.tensors import StoredTensor, read_tensor, stored
 from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration.samples import Calibration
+from quantgate.store.store import sha256_file
 from quantgate.subjects.subject import Subject, Workshop, lies_on_grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from quantgate.checkpoints.fields import Declared
     from quantgate.checkpoints.layouts.protocol import Checkpoint
 
 ALGORITHM: Final = "candidate"
@@ -66,8 +72,8 @@ def parse_candidate(text: str) -> Method:
         raise UsageError(who, f"the name {name!r}", expected="lower-case letters, digits, '-' and '_'")
     if name == ModelFiles.name:
         raise UsageError(who, f"the name {name!r}", expected="another one: so the 16-bit model is called")
-    if not Path(place).is_dir():
-        raise UsageError(who, f"{place!r} is no directory", expected="a checkpoint in safetensors")
+    if not Path(place).exists():
+        raise UsageError(who, f"{place!r} is not there", expected="a checkpoint's directory, or a GGUF file")
     return Method(
         id=name,
         algorithm=ALGORITHM,
@@ -92,6 +98,11 @@ def check_candidate(method: Method, reference: Path | None) -> None:
     from quantgate.checkpoints.declared import read_declared
 
     path, who = directory_of(method), f"candidate {method.id!r}"
+    if not has_config(path):
+        from quantgate.checkpoints.layouts.table import layout_of
+
+        layout_of(path, who)
+        return
     check_model_directory(path, method.id, who)
     stored(path, who)
     if reference is not None:
@@ -114,6 +125,8 @@ def computed_otherwise(method: Method, dtype: str) -> str:
     from quantgate.checkpoints.declared import read_declared
 
     who = f"candidate {method.id!r}"
+    if not has_config(directory_of(method)):
+        return ""
     theirs = read_declared(directory_of(method), who).compute_dtype
     if theirs in ("", dtype):
         return ""
@@ -129,9 +142,13 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     Raises:
         ModelError: it is incomplete, or of another architecture than the reference.
     """
+    from quantgate.checkpoints.checkpoint import bytes_on_disk
     from quantgate.checkpoints.declared import read_declared
+    from quantgate.checkpoints.layouts.table import open_checkpoint
 
     path, who = directory_of(method), f"candidate {method.id!r}"
+    if not has_config(path):
+        return _open_by_reference(model, method, workshop)
     check_model_directory(path, method.id, who)
     seen = stamps(path)
     _check_alike(model.path, path, who)
@@ -141,7 +158,8 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     check_complete(model.path, path, who)
     if note := computed_otherwise(method, workshop.dtype):
         workshop.progress.note(note)
-    found = _inspect(model.path, path, method, declared)
+    opened = open_checkpoint(path, model.path, who)
+    found = _inspect(model.path, opened, method, declared, bytes_on_disk(path))
     weights = weight_files(path, who)
     if weights.leftovers:
         workshop.progress.note(f"{who}: {weights.note()}")
@@ -156,8 +174,76 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     ]
     for warning in audit_of(model, path, loaded, workshop.store, who).of_level(WARNING):
         workshop.progress.note(f"{who}: {warning.sentence}")
+    if declared.reader == "unfolded":
+        found = _as_unfolded(found, unfolded(opened, path, loaded, model, workshop), who)
+        return replace(found, foreign=tuple(problems), leftovers=weights.leftovers)
     return replace(
         found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen, loader=load_candidate
+    )
+
+
+def _as_unfolded(subject: Subject, path: Path, who: str) -> Subject:
+    """The subject as it will be loaded: from its unpacked files."""
+    return replace(
+        subject, path=path, weights=digest_model(path, who).loaded, stamps=stamps(path), loader=load_reference
+    )
+
+
+def _open_by_reference(model: ModelFiles, method: Method, workshop: Workshop) -> Subject:
+    """A candidate that brings no config.json (GGUF, adapters): the reference's says what its tensors are."""
+    from quantgate.checkpoints.layouts.table import open_checkpoint
+
+    path, who = directory_of(method), f"candidate {method.id!r}"
+    checkpoint = open_checkpoint(path, model.path, who)
+    added = getattr(checkpoint, "added", None)
+    kept = (lambda name: name not in added) if added is not None else (lambda name: name == "lm_head")
+    _check_all_there(model.path, checkpoint, who)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    source = hashlib.sha256("".join(sha256_file(file) for file in files if file.is_file()).encode()).hexdigest()
+    found = _inspect(model.path, checkpoint, method, Declared("unfolded", kept), sum(f.stat().st_size for f in files))
+    problems = audited(model, path, source, workshop.store, who)
+    for warning in audit_of(model, path, source, workshop.store, who).of_level(WARNING):
+        workshop.progress.note(f"{who}: {warning.sentence}")
+    return replace(
+        _as_unfolded(found, unfolded(checkpoint, model.path, source, model, workshop), who), foreign=tuple(problems)
+    )
+
+
+def _check_all_there(reference: Path, checkpoint: Checkpoint, who: str) -> None:
+    tied = read_json(reference / "config.json", who).get("tie_word_embeddings")
+    missing = [
+        name
+        for name in stored(reference)
+        if name not in checkpoint.plain
+        and name.removesuffix(".weight") not in checkpoint.modules
+        and not (tied and name == "lm_head.weight")
+    ]
+    if missing:
+        raise ModelError(
+            who, f"{counted(len(missing), 'weight is', 'weights are')} missing ({', '.join(missing[:3])})",
+            expected="every weight of the reference's architecture", hint="finish the download",
+        )  # fmt: skip
+
+
+def unfolded(checkpoint: Checkpoint, texts: Path, source: str, model: ModelFiles, workshop: Workshop) -> Path:
+    """Where the 16-bit files of ``checkpoint`` lie, made once; ``source``: its digest; ``texts``: has a tokenizer."""
+    from quantgate.checkpoints import unfold
+    from quantgate.models.loading import torch_dtype
+
+    key = UnfoldedKey(
+        source, model.digest.whole, workshop.dtype,
+        {name: importlib.metadata.version(name) for name in ("torch", "gguf")}, unfold.VERSION,
+    )  # fmt: skip
+    dtype = torch_dtype(workshop.dtype)
+    return workshop.store.fetch(
+        key, lambda target: unfold.unfold(checkpoint, texts, dtype, target), what="an unpacked candidate"
+    ).path
+
+
+def has_config(path: Path) -> bool:
+    """Whether the place is a model's directory; GGUF files and adapters lean on the reference's configuration."""
+    return (path / "config.json").is_file() or not (
+        path.is_file() or (path / "adapter_config.json").is_file() or any(path.glob("*.gguf"))
     )
 
 
@@ -235,22 +321,19 @@ class _Found:
     packed: bool = False
 
 
-def _inspect(reference: Path, candidate: Path, method: Method, declared: Declared) -> Subject:
-    """What the files say, as a subject without weights of its own yet."""
-    from quantgate.checkpoints.checkpoint import bytes_on_disk
-    from quantgate.checkpoints.layouts.table import open_checkpoint
-
+def _inspect(reference: Path, checkpoint: Checkpoint, method: Method, declared: Declared, size: int) -> Subject:
+    """What the files say, as a subject without weights of its own yet. ``size``: bytes of all files."""
     who = f"candidate {method.id!r}"
-    found = _matrices(reference, open_checkpoint(candidate, reference, who), declared, who)
-    config = read_json(candidate / "config.json", method.id).get("quantization_config") or {}
+    found = _matrices(reference, checkpoint, declared, who)
+    config = checkpoint.config.get("quantization_config") or {}
     weights, kept = sum(found.quantized.values()), sum(found.kept.values())
     bits = 8 * found.nbytes / max(weights, 1)
     record = QuantizationRecord(
         method=method.as_record() | {"quantization_config": config},
         calibration=None,
-        bits_nominal=declared.bits or round(bits),
+        bits_nominal=declared.bits or _nominal(checkpoint) or round(bits),
         bits_effective=bits,
-        bytes_on_disk=bytes_on_disk(candidate),
+        bytes_on_disk=size,
         storage="packed" if found.packed else "fake",
         seconds=0.0,
         quantized_modules=tuple(found.quantized),
@@ -260,9 +343,15 @@ def _inspect(reference: Path, candidate: Path, method: Method, declared: Declare
     )
     share = kept / max(weights + kept, 1)
     return Subject(
-        method, candidate, record, "", True, tuple(found.unchanged), on_grid=tuple(found.on_grid),
+        method, directory_of(method), record, "", True, tuple(found.unchanged), on_grid=tuple(found.on_grid),
         kept=tuple(found.kept), kept_share=share,
     )  # fmt: skip
+
+
+def _nominal(checkpoint: Checkpoint) -> int:
+    """Bits of the codes of most matrices; 0 where none is quantized."""
+    counts = Counter(stored.bits for stored in checkpoint.modules.values())
+    return round(counts.most_common(1)[0][0]) if counts else 0
 
 
 def _matrices(reference: Path, checkpoint: Checkpoint, declared: Declared, who: str) -> _Found:

@@ -6,14 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from quantgate.checkpoints.layouts import compressed, native, plain
+from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, native, plain, scaled
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout
 from quantgate.core.errors import ModelError
 from quantgate.core.registry import rows_of
 from quantgate.models.files import read_json
 
 GROUP: Final = "quantgate.readers"
-_ROWS: Final[tuple[Layout, ...]] = (native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, plain.LAYOUT)
+_ROWS: Final[tuple[Layout, ...]] = (
+    gguf.LAYOUT, adapter.LAYOUT, native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, awq.AWQ,
+    awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, plain.LAYOUT,
+)  # fmt: skip
 
 
 @cache

@@ -80,13 +80,14 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     Raises:
         ModelError: a tensor is missing, or shapes and configuration contradict each other.
     """
-    missing = {"qweight", "qzeros", "scales", "g_idx"} - tensors.keys()
+    missing = {"qweight", "qzeros", "scales"} - tensors.keys()
     if missing:
         raise ModelError(who, f"no {', '.join(sorted(missing))}", expected="a complete GPTQ-layout layer")
     # zero points are stored: AutoGPTQ's and GPTQModel's default for a missing `sym` changes no value
     grid = UniformGrid(int(config["bits"]), bool(config.get("sym", True)))
     version = cast(CheckpointFormat, config.get("checkpoint_format") or config.get("format") or "gptq")
-    g_idx, scales = tensors["g_idx"], tensors["scales"]
+    scales = tensors["scales"]
+    g_idx = tensors["g_idx"] if "g_idx" in tensors else _in_order(tensors["qweight"], config, who)
     _check_groups(g_idx, scales, int(config["group_size"]), who)
     if not config.get("desc_act") and bool((g_idx[1:] < g_idx[:-1]).any()):
         raise ModelError(
@@ -95,6 +96,15 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     codes = unpack_rows(tensors["qweight"], grid.bits, g_idx.shape[0])
     zeros = unpack_zeros(tensors["qzeros"], grid.bits, scales.shape[1], version)
     return UniformWeight(codes, scales, zeros, g_idx, grid)
+
+
+def _in_order(qweight: Tensor, config: Mapping[str, Any], who: str) -> Tensor:
+    """Groups of features in their order: packers leave ``g_idx`` out where it says nothing else."""
+    if config.get("desc_act"):
+        raise ModelError(who, "no g_idx", expected="the order of the groups, as desc_act true says")
+    features = qweight.shape[0] * 32 // int(config["bits"])
+    size = int(config["group_size"]) if int(config["group_size"]) > 0 else features
+    return (torch.arange(features) // size).to(torch.int32)
 
 
 def _check_groups(g_idx: Tensor, scales: Tensor, group_size: int, who: str) -> None:

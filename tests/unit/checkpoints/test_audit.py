@@ -143,14 +143,37 @@ def test_a_matrix_of_another_shape_is_named(reference, damaged):
     assert f"{UP} is (80, 96), not (160, 96)" in found(reference, damaged(shorter))[0]
 
 
-def test_a_model_that_was_turned_as_a_whole_is_not_compared(reference, damaged):
+def rotated(reference, path):
+    """The reference in another basis of its hidden states; norms are folded into the matrices behind them."""
+    path = shutil.copytree(reference, path)
+    state = {name: tensor.double() for name, tensor in load_file(path / "model.safetensors").items()}
+    width = state["model.norm.weight"].numel()
+    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)).double()).Q
+    for name in state:
+        block, _, rest = name.partition(".self_attn." if "self_attn" in name else ".mlp.")
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            state[name] = turn.t() @ state[name]
+        elif rest:
+            norm = "input_layernorm" if "self_attn" in name else "post_attention_layernorm"
+            state[name] = state[name] * state[f"{block}.{norm}.weight"] @ turn
+        elif name == "model.embed_tokens.weight":
+            state[name] = state[name] @ turn
+    turned = {name: torch.ones_like(t) if name.endswith("layernorm.weight") else t for name, t in state.items()}
+    save_file({name: t.to(torch.bfloat16).contiguous() for name, t in turned.items()}, path / "model.safetensors")
+    return path
+
+
+def test_a_model_that_was_turned_as_a_whole_is_not_compared(reference, tmp_path):
     """Where the embedding differs as well, matrices of one basis say nothing about those of another."""
+    assert found(reference, rotated(reference, tmp_path / "turned")) == []
 
-    def rotate(state):
-        swap(state)
-        state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].flip(1)
 
-    assert found(reference, damaged(rotate)) == []
+def test_an_embedding_that_was_turned_alone_is_an_error(reference, tmp_path):
+    path = rotated(reference, tmp_path / "turned")
+    state = load_file(path / "model.safetensors")
+    state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].flip(1).contiguous()
+    save_file(state, path / "model.safetensors")
+    assert "nor is the model a rotation of it" in "; ".join(found(reference, path))
 
 
 def test_a_dead_layer_of_nf4(reference, damaged):

@@ -14,6 +14,12 @@ DATA = Path(__file__).parents[2] / "data" / "checkpoints"
 REFERENCE = DATA / "reference"
 # name -> what the audit has to say of all or most matrices: modules, and how they are stored
 WHOLE = {
+    "ao_fp8": (14, "8-bit float, by row, F32 scales"),
+    "ao_int8": (14, "8-bit int, by row, symmetric, F32 scales"),
+    "ao_intx4": (14, "4-bit int, groups of 32, symmetric, BF16 scales"),
+    "ar_auto_gptq": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
+    "ar_auto_round": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
+    "ar_auto_round_auto_awq": (14, "4-bit int, groups of 32, zero points, F16 scales"),
     "bnb_nf4": (14, "4-bit levels, groups of 64, F32 scales"),
     "bnb_nf4_dq": (14, "4-bit levels, groups of 64, U8 scales"),
     "bnb_fp4": (14, "4-bit levels, groups of 64, F32 scales"),
@@ -34,7 +40,17 @@ WHOLE = {
     "gptq_v1": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
     "gptq_v2_asym": (14, "4-bit int, groups of 32, zero points, F16 scales"),
 }
-DAMAGED = ("gptq_act", "bnb_nf4", "bnb_int8_skip", "ct_w4a16_asym", "ct_w8a8", "ct_fp8_dynamic", "ct_nvfp4")
+DAMAGED = (
+    "gptq_act",
+    "bnb_nf4",
+    "bnb_int8_skip",
+    "ct_w4a16_asym",
+    "ct_w8a8",
+    "ct_fp8_dynamic",
+    "ct_nvfp4",
+    "ao_intx4",
+    "ar_auto_round_auto_awq",
+)
 
 
 @pytest.mark.parametrize("name", WHOLE)

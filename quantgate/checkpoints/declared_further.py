@@ -1,0 +1,101 @@
+"""Fields of layouts whose matrices are unpacked into 16-bit files before they are run; see `declared`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from quantgate.checkpoints.fields import Declared, account, check_pattern, integer, names
+from quantgate.core.errors import ModelError
+
+_HARMLESS: Final = (
+    "modules_to_fuse", "do_fuse", "fuse_max_seq_len", "exllama_config", "backend", "meta", "desc_act", "pack_dtype",
+    "damp_percent", "true_sequential", "static_groups", "model_name_or_path", "tokenizer", "dataset", "lm_head",
+)  # fmt: skip
+_AUTO_ROUND: Final = (
+    "amp", "autoround_version", "enable_minmax_tuning", "enable_quanted_input", "gradient_accumulate_steps", "iters",
+    "low_gpu_mem_usage", "lr", "minmax_lr", "nsamples", "seqlen", "provider", "block_name_to_quantize", "batch_size",
+    "dataset", "scale_dtype", "enable_norm_bias_tuning", "to_quant_block_names", "quant_block_list", "super_bits",
+    "super_group_size", "enable_adam", "act_bits", "act_dynamic", "act_sym", "act_data_type", "act_group_size",
+)  # fmt: skip
+
+
+def _kept(patterns: list[str]) -> Callable[[str], bool]:
+    """``lm_head``, and every module in whose name one of ``patterns`` appears: as transformers reads such lists."""
+    return lambda name: name == "lm_head" or any(each in name for each in patterns)
+
+
+def awq(config: Mapping[str, Any], who: str) -> Declared:
+    """AWQ in the packing ``gemm``. Raises ModelError."""
+    synonyms = {"w_bit": "bits", "q_group_size": "group_size"}
+    config = {synonyms.get(name, name): value for name, value in config.items()}
+    account(
+        config, who, honoured=("quant_method", "bits", "group_size", "zero_point", "sym", "modules_to_not_convert"),
+        harmless=_HARMLESS,
+        only={"version": ("gemm", "GEMM"), "format": ("gemm",), "method": ("awq",), "checkpoint_format": ("gemm",)},
+    )  # fmt: skip
+    bits = integer(config, "bits", lambda n: n == 4, who, "4")
+    return Declared("unfolded", _kept(names(config.get("modules_to_not_convert") or [], who)), bits)
+
+
+def auto_round(config: Mapping[str, Any], who: str) -> Declared:
+    """AutoRound's own ``quant_method``. Raises ModelError for quantized activations, or another packing."""
+    for name in ("act_bits",):
+        if config.get(name) not in (None, 16, 32):
+            raise ModelError(
+                who, f"{name} is {config[name]}", expected="16: quantized activations are not computed here"
+            )
+    account(
+        config, who,
+        honoured=("quant_method", "bits", "group_size", "sym", "extra_config", "packing_format"),
+        harmless=(*_AUTO_ROUND, *_HARMLESS), only={"data_type": ("int",)},
+    )  # fmt: skip
+    bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
+    extra = config.get("extra_config") or {}
+    for pattern in extra:
+        check_pattern(pattern, f"{who}.extra_config")
+    sixteen = {name for name, each in extra.items() if isinstance(each, Mapping) and each.get("bits", bits) >= 16}
+    return Declared("unfolded", lambda name: name == "lm_head" or name in sixteen, bits)
+
+
+def fp8(config: Mapping[str, Any], who: str) -> Declared:
+    """FP8 in blocks, as DeepSeek publishes it. Its runtimes quantize activations by token. Raises ModelError."""
+    account(
+        config, who, honoured=("quant_method", "weight_block_size", "modules_to_not_convert"),
+        harmless=("fmt", "dequantize", "scale_fmt", "ignored_layers"), only={"activation_scheme": ("dynamic",)},
+    )  # fmt: skip
+    skipped = [*names(config.get("modules_to_not_convert") or [], who), *names(config.get("ignored_layers") or [], who)]
+    return Declared("unfolded", _kept(skipped), 8)
+
+
+def modelopt(config: Mapping[str, Any], who: str) -> Declared:
+    """ModelOpt's FP8 and NVFP4: both quantize activations, which is not computed here. Raises ModelError always."""
+    raise ModelError(
+        who, f"{config.get('quant_algo', 'modelopt')} with quantized activations",
+        expected="a checkpoint whose activations stay in 16 bit, or compressed-tensors'",
+        hint="look into it with quantgate audit; to judge it, convert it to compressed-tensors",
+    )  # fmt: skip
+
+
+def torchao(config: Mapping[str, Any], who: str) -> Declared:
+    """torchao's weight-only configurations. Raises ModelError where activations are quantized too."""
+    account(
+        config, who, honoured=("quant_method", "quant_type", "modules_to_not_convert"),
+        harmless=("quant_type_kwargs", "untie_embedding_weights"), only={"include_input_output_embeddings": (False,)},
+    )  # fmt: skip
+    kind = config.get("quant_type")
+    if "Activation" in str(kind):
+        raise ModelError(
+            who, "torchao's configuration quantizes activations", expected="a weight-only configuration",
+            hint="look into it with quantgate audit; to judge it, ask the server that runs it",
+        )  # fmt: skip
+    return Declared("unfolded", _kept(names(config.get("modules_to_not_convert") or [], who)))
+
+
+LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
+    "awq": awq,
+    "auto-round": auto_round,
+    "fp8": fp8,
+    "modelopt": modelopt,
+    "torchao": torchao,
+}

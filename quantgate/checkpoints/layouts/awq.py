@@ -1,0 +1,92 @@
+"""AWQ as AutoAWQ and GPTQModel pack it (``gemm``), and AutoRound's checkpoints, which are packed as GPTQ's or AWQ's.
+
+In ``gemm`` a word holds eight output features of one input feature, the even ones in its low half. Zero points are
+stored as they are, without version 1's minus one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from quantgate.checkpoints.layouts import native
+from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, total
+from quantgate.checkpoints.layouts.protocol import CHANNEL, StoredModule
+from quantgate.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)  # output feature of each nibble, low bits first
+_PARTS: Final = re.compile(r"(?P<layer>.+)\.(?P<key>qweight|qzeros|scales)")
+_BITS: Final = 4
+
+
+def bits_of(config: Mapping[str, Any]) -> Any:
+    """Under any of its names."""
+    return config.get("bits", config.get("w_bit"))
+
+
+def _group(config: Mapping[str, Any]) -> int:
+    return int(config.get("group_size", config.get("q_group_size", 0)))
+
+
+def describe(headers: Headers, settings: Settings) -> StoredModule:
+    """From the shapes of ``qweight`` ``[in, out / 8]`` and ``scales`` ``[groups, out]``."""
+    need(headers, settings["module"], "qweight", "qzeros", "scales")
+    rows, words = headers["qweight"].shape
+    group = _group(settings)
+    if headers["scales"].shape != (-(-rows // (group if group > 0 else rows)), words * 8):
+        raise ModelError(
+            settings["module"], f"scales {headers['scales'].shape} for {rows} input and {words * 8} output features",
+            expected=f"groups of {group}, as group_size says",
+        )  # fmt: skip
+    return StoredModule(
+        "int", _BITS, group if group > 0 else CHANNEL, not settings.get("zero_point", not settings.get("sym", False)),
+        headers["scales"].dtype, total(headers), (words * 8, rows),
+    )  # fmt: skip
+
+
+def unpack(tensors: Tensors, settings: Settings) -> Tensor:
+    """``scale * (code - zero)``, float32 ``[out, in]``."""
+    codes, zeros = (_nibbles(tensors[name]) for name in ("qweight", "qzeros"))
+    size = _group(settings) if _group(settings) > 0 else len(codes)
+    scales = tensors["scales"].float().repeat_interleave(size, 0)[: len(codes)]
+    return (scales * (codes - zeros.repeat_interleave(size, 0)[: len(codes)])).t().contiguous()
+
+
+def _nibbles(words: Tensor) -> Tensor:
+    """Codes of int32 ``[rows, words]`` as float32 ``[rows, 8 * words]``."""
+    import torch
+
+    shifts = torch.tensor([4 * _ORDER.index(place) for place in range(8)], dtype=torch.int32)
+    return ((words.unsqueeze(2) >> shifts) & 15).flatten(1).float()
+
+
+AWQ: Final = PartsLayout(
+    "awq", ("awq", "gemm"), _PARTS, describe, unpack,
+    applies=lambda config: str(config.get("version", config.get("format", "gemm"))).lower() == "gemm",
+)  # fmt: skip
+
+
+def packing_of(config: Mapping[str, Any]) -> str:
+    """``auto_gptq`` or ``auto_awq``: how an AutoRound checkpoint is packed; whatever else it says, as it says it."""
+    return str(config.get("packing_format", "")).rpartition(":")[2]
+
+
+def _by_layer(config: Settings, module: str) -> Settings:
+    """``extra_config`` names layers, or patterns of names, that differ."""
+    extra = config.get("extra_config") or {}
+    own: Settings = next((each for name, each in extra.items() if name == module or re.fullmatch(name, module)), {})
+    return {**config, "sym": config.get("sym", True), **own}
+
+
+AUTO_ROUND_GPTQ: Final = PartsLayout(
+    "auto-round (gptq)", ("auto-round",), native.GPTQ.parts, native.GPTQ.describe, native.GPTQ.unpack, _by_layer,
+    applies=lambda config: packing_of(config) in ("auto_gptq", "auto_round"),
+)  # fmt: skip
+AUTO_ROUND_AWQ: Final = PartsLayout(
+    "auto-round (awq)", ("auto-round",), _PARTS, describe, unpack, _by_layer,
+    applies=lambda config: packing_of(config) == "auto_awq",
+)  # fmt: skip
