@@ -1,15 +1,19 @@
 """Calibration sources: rows, files, mixtures, the random control; equal budgets; nothing that is tested."""
 
+import importlib.metadata
 import json
 from collections import Counter
 
 import pytest
 
 from quantgate.core.errors import DataError, UsageError
-from quantgate.quantize.calibration.protocol import Desk
+from quantgate.core.registry import rows_of
+from quantgate.quantize.calibration import table
+from quantgate.quantize.calibration.protocol import CalibrationSource, Desk
 from quantgate.quantize.calibration.samples import Documents, Want, packed, shares
 from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration, readable, shared_budget
 from quantgate.quantize.calibration.table import SOURCES, source_called
+from quantgate.quantize.calibration.texts import RandomTokens
 from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
 from quantgate.tasks.prompts import Prompts
 from tests.conftest import make_tokenizer
@@ -159,3 +163,17 @@ def test_subject_groups_by_colon_or_underscore():
     assert source_called("openbookqa") is SOURCES["openbookqa"]
     with pytest.raises(UsageError, match="unknown set 'ceval:music'"):
         source_called("ceval:music")
+
+
+def test_another_package_adds_a_source_by_an_entry_point(monkeypatch):
+    class Entry:
+        name, value, load = "ours", "ours:ROW", staticmethod(lambda: RandomTokens("noise"))
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [Entry] if group == table.GROUP else [])
+    rows = rows_of(table.GROUP, CalibrationSource, [RandomTokens()], lambda row: row.name)
+    assert list(rows) == ["random", "noise"]
+    with pytest.raises(UsageError, match="'noise' is taken"):
+        rows_of(table.GROUP, CalibrationSource, [RandomTokens("noise")], lambda row: row.name)
+    monkeypatch.setattr(Entry, "load", staticmethod(lambda: 3))
+    with pytest.raises(UsageError, match=r"a int; expected a .*CalibrationSource"):
+        rows_of(table.GROUP, CalibrationSource, [], lambda row: row.name)
