@@ -12,12 +12,13 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.records import leaves_green
 from quantgate.reports.accounting import Account
 from quantgate.reports.directory import ReportDirectory
-from quantgate.reports.payload import Payload
+from quantgate.reports.payload import Payload, invalid_result
 from quantgate.reports.run import Run, sealed
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import Evidence, conclude, evidence_to_json
 from quantgate.verdict.policy_file import parse_policy
 from quantgate.verdict.recording import Told, build_result
+from quantgate.verify import _differing
 
 POLICY = """schema = 1
 [metrics.acc]
@@ -258,3 +259,14 @@ def test_a_page_is_drawn_again_with_numbers_that_json_cannot_hold(tmp_path):
     assert not same(None, 1.0)
     assert not same(True, 1.0)
     assert replace(payload("rtn8", 0.8)).allowed
+
+
+def test_a_report_from_before_a_field_was_added_stands():
+    again = invalid_result(CaseKey(subject="gptq4", task="mmlu"), "knowledge", "nothing")
+    recorded = again.as_json()
+    assert _differing(recorded, again) == []
+    for name in ("calibration", "model"):
+        older = {key: value for key, value in recorded.items() if key != name}
+        assert _differing(older, again) == []
+        assert len(_differing(older, replace(again, **{name: "another"}))) == 1
+    assert len(_differing({key: value for key, value in recorded.items() if key != "verdict"}, again)) == 1
