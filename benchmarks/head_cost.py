@@ -61,6 +61,8 @@ class Sides:
     def __init__(self, model: Any, segments: list[Rolling], folder: Path) -> None:
         self.model, self.subject, self.segments, self.folder = model, noisy(model), segments, folder
         self.found: dict[int, Any] = {}
+        for each in (self.model, self.subject):
+            self.engine(each)  # what an engine tries out on a model once is not what is timed
 
     def engine(self, model: Any) -> TorchEngine:
         return TorchEngine(model, NoTokenizer(), progress=Silent())

@@ -175,7 +175,7 @@ def _kept(scene):
 
 @row(
     "another reference's probabilities under a good seal",
-    "*000000.safetensors: cannot be read (it was edited, or belongs to another request or entry)*",
+    "*.safetensors: cannot be read (it was edited, or belongs to another request or entry)*",
     UNSUMMED,
 )
 def _(scene):
