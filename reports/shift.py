@@ -65,6 +65,12 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     """What is said: the answer, then a sentence a method, then what could not be filled."""
     told = [f"calibration study ({budget_words(record)}): {record['answer']}"]
     told += [each["sentence"] for each in record["methods"]]
+    verdicts = [verdict for cell in record["matrix"] for verdict in cell["verdicts"]]
+    if invalid := verdicts.count("invalid"):
+        told.append(
+            f"{invalid} of {len(verdicts)} cells are invalid as verdicts (a reference at chance, for example): their "
+            "differences are shown, and say nothing about a model that can do the task"
+        )
     return told + [f"no cell for {each['method']} on {each['test']} with {each['set']}: {each['why']}"
                    for each in record["holes"]]  # fmt: skip
 
