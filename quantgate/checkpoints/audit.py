@@ -67,10 +67,10 @@ def audit_of(reference: ModelFiles, candidate: Path, weights: str, store: Store,
 
     def build(target: Path) -> None:
         found = inspection.inspect(candidate, reference.path, who)
-        bound.write_json(target / "audit.json", found.as_record(), key.digest)
+        bound.write_json(target / "problems.json", found.as_record(), key.digest)
 
     entry = store.fetch(key, build, what=f"the audit of {who}")
-    return from_record(entry.json("audit.json"))
+    return from_record(entry.json("problems.json"))
 
 
 def audited(reference: ModelFiles, candidate: Path, weights: str, store: Store, who: str) -> list[str]:

@@ -131,7 +131,7 @@ def _audit(scene, name, bad):
 
 
 def _complaint(content):
-    return content.get("unchanged") if isinstance(content, dict) else content
+    return content.get("unchanged") or [each for each in content.get("findings", ()) if each["level"] == "error"]
 
 
 @row("another subject's audit under a good seal", "*audit.json cannot be read (it was edited, or belongs to*", UNBOUND)
