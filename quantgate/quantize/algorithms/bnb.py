@@ -187,17 +187,17 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
 class Int8Linear(nn.Module):
     """LLM.int8 from stored codes: `int8.matmul` on a CPU, which gives bitsandbytes' bits sooner, else bitsandbytes.
 
-    Codes and scales are buffers. bitsandbytes' own ``Int8Params`` keeps them as attributes beside the weight, and these
-    stay on the CPU when a model that holds it is moved to a GPU (seen with 0.50.2 and torch 2.11).
+    Codes (``weight``) and scales are buffers. bitsandbytes' own ``Int8Params`` keeps them as attributes beside the
+    weight, and these stay on the CPU when a model that holds it is moved to a GPU (seen with 0.50.2 and torch 2.11).
     """
 
     def __init__(self, stored: Int8Weight, bias: Tensor | None, threshold: float) -> None:
         super().__init__()
         self.out_features, self.in_features = stored.codes.shape
         self.threshold = threshold
-        self.codes: Tensor
+        self.weight: Tensor
         self.scales: Tensor
-        self.register_buffer("codes", stored.codes)
+        self.register_buffer("weight", stored.codes)
         self.register_buffer("scales", stored.scales)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
@@ -206,7 +206,7 @@ class Int8Linear(nn.Module):
         if not x.numel():
             return x.new_empty(*x.shape[:-1], self.out_features)
         if x.device.type == "cpu":
-            return int8.matmul(x, self.codes, self.scales, self.bias, self.threshold)
+            return int8.matmul(x, self.weight, self.scales, self.bias, self.threshold)
         return self.by_bitsandbytes(x)
 
     def by_bitsandbytes(self, x: Tensor) -> Tensor:
@@ -214,10 +214,10 @@ class Int8Linear(nn.Module):
         import bitsandbytes as bnb
 
         state = bnb.MatmulLtState()
-        state.CB, state.SCB = self.codes, self.scales
+        state.CB, state.SCB = self.weight, self.scales
         state.threshold, state.has_fp16_weights, state.is_training = self.threshold, False, False
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        out: Tensor = bnb.matmul(x.reshape(-1, self.in_features), self.codes, bias=bias, state=state)
+        out: Tensor = bnb.matmul(x.reshape(-1, self.in_features), self.weight, bias=bias, state=state)
         return out.view(*x.shape[:-1], self.out_features)
 
 

@@ -64,7 +64,7 @@ def test_int8_moves_as_a_whole():
     """bitsandbytes' own module leaves codes and scales behind when a model that holds it moves to a GPU."""
     stored = Int8(Int8Settings()).quantize([seeded(24, 400)], None)[0].weight
     model = torch.nn.Sequential(int8_linear(stored, torch.zeros(24), 6.0)).to("meta")
-    assert set(model.state_dict()) == {"0.codes", "0.scales", "0.bias"}
+    assert set(model.state_dict()) == {"0.weight", "0.scales", "0.bias"}
     assert {each.device.type for each in model.state_dict().values()} == {"meta"}
 
 
