@@ -56,16 +56,19 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         raise UsageError("quantgate report", "one run is written to --out, several are compared", expected=expected)
     reports = [load_report(place) for place in args.runs]
     if args.out is not None:
-        _write(reports[0], args.out)
+        _write(reports[0], args.out, progress)
         return 0
     rows = beside(reports)
     print(json.dumps([_as_record(row) for row in rows], indent=2) if args.json else "\n".join(lines(rows, reports)))
     return 0
 
 
-def _write(report: Report, place: Path) -> None:
+def _write(report: Report, place: Path, progress: Progress) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    for name, text in drawn(report).items():
+    texts, failed = drawn(report)
+    for sentence in failed:
+        progress.note(sentence)
+    for name, text in texts.items():
         if text:
             write_atomically(place / name, text)
             print(place / name)

@@ -20,7 +20,7 @@ def drawn_again(
     content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[CaseKey, Any]
 ) -> Mapping[str, str]:
     """The files beside report.json as they come out of its content and evidence."""
-    return drawn(Run.from_report(content, results, cases).report(content["environment"]), repeatable=True)
+    return drawn(Run.from_report(content, results, cases).report(content["environment"]), repeatable=True)[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

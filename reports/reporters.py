@@ -72,9 +72,19 @@ _TAKEN: Final = ("report.json", "evidence.jsonl", *(row.file for row in DRAWINGS
 _FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def drawn(report: Report, *, repeatable: bool = False) -> dict[str, str]:
-    """File name -> text of our own files; ``repeatable``: only of those that come out the same anywhere."""
-    return {row.file: row.draw(report) for row in DRAWINGS if row.repeatable or not repeatable}
+def drawn(report: Report, *, repeatable: bool = False) -> tuple[dict[str, str], list[str]]:
+    """File name -> text of our own files, and one sentence for each that failed: a report is not lost for a picture.
+
+    ``repeatable``: only those that come out the same anywhere.
+    """
+    texts, failed = {}, []
+    for row in DRAWINGS:
+        if row.repeatable or not repeatable:
+            try:
+                texts[row.file] = row.draw(report)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with a page, the verdicts are not lost for it
+                failed.append(f"{row.file} was not written: {type(error).__name__}: {error}")
+    return texts, failed
 
 
 @cache

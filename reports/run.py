@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from quantgate.core import reading
@@ -147,7 +148,7 @@ class Run:
             subjects=dict(self.subjects),
             efficiency=dict(self.efficiency),
             texts=self.texts,
-            phases=self.phases,
+            phases={what: round(seconds, 2) for what, seconds in self.phases.items()},
             notes=tuple(self.notes),
             evidence=self.evidence,
             studies=tuple(
@@ -166,10 +167,14 @@ def sealed(report: Report) -> dict[str, str]:
     that of report.json's content: a change in any of them shows. A seal has no key: who changes all of them and makes
     the seals anew is found out only where something follows from something else.
     """
+    more, failed = rendered(reading.parse_object(dumps(report.as_json())))
+    report = replace(report, notes=(*report.notes, *failed))
+    own, failed = drawn(report)
+    if failed:  # the files that can be drawn say which could not
+        report = replace(report, notes=(*report.notes, *failed))
+        own, _ = drawn(report)
     content = reading.parse_object(dumps(report.as_json()))
-    more, failed = rendered(content)
-    content["notes"] += failed
-    texts = {**drawn(report), **more}
+    texts = {**own, **more}
     content["files"] = {name: text_digest(text) for name, text in texts.items() if text}
     evidence = report.evidence.sealed(seal_of(content))
     content["evidence"] = {"file": EVIDENCE, "sha256": text_digest(evidence)}

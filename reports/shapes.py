@@ -112,7 +112,7 @@ class _Scale:
         if not span > 0:
             return [self.low]
         step = 10 ** math.floor(math.log10(span))
-        step = next(part * step for part in (0.1, 0.2, 0.5, 1) if span / (part * step) <= 6)
+        step = next(part * step for part in (0.1, 0.2, 0.5, 1, 2) if span / (part * step) <= 6)
         first = math.ceil(self.low / step - 1e-9)
         return [at * step for at in range(first, math.floor(self.high / step + 1e-9) + 1)]
 

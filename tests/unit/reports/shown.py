@@ -36,6 +36,7 @@ def payload(method, share, *, task="truthfulqa", items=200, answer="no"):
         subject,
         {"id": "tiny", "dtype": "bfloat16", "device": "cpu", "digest": {"whole": "ab" * 32}},
         evidence=json.loads(json.dumps(evidence_to_json(evidence))),
+        policy=load_policy(None).as_record(),
         texts={"item 159": f"What is {HOSTILE}?"},
     )
 

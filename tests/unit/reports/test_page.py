@@ -6,9 +6,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantgate.reports import html, shapes
+from quantgate.reports.check import drawn_again
+from quantgate.reports.run import sealed
 from quantgate.studies.pareto import Point, pareto
+from quantgate.verify import verify
 from tests.unit.reports.shown import HOSTILE, many, payload, report_of
 
 VOID = {"meta", "input", "br", "link", "img", "hr"}
@@ -114,6 +119,28 @@ def test_a_histogram_counts_every_value():
     picture = shapes.histogram([*range(100), math.nan, 1e9], "nats")
     assert sum(int(found) for found in re.findall(r": (\d+)</title>", picture)) == 101
     assert shapes.histogram([1.0], "nats") == ""
+
+
+@given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
+def test_every_axis_has_a_few_round_ticks_within_it(low, high):
+    scale = shapes._Scale([low, high], 0, 100)
+    assert 1 <= len(scale.ticks) <= 8
+    spread = max(scale.high - scale.low, 0.0)
+    assert all(scale.low - 1e-6 * spread <= tick <= scale.high + 1e-6 * spread for tick in scale.ticks)
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_verdict(monkeypatch, tmp_path):
+    def fails(report):
+        raise StopIteration("no tick")
+
+    monkeypatch.setattr("quantgate.reports.html.render", fails)
+    for name, text in sealed(report_of(payload("gptq4", 0.8))).items():
+        if text:
+            (tmp_path / name).write_text(text)
+    assert not (tmp_path / "report.html").exists()
+    assert "report.html was not written: StopIteration: no tick" in (tmp_path / "report.md").read_text()
+    findings = verify(tmp_path, drawn_again)
+    assert (findings.confirmed, findings.differences) == (1, [])
 
 
 def test_names_in_a_plot_are_escaped():
