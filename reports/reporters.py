@@ -62,7 +62,7 @@ def _later(module: str, name: str) -> Callable[[Report], str]:
 DRAWINGS: Final = (
     Drawing("report.md", _later("markdown", "render")),
     Drawing("report.html", _later("html", "render")),
-    Drawing("results.csv", _later("spreadsheet", "as_csv")),
+    Drawing("table.csv", _later("spreadsheet", "as_csv")),
     Drawing("table.tex", _later("spreadsheet", "as_latex")),
     Drawing("roofline.svg", _later("picture", "roofline_svg"), repeatable=False),
     Drawing("calibration.csv", _later("shift", "cells_csv")),

@@ -1,4 +1,4 @@
-"""results.csv and table.tex: the table for a spreadsheet, and for a paper."""
+"""table.csv and table.tex: the table for a spreadsheet, and for a paper."""
 
 from __future__ import annotations
 

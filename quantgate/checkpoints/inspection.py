@@ -252,7 +252,7 @@ def _look_plain(name: str, checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen
         if fit.error > _HALF:
             seen.far[module] = error
             seen.causes += _causes(module, weight, found, matrices.LEAST, ours)
-        else:
+        elif fit.error < _HALF * error:  # else it is rounded to few bits, which factors explain but little
             seen.folds.add(module, fit.rows, fit.columns)
     seen.same[_print_of(found)].append(module)
 

@@ -128,7 +128,7 @@ def test_one_run_is_drawn_again_elsewhere(told, place, tmp_path):
     first = place("a", payload("gptq4", 0.8))
     code, out, _ = told("report", first, "--out", tmp_path / "again")
     assert code == 0
-    for name in ("report.md", "report.html", "results.csv", "table.tex"):
+    for name in ("report.md", "report.html", "table.csv", "table.tex"):
         assert (tmp_path / "again" / name).read_bytes() == (first / name).read_bytes()
         assert name in out
 

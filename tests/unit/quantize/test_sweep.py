@@ -69,7 +69,8 @@ def test_float_inputs():
     assert row.id == "gptq-float-w4"
     assert row.settings == GptqSettings(4, true_sequential=False, block_sequential=False)
     assert with_float_inputs(METHODS["awq-gptq-w3"]).id == "awq-gptq-float-w3"
-    assert all(name not in row.id for name in METHODS)
+    assert METHODS[row.id].settings == row.settings  # a row of the table too
+    assert all(name not in row.id for name in METHODS if name != row.id)
     with pytest.raises(MethodError, match="no sequential settings"):
         with_float_inputs(METHODS["rtn4"])
 

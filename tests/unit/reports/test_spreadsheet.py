@@ -1,4 +1,4 @@
-"""results.csv and table.tex, read back by other readers than the code that wrote them."""
+"""table.csv and table.tex, read back by other readers than the code that wrote them."""
 
 import csv
 import io
