@@ -327,7 +327,9 @@ def _(scene):
     return scene.judge_candidate(path)
 
 
-@row("zero points of version 1 labelled as version 2", "*zero points of 14 of 14 modules are those of gptq*", *UNROUNDED)
+@row(
+    "zero points of version 1 labelled as version 2", "*zero points of 14 of 14 modules are those of gptq*", *UNROUNDED
+)
 def _(scene):
     path = scene.checkpoint("rtn2")
     config = json.loads((path / "quantize_config.json").read_text())

@@ -195,7 +195,7 @@ def test_scores_that_hang_on_an_answer_are_taken(name):
     score, given = DEPENDING[name]
     task = theirs(score=lambda item, responses: replace(SOUND, score=float(score(responses))))
     type(task).metric = Metric("share", True, "mean")
-    check_depends(task, [(ITEM, given)], [outcome_of(task, ITEM, given)])
+    assert check_depends(task, [(ITEM, given)], [outcome_of(task, ITEM, given)]) is None
 
 
 def test_guessing_among_options_is_counted_and_not_believed():
