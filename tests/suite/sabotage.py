@@ -328,8 +328,6 @@ def _(scene):
 
 
 @row("zero points of version 1 labelled as version 2", "*zero points of 14 of 14 modules*", *UNROUNDED)
-    "zero points of version 1 labelled as version 2", "*zero points of 14 of 14 modules are those of gptq*", *UNROUNDED
-)
 def _(scene):
     path = scene.checkpoint("rtn2")
     config = json.loads((path / "quantize_config.json").read_text())

@@ -105,7 +105,7 @@ COMMANDS = {
     "a hub model that is not there": (["--model", "no/such-model", "--offline"], "not found in the hub's local cache"),
     "a policy that is a directory": (["--policy", "."], "--policy: . is no file; expected a TOML file"),
     "a recipe that is not there": (["--recipe", "mine.toml"], "--recipe: mine.toml is no file"),
-    "a candidate that is not there": (["--candidate", "mine=nowhere"], "'nowhere' is no directory"),
+    "a candidate that is not there": (["--candidate", "mine=nowhere"], "'nowhere' is not there"),
     "a candidate without a name": (["--candidate", "checkpoint"], "no NAME=DIR"),
     "a store that is a file": (["--store", __file__], "is a file; expected a directory"),
     "a store with a name too long": (["--store", "x" * 300], "cannot be used (File name too long)"),
