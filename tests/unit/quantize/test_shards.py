@@ -117,7 +117,7 @@ def test_float32_differs_by_rounding_only(shard):
 
 @pytest.mark.parametrize(("precision", "bound"), [("16", 1 / 32767), ("8", 1 / 127)])
 def test_payloads_keep_their_error_bound(precision, bound, shard):
-    """Half a code, relative to the diagonal: |dH_ij| <= sqrt(H_ii H_jj) / (2 top)."""
+    """Half a code, relative to the diagonal: |dH_ij| <= sqrt(H_ii H_jj) / (2 top), and what float32 rounds off."""
     _, plain = load_shard(shard(range(28), "float32")[0])
     path, told = shard(range(28), precision)
     _, coded = load_shard(path)
@@ -125,7 +125,7 @@ def test_payloads_keep_their_error_bound(precision, bound, shard):
     for name, found in coded.items():
         one, two = plain[name].matrix().double(), found.matrix().double()
         scale = one.diagonal().sqrt()
-        assert float(((one - two).abs() / scale / scale.unsqueeze(1)).max()) <= bound / 2 * 1.001
+        assert float(((one - two).abs() / scale / scale.unsqueeze(1)).max()) <= bound / 2 + 2**-21
         upper = (plain[name].total.triu() - found.total.triu()).double().norm() / plain[
             name
         ].total.triu().double().norm()
