@@ -13,7 +13,7 @@ from quantgate.core.places import EVALS
 from quantgate.core.progress import Progress
 from quantgate.store.store import write_atomically
 
-_EPILOG: Final = "example: quantgate init --model org/Model --candidate mine=./Model-W4 --tasks mmlu,gsm8k"
+_EPILOG: Final = "example: quantgate init --install ./quantgate --model org/Model --candidate mine=./Model-W4"
 POLICY: Final = Path("quantgate-policy.toml")
 WORKFLOW: Final = Path(".github/workflows/quantgate.yml")
 _ARGUMENT: Final = re.compile(r"[\w./:@=,+-]+")
@@ -36,7 +36,7 @@ jobs:
           path: .quantgate-store
           key: quantgate-${{{{ github.sha }}}}
           restore-keys: quantgate-
-      - run: pip install quantgate
+      - run: pip install {install}
       - run: quantgate run {arguments} --store .quantgate-store --report-dir quantgate-report
       - uses: actions/upload-artifact@v4
         if: always()
@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     add = parser.add_argument
+    add(
+        "--install",
+        required=True,
+        metavar="SPEC",
+        help="what pip installs quantgate from",
+    )
     add("--model", default="bundled", metavar="ID|DIR", help="the 16-bit model")
     add("--candidate", action="append", default=[], metavar="NAME=PLACE", help="a checkpoint to judge; repeatable")
     add("--methods", metavar="A,B", help="methods to quantize with and judge")
@@ -82,7 +88,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 
 def workflow(args: argparse.Namespace) -> str:
     """The workflow's text."""
-    return _WORKFLOW.format(arguments=_arguments(args))
+    return _WORKFLOW.format(arguments=_arguments(args), install=_sound(args.install))
 
 
 def _arguments(args: argparse.Namespace) -> str:
@@ -93,9 +99,12 @@ def _arguments(args: argparse.Namespace) -> str:
     words += [
         word for name in ("methods", "tasks") if getattr(args, name) for word in (f"--{name}", getattr(args, name))
     ]
-    for word in words:
-        if not _ARGUMENT.fullmatch(word):
-            raise UsageError(
-                "quantgate init", f"{word!r} in a command", expected="letters, digits and . / : @ = , + - _ only"
-            )
-    return " ".join([*words, "--policy", str(POLICY)])
+    return " ".join([*map(_sound, words), "--policy", str(POLICY)])
+
+
+def _sound(word: str) -> str:
+    """A word of a command that no shell reads anything into."""
+    if not _ARGUMENT.fullmatch(word):
+        expected = "letters, digits and . / : @ = , + - _ only"
+        raise UsageError("quantgate init", f"{word!r} in a command", expected=expected)
+    return word

@@ -11,7 +11,7 @@ from quantgate.core.cases import CaseKey
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.core.words import say
-from quantgate.reports.reporters import drawn
+from quantgate.reports.reporters import DRAWINGS, drawn
 from quantgate.reports.run import Run
 from quantgate.verify import verify
 
@@ -19,8 +19,12 @@ from quantgate.verify import verify
 def drawn_again(
     content: Mapping[str, Any], results: Sequence[Result], cases: Mapping[CaseKey, Any]
 ) -> Mapping[str, str]:
-    """The files beside report.json as they come out of its content and evidence."""
-    return drawn(Run.from_report(content, results, cases).report(content["environment"]), repeatable=True)[0]
+    """The files beside report.json as they come out of its content and evidence.
+
+    One that cannot be drawn again comes out empty, which no written file is: it is contradicted, not passed over.
+    """
+    texts, _ = drawn(Run.from_report(content, results, cases).report(content["environment"]), repeatable=True)
+    return {row.file: texts.get(row.file, "") for row in DRAWINGS if row.repeatable}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

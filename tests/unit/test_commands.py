@@ -86,7 +86,18 @@ def test_a_package_that_is_missing_or_too_old_is_an_error(monkeypatch):
 
 
 def test_init_writes_a_policy_that_loads_and_a_workflow_that_runs_what_was_asked(told, tmp_path):
-    words = ("--model", "org/Model", "--candidate", "mine=./W4", "--tasks", "mmlu,gsm8k", "--directory", tmp_path)
+    words = (
+        "--install",
+        "./quantgate",
+        "--model",
+        "org/Model",
+        "--candidate",
+        "mine=./W4",
+        "--tasks",
+        "mmlu,gsm8k",
+        "--directory",
+        tmp_path,
+    )
     code, out, _ = told("init", *words)
     assert code == 0
     from quantgate.verdict.policy_file import load_policy
@@ -95,6 +106,7 @@ def test_init_writes_a_policy_that_loads_and_a_workflow_that_runs_what_was_asked
     workflow = yaml.safe_load((tmp_path / ".github/workflows/quantgate.yml").read_text())
     assert workflow["permissions"] == {"contents": "read"}
     steps = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    assert "pip install ./quantgate" in steps
     [command] = [step for step in steps if step.startswith("quantgate run")]
     asked = "--model org/Model --candidate mine=./W4 --tasks mmlu,gsm8k --policy quantgate-policy.toml"
     assert command == f"quantgate run {asked} --store .quantgate-store --report-dir quantgate-report"
@@ -107,7 +119,7 @@ def test_init_writes_a_policy_that_loads_and_a_workflow_that_runs_what_was_asked
     "words", [[], ["--methods", "gptq4; rm -rf x"], ["--candidate", "a=$(x)"], ["--methods", "a\nb"]]
 )
 def test_init_writes_no_command_of_somebody_else(told, tmp_path, words):
-    assert told("init", *words, "--directory", tmp_path)[0] == 4
+    assert told("init", "--install", "./quantgate", *words, "--directory", tmp_path)[0] == 4
     assert list(tmp_path.iterdir()) == []
 
 

@@ -143,6 +143,15 @@ def test_a_page_that_cannot_be_drawn_costs_no_verdict(monkeypatch, tmp_path):
     assert (findings.confirmed, findings.differences) == (1, [])
 
 
+def test_a_page_that_cannot_be_drawn_again_is_not_confirmed(monkeypatch, tmp_path):
+    for name, text in sealed(report_of(payload("gptq4", 0.8))).items():
+        if text:
+            (tmp_path / name).write_text(text)
+    assert verify(tmp_path, drawn_again).differences == []
+    monkeypatch.setattr("quantgate.reports.html.render", lambda report: report.nothing)
+    assert verify(tmp_path, drawn_again).differences == ["report.html does not say what report.json says"]
+
+
 def test_names_in_a_plot_are_escaped():
     found = pareto([Point("<b>", 1, 1), Point("b", 2, 2)], "bytes", "score")
     assert "&lt;b&gt;" in shapes.front(found)
