@@ -52,7 +52,7 @@ COMMANDS: Final = (
         "list", "the methods, benchmarks, calibration sets and engines there are", listing.add_arguments, listing.run
     ),
     Command("doctor", "what a run would stumble over here", doctor.add_arguments, doctor.run),
-    Command("init", "write a policy and a workflow to begin with", starting.add_arguments, starting.run),
+    Command("init", "write what to judge, a policy and a workflow to begin with", starting.add_arguments, starting.run),
     Command("report", "make a run's files again, or show runs side by side", again.add_arguments, again.run),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )

@@ -58,6 +58,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 def symptoms(args: argparse.Namespace) -> Iterator[Symptom]:
     """Everything that was looked at, the environment first."""
     yield from _versions()
+    yield from _configuration()
     yield _processor()
     yield _device(args.device)
     yield from _model(args)
@@ -85,6 +86,18 @@ def _versions() -> Iterator[Symptom]:
             continue
         fits = line.specifier.contains(version, prereleases=True)
         yield Symptom("ok" if fits else "error", line.name, version if fits else f"{version}; needs {line.specifier}")
+
+
+def _configuration() -> Iterator[Symptom]:
+    """The file of this folder that a run would take its options from."""
+    from quantgate.core.configuration import configuration
+    from quantgate.fixtures.options import declared_options
+
+    file = configuration()
+    if file.name:
+        yield _tried(f"configuration {file.name}", lambda: " ".join(
+            word for setting in file.check(declared_options()) for word in setting.words
+        ))  # fmt: skip
 
 
 def _processor() -> Symptom:

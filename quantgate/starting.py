@@ -1,13 +1,15 @@
-"""``quantgate init``: a policy to edit and a workflow that gates every pull request, written where one stands."""
+"""``quantgate init``: what to judge, a policy to edit and a workflow that gates every pull request, written here."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import Final
 
 from quantgate.core import reading
+from quantgate.core.configuration import FILE
 from quantgate.core.errors import UsageError
 from quantgate.core.places import EVALS
 from quantgate.core.progress import Progress
@@ -15,6 +17,7 @@ from quantgate.store.store import write_atomically
 
 _EPILOG: Final = "example: quantgate init --install ./quantgate --model org/Model --candidate mine=./Model-W4"
 POLICY: Final = Path("quantgate-policy.toml")
+CONFIGURATION: Final = Path(FILE)
 WORKFLOW: Final = Path(".github/workflows/quantgate.yml")
 _ARGUMENT: Final = re.compile(r"[\w./:@=,+-]+")
 _WORKFLOW: Final = """\
@@ -37,7 +40,7 @@ jobs:
           key: quantgate-${{{{ github.sha }}}}
           restore-keys: quantgate-
       - run: pip install {install}
-      - run: quantgate run {arguments} --store .quantgate-store --report-dir quantgate-report
+      - run: quantgate run --store .quantgate-store --report-dir quantgate-report
       - uses: actions/upload-artifact@v4
         if: always()
         with: {{name: quantgate-report, path: quantgate-report}}
@@ -63,12 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, progress: Progress) -> int:
-    """Write both files.
+    """Write the files.
 
     Raises:
         UsageError: nothing to judge, a name that would not survive a shell, or a file that is there already.
     """
-    texts = {POLICY: reading.read_text(EVALS / "policy.toml"), WORKFLOW: workflow(args)}
+    texts = {
+        CONFIGURATION: settings(args),
+        POLICY: reading.read_text(EVALS / "policy.toml"),
+        WORKFLOW: _WORKFLOW.format(install=_sound(args.install)),
+    }
     there = [name for name in texts if (args.directory / name).exists()]
     if there and not args.force:
         raise UsageError(
@@ -82,24 +89,30 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
         print(path)
-    print(f"next: edit the margins in {POLICY}, then: quantgate run {_arguments(args)}")
+    print(f"next: edit the margins in {POLICY} and what is judged in {CONFIGURATION}, then: quantgate run")
     return 0
 
 
-def workflow(args: argparse.Namespace) -> str:
-    """The workflow's text."""
-    return _WORKFLOW.format(arguments=_arguments(args), install=_sound(args.install))
-
-
-def _arguments(args: argparse.Namespace) -> str:
+def settings(args: argparse.Namespace) -> str:
+    """The text of quantgate.toml: what the flags of ``quantgate run`` would say."""
     if not (args.candidate or args.methods):
         raise UsageError("quantgate init", "nothing to judge", expected="--candidate NAME=PLACE or --methods A,B")
-    words = ["--model", args.model]
-    words += [word for candidate in args.candidate for word in ("--candidate", candidate)]
-    words += [
-        word for name in ("methods", "tasks") if getattr(args, name) for word in (f"--{name}", getattr(args, name))
-    ]
-    return " ".join([*map(_sound, words), "--policy", str(POLICY)])
+    lines = ["# What `quantgate run` judges here; every flag may be a key, and a typed flag overrides it."]
+    lines.append(f"model = {_text(args.model)}")
+    for name in ("methods", "tasks"):
+        if value := getattr(args, name):
+            lines.append(f"{name} = [{', '.join(map(_text, value.split(',')))}]")
+    lines.append(f"policy = {_text(str(POLICY))}")
+    if args.candidate:
+        lines += ["", "[candidates]"]
+        lines += [
+            f"{_text(name)} = {_text(place)}" for name, _, place in (each.partition("=") for each in args.candidate)
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: str) -> str:
+    return json.dumps(_sound(value))  # of these letters a TOML text is spelt as a JSON one
 
 
 def _sound(word: str) -> str:

@@ -22,6 +22,8 @@ from quantgate.core.reading import Unreadable
 _LIBRARIES: Final = ("quantgate", "torch", "transformers", "tokenizers", "bitsandbytes", "numpy", "scipy", "pytest")
 
 
+CONFIGURED: Final = pytest.StashKey[Mapping[str, Any]]()
+"""What the configuration file says (`quantgate.core.configuration.Configuration.as_record`)."""
 _SECRET: Final = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
 _CHANGES_RESULTS: Final = re.compile(
     r"(OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|NUMEXPR|ATEN|ONEDNN|DNNL|TORCH|TORCHINDUCTOR|PYTORCH|CUDA|CUBLAS|CUDNN|ROCR|HIP"
@@ -33,18 +35,21 @@ _CHANGES_RESULTS: Final = re.compile(
 
 def environment(config: pytest.Config) -> dict[str, Any]:
     """Versions, processor, commit of the suite, seed and the command with everything that was added to it."""
-    return facts(
+    file = config.stash.get(CONFIGURED, {})
+    found = facts(
         CLONE,
         config.invocation_params.args,
         config.option.seed,
-        ini=[str(word) for word in config.getini("addopts")],
+        ini=[*(str(word) for word in config.getini("addopts")), *file.get("words", ())],
         variables=os.environ,
     )
+    return found | ({"configuration": {"file": file["file"], "sha256": file["sha256"]}} if file else {})
 
 
 def command(arguments: Sequence[str], ini: Sequence[str], variables: Mapping[str, str]) -> str:
     """The command as it could be typed: the environment variables that can change a result, pytest's own options from
-    the ini file, and the arguments. Secrets are left out, and so are passwords in addresses.
+    the ini file and the suite's from the configuration file, and the arguments. Secrets are left out, and so are
+    passwords in addresses.
     """
     chosen = [f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items()) if _told(name)]
     return re.sub(r"(://)[^/@\s]+@", r"\1***@", " ".join([*chosen, shlex.join(["pytest", *ini, *arguments])]))

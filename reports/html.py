@@ -113,9 +113,10 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         "software": f"Python {environment.get('python')}, {versions}",
         "commit": f"{environment.get('commit') or 'none'}{', with local changes' if environment.get('dirty') else ''}",
         "run": f"{run.id}, {run.status}, from {run.started} to {run.finished}, exit code {run.code}",
+        "configuration": str(environment.get("configuration", {}).get("file", "")),
         "command": str(environment.get("command", "")),
     }
-    return list(found.items())
+    return [(name, words) for name, words in found.items() if words or name != "configuration"]
 
 
 @cache

@@ -55,7 +55,8 @@ def render(report: Report) -> str:
         f"Python {environment.get('python')}, {versions}",
         f"- commit {_code(str(environment.get('commit') or 'none'))}"
         f"{' with local changes' if environment.get('dirty') else ''}, seed {environment.get('seed')}",
-        f"- command: {_code(str(environment.get('command', '')))}",
+        f"- command: {_code(str(environment.get('command', '')))}"
+        + (f", some of it from {_code(str(file['file']))}" if (file := environment.get("configuration")) else ""),
         f"- run {_code(run.id or 'unknown')}, {run.status}: from {_plain(run.started)} to {_plain(run.finished)}, "
         f"exit code {run.code}",
     ]

@@ -301,3 +301,19 @@ def copy_of(model, tmp_path, **changes):
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | changes))
     return path
+
+
+def test_a_misspelt_key_of_the_configuration_file(gate):
+    (gate.pytester.path / "quantgate.toml").write_text("limits = 4\n")
+    assert "quantgate.toml, limits: unknown key 'limits'; did you mean 'limit'?" in refused(gate)
+
+
+def test_the_configuration_file_is_part_of_the_command_that_is_recorded(gate):
+    (gate.pytester.path / "quantgate.toml").write_text("limit = 4\nseed = 3\n")
+    assert gate.run("--tasks", "kld", "--seed", "5", "--collect-only").ret == 0
+    assert gate.run("--tasks", "kld", "--seed", "5").ret == 0
+    environment = gate.report["environment"]
+    assert " --limit 4 " in environment["command"]
+    assert "--seed 3" not in environment["command"]
+    assert environment["configuration"]["file"] == "quantgate.toml"
+    assert {each["n_items"] for each in gate.report["results"]} == {4}

@@ -51,7 +51,7 @@ def test_the_help_of_run_has_an_example_and_the_options_of_the_suite(capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert 'example: quantgate run -k "gptq4 and mmlu" --strict' in shown
-    for option in ("--model", "--strict, --strict-verdicts", "--report-dir"):
+    for option in ("--model", "--strict, --no-strict, --strict-verdicts", "--report-dir"):
         assert f"  {option}" in shown
 
 

@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
 from quantgate import cli, doctor
+from quantgate.core.configuration import configuration
+from quantgate.fixtures.options import declared_options
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.reports.run import sealed
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
@@ -63,6 +66,19 @@ def test_doctor_finds_nothing_wrong_with_what_is_bundled(told):
     assert by_name["torch"]["level"] == "ok"
 
 
+def test_doctor_reads_the_configuration_of_the_folder(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("quantgate.toml").write_text('methods = ["rtn4"]\nlimit = 20\n')
+    assert "ok       configuration quantgate.toml: --methods rtn4 --limit 20" in told("doctor")[1]
+    Path("quantgate.toml").write_text("limits = 20\n")
+    code, out, _ = told("doctor")
+    assert code == 1
+    assert (
+        "error    configuration quantgate.toml: quantgate.toml, limits: unknown key 'limits'; did you mean 'limit'"
+        in out
+    )
+
+
 def test_doctor_names_what_would_not_run(told, tmp_path):
     model = make_model_dir(tmp_path / "model")
     code, out, _ = told("doctor", "--model", model, "--data", tmp_path / "nothing", "--device", "banana")
@@ -85,7 +101,7 @@ def test_a_package_that_is_missing_or_too_old_is_an_error(monkeypatch):
     assert "pytest" not in found
 
 
-def test_init_writes_a_policy_that_loads_and_a_workflow_that_runs_what_was_asked(told, tmp_path):
+def test_init_writes_what_was_asked_a_policy_that_loads_and_a_workflow(told, tmp_path, monkeypatch):
     words = (
         "--install",
         "./quantgate",
@@ -108,9 +124,14 @@ def test_init_writes_a_policy_that_loads_and_a_workflow_that_runs_what_was_asked
     steps = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
     assert "pip install ./quantgate" in steps
     [command] = [step for step in steps if step.startswith("quantgate run")]
-    asked = "--model org/Model --candidate mine=./W4 --tasks mmlu,gsm8k --policy quantgate-policy.toml"
-    assert command == f"quantgate run {asked} --store .quantgate-store --report-dir quantgate-report"
-    assert f"quantgate run {asked}" in out
+    assert command == "quantgate run --store .quantgate-store --report-dir quantgate-report"
+    monkeypatch.chdir(tmp_path)
+    said = {setting.dest: setting.value for setting in configuration().check(declared_options())}
+    assert said == {
+        "model": "org/Model", "candidate": ["mine=./W4"], "tasks": ["mmlu", "gsm8k"],
+        "policy": Path("quantgate-policy.toml"),
+    }  # fmt: skip
+    assert "then: quantgate run" in out
     assert told("init", *words)[0] == 4  # nothing is written over
     assert told("init", *words, "--force")[0] == 0
 
