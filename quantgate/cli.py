@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from quantgate import auditing, doctor, export, listing, starting, statistics
+from quantgate import auditing, diagnose, doctor, export, listing, starting, statistics
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
@@ -42,6 +42,7 @@ COMMANDS: Final = (
     Command("run", "judge quantized models: the suite", suite.add_arguments, suite.run, forwards=True),
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
     Command("audit", "look into the files of a checkpoint before it is scored", auditing.add_arguments, auditing.run),
+    Command("diagnose", "which parts of a quantized model make it differ", diagnose.add_arguments, diagnose.run),
     Command(
         "statistics",
         "sum up a private text, for others to quantize without seeing it",
