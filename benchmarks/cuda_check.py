@@ -13,7 +13,8 @@ so. Exit code 1 when a section failed or a comparison is outside its tolerance.
 - quantizers: a row of each family on the device against the CPU: share of equal weights, relative difference, what
   either loses, and both checkpoints' answers on the device; seconds and peak memory.
 - speed: a random 7B: scoring, losses, generation, quantization; as a share of the card's own matmul and copy rates,
-  measured in the same run, beside transformers doing the same in plain batches. vLLM's own benchmark is not run.
+  measured in the same run, beside transformers doing the same in plain batches; a table of kernels for each in
+  ``DIR/*.txt``. vLLM's own benchmark is not run.
 - head: the log-sum-exp, argmax and asked tokens of a large vocabulary, whole rows against what the engine does.
 """
 
@@ -427,12 +428,23 @@ def engine_rate(run: Run, card: Card, model: Any, asked: list[Any]) -> dict[str,
     }
 
 
+def kernels(run: Run, name: str, call: Callable[[], Any], rows: int = 30) -> None:
+    """Where the device's time goes: ``DIR/NAME.txt``, kernels and operators by their own time."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as seen:
+        run.timed(call)
+    key = "self_cuda_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
+    table = seen.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=90)
+    (run.out / f"{name}.txt").write_text(table, encoding="utf-8")
+
+
 def shots_speed(run: Run, card: Card, model: Any) -> None:
     """Questions behind five examples; transformers reads each question's whole prompt once, in batches by length."""
     size = (2, 4, 60) if run.tiny else (6, 60, 600)
     draw, vocabulary = random.Random(0), model.config.vocab_size
     asked = few_shot(draw, size[0], size[1], size[2], (60, 140), vocabulary, option=1)
     row = engine_rate(run, card, model, asked)
+    kernels(run, "shots", lambda: answers(model, run.device, asked[: len(asked) // 3]))
     contexts = sorted({request.context for request in asked}, key=len)
 
     @torch.no_grad()
@@ -457,6 +469,7 @@ def losses_speed(run: Run, card: Card, model: Any) -> None:
     draw = random.Random(1)
     asked = [Rolling(tokens(draw, length + 1, model.config.vocab_size)) for _ in range(count)]
     row = engine_rate(run, card, model, asked)
+    kernels(run, "losses", lambda: answers(model, run.device, asked[:4]))
 
     @torch.no_grad()
     def plain() -> None:
@@ -477,6 +490,7 @@ def generation_speed(run: Run, card: Card, model: Any, batch: int) -> None:
     engine = TorchEngine(model, NoWords(), device=run.device, progress=Silent())
     asked = [Generate(prompt, new) for prompt in prompts]
     seconds, peak, stats = run.timed(lambda: engine.run(asked, lambda index, response: None))
+    kernels(run, f"generation{batch}", lambda: answers(model, run.device, asked))
     weights = sum(p.nbytes for p in model.parameters()) - model.get_input_embeddings().weight.nbytes
     row = {"what": f"generation, batch {batch}", "seconds": seconds, "tokens/s": stats.tokens_generated / seconds}
     row |= {"share of copy": new * weights / seconds / card.copy, "peak GiB": peak}

@@ -124,8 +124,8 @@ _ROWS: Final = (
     _rtn("rtn-token-a8-w4", 4, _TOKEN, "weights 4 bit by channel, inputs 8 bit by token"),
     _smoothquant("smoothquant8", 8, _TOKEN, "weights 8 bit by channel, inputs 8 bit by token"),
     _smoothquant("smoothquant-static-w8", 8, _STATIC, "weights 8 bit by channel, inputs 8 bit by tensor, calibrated"),
-    _smoothquant("smoothquant-a8-w4", 4, _TOKEN, "weights 4 bit by channel, inputs 8 bit by token"),
-    _smoothquant("smoothquant-a8-w3", 3, _TOKEN, "weights 3 bit by channel, inputs 8 bit by token"),
+    _smoothquant("smoothquant4", 4, _TOKEN, "weights 4 bit by channel, inputs 8 bit by token"),
+    _smoothquant("smoothquant3", 3, _TOKEN, "weights 3 bit by channel, inputs 8 bit by token"),
     _smoothquant("smoothquant-a4-w4", 4, ActivationSettings(4, "token"), "weights and inputs 4 bit"),
     _smoothquant_gptq("smoothquant-gptq-w8", 8),
     _smoothquant_gptq("smoothquant-gptq-w4", 4),
@@ -139,7 +139,7 @@ _ROWS: Final = (
             group_size=128,
             source="Yao et al. 2022 (arXiv 2206.01861)",
         )
-        for id, bits in (("zeroquant8", 8), ("zeroquant-a8-w4", 4))
+        for id, bits in (("zeroquant8", 8), ("zeroquant4", 4))
     ),
     *map(_cache, (8, 4, 2)),
 )
