@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -10,15 +11,16 @@ from quantgate.core.phases import PHASES
 from quantgate.models.ending import end_tokens
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
-from quantgate.quantize.calibration.samples import Calibration
+from quantgate.quantize.calibration.samples import LEFT_OUT, Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
 from quantgate.tasks.base import Placed, Task, best_constant
 from quantgate.tasks.checked import guessing, items_of, told_of
+from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
-from quantgate.tasks.overlap import check_disjoint, texts_of
+from quantgate.tasks.overlap import ScoredTexts, check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 
@@ -57,23 +59,31 @@ class Questions:
         """A calibration set, checked to share no text with any planned task. ``choice``: None for the options' own."""
         choice = choice or self.options.calibration
         if choice not in self._sets:
-            built = build_calibration(choice, self.sources.data, self.sources.bundled, self.prompts)
-            check_disjoint(built.texts, built.name, self._tested_texts)
+            built = build_calibration(choice, self.sources.data, self.sources.bundled, self.prompts, self._leaking)
+            check_disjoint(built.texts, built.name, self._tested)
+            if LEFT_OUT in built.source:
+                self.store.progress.note(f"calibration set {built.name}: {built.source}")
             if choice.statistics:
                 self.store.progress.note("the text behind --statistics was not seen: it may hold what is tested")
             self._sets[choice] = built
         return self._sets[choice]
 
+    def _leaking(self, texts: Sequence[str]) -> set[int]:
+        """Which of these texts are tested."""
+        return {leak.number for leak in self._tested.leaks(texts)}
+
     @cached_property
-    def _tested_texts(self) -> list[tuple[str, str]]:
-        tested = []
+    def _tested(self) -> ScoredTexts:
+        tested: list[tuple[str, str]] = []
         for task in self.planned.tasks:
+            stock = stock_of(task)
             for item in self.asked(task).items:
                 if isinstance(task, RollingTask):
                     tested.append((item.id, self.prompts.decode(item.row["tokens"][item.row.get("first", 0) :])))
                 else:
-                    tested.extend((item.id, text) for text in texts_of(item.row))
-        return tested
+                    own = {name: value for name, value in item.row.items() if name not in stock}
+                    tested.extend((item.id, text) for text in texts_of(own))
+        return ScoredTexts(tested)
 
     def asked(self, task: Task) -> Asked:
         """Items and requests of ``task``, built once."""

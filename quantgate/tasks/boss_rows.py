@@ -160,11 +160,15 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 @dataclass(frozen=True)
 class BossSet:
-    """One set of a task: ``config`` is its folder. ``stands_for``: what is not the suite's own, in a few words."""
+    """One set of a task: ``config`` is its folder. ``stands_for``: what is not the suite's own, in a few words.
+
+    ``stock``: see `Lessons`.
+    """
 
     kind: str
     config: str
     stands_for: str = ""
+    stock: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -182,6 +186,7 @@ class BossSet:
         return Lessons(
             kind.dataset, (self.config,), ("train", "validation"), kind.fields, lambda _, row: kind.learn(row),
             f"{kind.domain} ({self.config})", apart=tuple((each.config, "test", kind.origin) for each in tested),
+            stock=self.stock,
         )  # fmt: skip
 
 
@@ -198,7 +203,7 @@ SETS: Final = (
     BossSet("nli", "mnli"),
     BossSet("nli", "anli"),
     BossSet("nli", "wanli"),
-    BossSet("nli", "contract_nli"),
+    BossSet("nli", "contract_nli", stock=("Hypothesis",)),  # one of 17 sentences
     BossSet("toxic", "civil_comments"),
     BossSet("toxic", "adv_civil"),
     BossSet("toxic", "implicit_hate"),

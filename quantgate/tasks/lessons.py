@@ -21,7 +21,8 @@ class Lessons:
     ``configs``: configurations that are read; empty means all that the data has. ``splits``: names the split may have,
     the first that is there is read; a tested split is never among them. ``render``: (configuration, row) -> text.
     ``apart``: (configuration, split, field) of tested rows; a row whose own value of that field stands there is left
-    out, for benchmarks that cut their splits through shared passages.
+    out, for benchmarks that cut their splits through shared passages. ``stock``: fields that hold one of a few fixed
+    sentences, in tested rows as in these; that they are shared says nothing.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Lessons:
     domain: str
     language: str = "English"
     apart: tuple[tuple[str, str, str], ...] = ()
+    stock: tuple[str, ...] = ()
 
     def places(self, data: DataSource) -> list[tuple[str, str]]:
         """(configuration, split) of everything that is read. Raises DataError when the data lacks the dataset."""
@@ -107,3 +109,11 @@ class Teaching(Protocol):
     @property
     def lessons(self) -> Lessons:
         """Where they lie and how they read."""
+
+
+def stock_of(task: object) -> tuple[str, ...]:
+    """Fields of a task's rows that hold one of a few fixed sentences."""
+    asked = getattr(task, "of", None)
+    if asked is not None:  # it scores what another task asks
+        return stock_of(asked)
+    return task.lessons.stock if isinstance(task, Teaching) else ()

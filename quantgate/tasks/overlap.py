@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 from quantgate.core.errors import DataError
@@ -126,23 +127,54 @@ def _in_order(words: Words, sample: Words) -> float:
     return sum(block.size for block in blocks if block.size >= NEAR_WINDOW) / len(words)
 
 
-def check_disjoint(calibration: Iterable[str], name: str, tested: Iterable[tuple[str, str]]) -> None:
+class ScoredTexts:
+    """The texts of everything that is scored, read once for many calibration sets.
+
+    ``texts``: (item id, text); the texts of an item may be several.
+    """
+
+    def __init__(self, texts: Iterable[tuple[str, str]]) -> None:
+        self.items: dict[str, list[Words]] = {}
+        for item, text in texts:
+            if (words := words_of(text)) not in (strings := self.items.setdefault(item, [])):
+                strings.append(words)
+
+    @cached_property
+    def runs(self) -> _Runs:
+        """Every run of words of the items."""
+        found = _Runs()
+        for item, strings in self.items.items():
+            for words in strings:
+                found.add(item, words)
+        return found
+
+    def leaks(self, calibration: Iterable[str]) -> list[Leak]:
+        """What ``calibration`` texts and the items have too much in common (see above), item by item."""
+        samples = [words_of(text) for text in calibration]
+        return _leaked_items(samples, self.items) or _leaked_samples(samples, self.runs)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """``item`` stands in the calibration text ``number``, or that text in it, as far as ``how`` says."""
+
+    item: str
+    number: int
+    how: str
+
+
+def check_disjoint(calibration: Iterable[str], name: str, tested: ScoredTexts) -> None:
     """Raise DataError when calibration text and tested texts have more in common than texts of one kind (see above).
 
     Args:
         calibration: the texts a method may look at.
         name: the calibration set's name.
-        tested: (item id, text) of everything that is scored; the texts of an item may be several.
+        tested: everything that is scored.
     """
-    samples = [words_of(text) for text in calibration]
-    items: dict[str, list[Words]] = {}
-    for item, text in tested:
-        if (words := words_of(text)) not in (strings := items.setdefault(item, [])):
-            strings.append(words)
-    leaks = _leaked_items(samples, items) or _leaked_samples(samples, items)
+    leaks = tested.leaks(calibration)
     if not leaks:
         return
-    shown = ", ".join(f"{item} ({how})" for item, how in list(leaks.items())[:_SHOWN])
+    shown = ", ".join(f"{leak.item} ({leak.how})" for leak in leaks[:_SHOWN])
     raise DataError(
         f"calibration set {name!r}",
         f"it has text in common with {len(leaks)} tested items: {shown}{', ...' if len(leaks) > _SHOWN else ''}",
@@ -151,43 +183,39 @@ def check_disjoint(calibration: Iterable[str], name: str, tested: Iterable[tuple
     )
 
 
-def _leaked_items(samples: Sequence[Words], items: Mapping[str, Sequence[Words]]) -> dict[str, str]:
-    """Item -> how much of it stands in which sample."""
+def _leaked_items(samples: Sequence[Words], items: Mapping[str, Sequence[Words]]) -> list[Leak]:
+    """Items that stand in a sample."""
     seen = _Runs()
-    named = {f"text {number}": words for number, words in enumerate(samples)}
+    named = {str(number): words for number, words in enumerate(samples)}
     for name, words in named.items():
         seen.add(name, words)
     joined = [f" {' '.join(words)} " for words in samples]
-    leaks: dict[str, str] = {}
+    leaks: list[Leak] = []
     for item, strings in items.items():
-        for words in strings:
-            where, how = seen.leak(words, named)
-            if where:
-                leaks.setdefault(item, f"{how}, in its {where}")
-        if item not in leaks and (where := _leaked_whole(strings, joined)):
-            leaks[item] = where
+        found = (seen.leak(words, named) for words in strings)
+        where, how = next((each for each in found if each[0]), ("", ""))
+        if where:
+            leaks.append(Leak(item, int(where), f"{how}, in its text {where}"))
+        elif (number := _leaked_whole(strings, joined)) is not None:
+            leaks.append(Leak(item, number, f"as a whole, in its text {number}"))
     return leaks
 
 
-def _leaked_samples(samples: Sequence[Words], items: Mapping[str, Sequence[Words]]) -> dict[str, str]:
-    """Item -> how much of a sample stands in it."""
-    tested = _Runs()
-    for item, strings in items.items():
-        for words in strings:
-            tested.add(item, words)
-    leaks: dict[str, str] = {}
+def _leaked_samples(samples: Sequence[Words], tested: _Runs) -> list[Leak]:
+    """Samples that stand in an item; of several in one item the first."""
+    leaks: dict[str, Leak] = {}
     for number, words in enumerate(samples):
         item, how = tested.leak(words, {})
         if item:
-            leaks.setdefault(item, f"{how}, of its text {number}")
-    return leaks
+            leaks.setdefault(item, Leak(item, number, f"{how}, of its text {number}"))
+    return list(leaks.values())
 
 
-def _leaked_whole(strings: Sequence[Words], samples: Sequence[str]) -> str:
-    """For an item with a short question: which sample holds it, and another of its strings close by; else empty."""
+def _leaked_whole(strings: Sequence[Words], samples: Sequence[str]) -> int | None:
+    """For an item with a short question: which sample holds it, and another of its strings close by; else None."""
     whole = next((words for words in strings if len(words) >= _LEAST), [])
     if not 0 < len(whole) < SHORT:
-        return ""
+        return None
     wanted = f" {' '.join(whole)} "
     others = [f" {' '.join(words)} " for words in strings if words and words != whole]
     for number, sample in enumerate(samples):
@@ -195,6 +223,6 @@ def _leaked_whole(strings: Sequence[Words], samples: Sequence[str]) -> str:
         while at >= 0:
             around = " ".join((*sample[:at].split()[-_CLOSE:], "|", *sample[at + len(wanted) :].split()[:_CLOSE]))
             if (not others and len(whole) >= NEAR_WINDOW) or any(other in f" {around} " for other in others):
-                return f"as a whole, in its text {number}"
+                return number
             at = sample.find(wanted, at + 1)
-    return ""
+    return None

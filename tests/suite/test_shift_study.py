@@ -118,3 +118,26 @@ def test_a_method_that_reads_no_text_is_judged_once(gate, mine):
     assert sorted(names) == [("gptq4", "ptb"), ("gptq4", "random"), ("rtn8", "")]
     assert {cell["method"] for cell in study(gate)["matrix"]} == {"gptq4"}
     assert Path(gate.base["--report-dir"]).exists()
+
+
+def test_a_tested_document_is_passed_over_and_told_and_a_tested_set_refused(gate, mine, data_dir):
+    """One review stands in both splits of a real data set: no reason to lose a quarter of a study."""
+    question = "Does the harbour master of this little town keep a red boat by the old stone pier in winter"
+    path = data_dir / "truthfulqa__truthful_qa" / "multiple_choice" / "validation.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row | {"question": f"{question}{n}?"}) + "\n" for n, row in enumerate(rows)))
+    documents = [f"{n} " + " ".join(f"w{n}x{m}" for m in range(20)) for n in range(60)]
+    wanted = ("--calibration", "mine.jsonl:text", "--tasks", "truthfulqa", "--methods", "gptq8")
+
+    def judged(texts):
+        (mine / "mine.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        result = gate.run(*wanted, "--calibration-samples", "80")
+        return gate.report["results"][0], result.stdout.str()
+
+    result, said = judged([*documents, f"{question}3?"])
+    assert result["n_items"] == 6  # they were asked
+    assert "less 1 rows whose text is tested" in said
+    assert "less 1 rows whose text is tested" in gate.report["subjects"][0]["calibration"]["source"]
+    result, said = judged([*documents[:40], *[f"{question}{n}? {n}" for n in range(6)]])
+    assert result["verdict"] == "invalid"
+    assert "text in common with" in result["reason"]

@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from quantgate.quantize.calibration.samples import Drawn, Want
+from quantgate.quantize.calibration.samples import Drawn, Leaking, Want, nothing
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.prompts import Prompts
 
 
 @dataclass(frozen=True)
 class Desk:
-    """What a source reads with: ``data`` as the run has it, ``bundled`` always at hand, and the model's tokenizer."""
+    """What a source reads with: ``data`` as the run has it, ``bundled`` always at hand, and the model's tokenizer.
+
+    ``leaking``: which of these documents (by number) have too much text in common with what is tested; a source that
+    draws documents leaves them out, as `samples.packed` and `samples.whole` do.
+    """
 
     data: DataSource
     bundled: DataSource
     prompts: Prompts
+    leaking: Leaking = nothing
 
 
 class CalibrationSource(Protocol):

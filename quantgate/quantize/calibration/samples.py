@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,11 @@ from quantgate.core.errors import DataError
 if TYPE_CHECKING:
     from quantgate.core.requests import Tokens
 
-FEWER = "ask for fewer --calibration-samples, a smaller --calibration-length, or add text"
+Leaking: TypeAlias = Callable[[Sequence[str]], Collection[int]]  # numbers of the texts that are tested
+
+MOST_LEFT_OUT: Final = 0.1  # share of a draw's documents
+LEFT_OUT: Final = "rows whose text is tested"
+FEWER: Final = "ask for fewer --calibration-samples, a smaller --calibration-length, or add text"
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,12 @@ class Documents:
         return self.n_tokens // max(1, length - len(self.first))
 
 
+def nothing(texts: Sequence[str]) -> Collection[int]:
+    """No document is tested."""
+    del texts
+    return ()
+
+
 def draw(pool: Sequence[str], n_samples: int, seed: int, who: str) -> list[str]:
     """``n_samples`` texts from ``pool`` without replacement, seeded. Raises DataError when the pool is too small."""
     if len(pool) < n_samples:
@@ -142,10 +152,29 @@ def segments(tokens: Sequence[int], n_samples: int, length: int, seed: int, who:
     return [tuple(tokens[start : start + length]) for start in starts]
 
 
-def packed(documents: Documents, want: Want, who: str) -> Drawn:
+def whole(documents: Documents, want: Want, who: str, leaking: Leaking) -> Drawn:
+    """``want.n_samples`` documents at native length, drawn without replacement, less those that are tested.
+
+    Raises:
+        DataError: there are too few documents.
+    """
+    names = [str(number) for number in range(len(documents.texts))]
+
+    def drawn(out: Collection[int]) -> list[int]:
+        pool = [name for name in names if int(name) not in out]
+        return [int(name) for name in draw(pool, want.n_samples, want.seed, who)]
+
+    chosen, out = _apart(documents, drawn, leaking)
+    samples = tuple(tuple(documents.tokens[number]) for number in chosen)
+    texts = tuple(documents.texts[number] for number in chosen)
+    return Drawn(samples, texts, documents.origin + less(out), documents.n_tokens)
+
+
+def packed(documents: Documents, want: Want, who: str, leaking: Leaking = nothing) -> Drawn:
     """Documents in a seeded order without replacement, joined, cut into samples of exactly ``want.length`` tokens.
 
     A document goes on in the next sample where it does not end with one. ``texts`` are the documents that are used.
+    Documents that are tested are passed over.
 
     Raises:
         DataError: there is too little text; says how many samples there are.
@@ -153,23 +182,62 @@ def packed(documents: Documents, want: Want, who: str) -> Drawn:
     body = want.length - len(documents.first)
     most = documents.capacity(want.length)
     if body < 1 or most < want.n_samples:
-        raise DataError(
-            who,
-            f"{documents.n_tokens} tokens in {len(documents.tokens)} texts, which fill {most} samples of {want.length}",
-            expected=f"at least {want.n_samples}",
-            hint=FEWER,
-        )
-    order = np.random.default_rng(want.seed).permutation(len(documents.tokens))
+        raise _too_little(documents, want, most, who)
     needed = want.n_samples * body
+    chosen, out = _apart(documents, lambda out: _filling(documents, want, needed, out), leaking)
     row: list[int] = []
-    used: list[str] = []
-    for index in order:
-        if len(row) >= needed:
-            break
+    for index in chosen:
         row.extend((*(documents.joint if row else ()), *documents.tokens[index]))
-        used.append(documents.texts[index])
+    if len(row) < needed:
+        raise _too_little(documents, want, len(row) // body, who)
     samples = tuple((*documents.first, *row[at : at + body]) for at in range(0, needed, body))
-    return Drawn(samples, tuple(used), documents.origin, documents.n_tokens)
+    texts = tuple(documents.texts[index] for index in chosen)
+    return Drawn(samples, texts, documents.origin + less(out), documents.n_tokens)
+
+
+def _filling(documents: Documents, want: Want, needed: int, out: Collection[int]) -> list[int]:
+    """Documents in the seeded order, less ``out``, until they fill ``needed`` tokens."""
+    found: list[int] = []
+    length = 0
+    for index in map(int, np.random.default_rng(want.seed).permutation(len(documents.tokens))):
+        if length >= needed:
+            break
+        if index not in out:
+            length += len(documents.tokens[index]) + (len(documents.joint) if found else 0)
+            found.append(index)
+    return found
+
+
+def _too_little(documents: Documents, want: Want, most: int, who: str) -> DataError:
+    return DataError(
+        who,
+        f"{documents.n_tokens} tokens in {len(documents.tokens)} texts, which fill {most} samples of {want.length}",
+        expected=f"at least {want.n_samples}",
+        hint=FEWER,
+    )
+
+
+def _apart(
+    documents: Documents, drawn: Callable[[Collection[int]], list[int]], leaking: Leaking
+) -> tuple[list[int], set[int]]:
+    """Documents as ``drawn`` says (given what is out), and those that were left out because they are tested.
+
+    Where more than a tenth of them is tested the set is drawn as if none were: it is no text apart from the test, and
+    the check that every set goes through refuses it and names the items.
+    """
+    first = chosen = drawn(())
+    out: set[int] = set()
+    while found := leaking([documents.texts[index] for index in chosen]):
+        out |= {chosen[number] for number in found}
+        if len(out) > max(1, MOST_LEFT_OUT * len(first)):
+            return first, set()
+        chosen = drawn(out)
+    return chosen, out
+
+
+def less(out: Collection[int]) -> str:
+    """What a record says of rows that were left out."""
+    return f", less {len(out)} {LEFT_OUT}" if out else ""
 
 
 def shares(weights: Sequence[float], count: int) -> list[int]:

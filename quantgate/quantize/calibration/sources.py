@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Final
 
 from quantgate.core.errors import DataError
 from quantgate.quantize.calibration.protocol import Desk
-from quantgate.quantize.calibration.samples import Calibration, Want
+from quantgate.quantize.calibration.samples import MOST_LEFT_OUT, Calibration, Leaking, Want, nothing
 from quantgate.quantize.calibration.table import CORPORA, SOURCES, source_called
 from quantgate.quantize.calibration.table import DIALOGUES as _DIALOGUES
 from quantgate.tasks.data import DataSource
@@ -70,9 +71,10 @@ def count_dialogues(bundled: DataSource) -> int:
 
 
 def build_calibration(
-    choice: CalibrationChoice, data: DataSource, bundled: DataSource, prompts: Prompts
+    choice: CalibrationChoice, data: DataSource, bundled: DataSource, prompts: Prompts, leaking: Leaking = nothing
 ) -> Calibration:
-    """The set called ``choice.name``; dialogues come from the bundled data, all else from ``data``.
+    """The set called ``choice.name``; dialogues come from the bundled data, all else from ``data``. ``leaking``: which
+    documents are tested (`Desk`).
 
     Raises:
         UsageError: an unknown name.
@@ -82,7 +84,7 @@ def build_calibration(
         from quantgate.quantize.calibration.shards import pooled  # loads torch
 
         return pooled([Path(each) for each in choice.statistics])
-    source, desk = source_called(choice.name), Desk(data, bundled, prompts)
+    source, desk = source_called(choice.name), Desk(data, bundled, prompts, leaking)
     drawn = source.samples(desk, _want(choice, desk))
     lengths = {len(sample) for sample in drawn.samples}
     return Calibration(
@@ -116,10 +118,11 @@ def shared_budget(names: Sequence[str], desk: Desk, length: int, wanted: int, dr
     """Samples of ``length`` tokens that every one of the sets can give: at most ``wanted``, so that all get the same.
 
     With several ``draws`` a draw takes at most half of the smallest set: draws of nearly all there is are nearly the
-    same, and would show no variance.
+    same, and would show no variance. A single draw leaves room for documents that turn out to be tested.
     """
     least = min(_capacity(name, desk, length) for name in names)
-    return max(0, min(wanted, least // 2 if draws > 1 else least))
+    most = least // 2 if draws > 1 else min(least, max(1, math.floor(least * (1 - MOST_LEFT_OUT))))
+    return max(0, min(wanted, most))
 
 
 @lru_cache(maxsize=256)

@@ -18,10 +18,10 @@ from quantgate.quantize.calibration.samples import (
     Documents,
     Drawn,
     Want,
-    draw,
     packed,
     segments,
     shares,
+    whole,
 )
 from quantgate.tasks.data import DataSource, Fields
 from quantgate.tasks.lessons import Lessons
@@ -70,19 +70,12 @@ class Dialogues:
     def samples(self, desk: Desk, want: Want) -> Drawn:
         """As many whole dialogues as samples are asked for, or samples cut from dialogues in a seeded order."""
         if want.packed:
-            return packed(self._documents(desk), want, _who(self.name))
-        rows = self._rows(desk.bundled)
-        order = draw([str(index) for index in range(len(rows))], want.n_samples, want.seed, _who(self.name))
-        chosen = [rows[int(index)] for index in order]
-        samples = tuple(desk.prompts.dialogue(messages) for messages in chosen)
-        return Drawn(samples, tuple(map(_content, chosen)), f"{self.dataset} default, split train", self._pool(desk))
+            return packed(self._documents(desk), want, _who(self.name), desk.leaking)
+        return whole(self._documents(desk), want, _who(self.name), desk.leaking)
 
     def capacity(self, desk: Desk, length: int) -> int:
         """How many samples the joined dialogues fill."""
         return self._documents(desk).capacity(length)
-
-    def _pool(self, desk: Desk) -> int:
-        return self._documents(desk).n_tokens
 
     def _rows(self, bundled: DataSource) -> list[Any]:
         return [row["messages"] for row in bundled.rows(self.dataset, "default", "train", {"messages": list})]
@@ -176,7 +169,7 @@ class LearnedRows:
 
     def samples(self, desk: Desk, want: Want) -> Drawn:
         """Rows in a seeded order, joined by blank lines and cut."""
-        return packed(self._documents(desk), want, _who(self.name))
+        return packed(self._documents(desk), want, _who(self.name), desk.leaking)
 
     def capacity(self, desk: Desk, length: int) -> int:
         """How many samples all rows fill."""
@@ -215,11 +208,8 @@ class Instructions:
         """Whole dialogues drawn without replacement; with a budget, cut from dialogues in a seeded order."""
         documents = self._documents(desk)
         if want.packed:
-            return packed(documents, want, _who(self.name))
-        numbers = draw([str(n) for n in range(len(documents.texts))], want.n_samples, want.seed, _who(self.name))
-        chosen = [int(number) for number in numbers]
-        samples = tuple(tuple(documents.tokens[number]) for number in chosen)
-        return Drawn(samples, tuple(documents.texts[n] for n in chosen), documents.origin, documents.n_tokens)
+            return packed(documents, want, _who(self.name), desk.leaking)
+        return whole(documents, want, _who(self.name), desk.leaking)
 
     def capacity(self, desk: Desk, length: int) -> int:
         """How many samples the joined dialogues fill."""
@@ -267,7 +257,7 @@ class OwnText:
         """Segments of a text, or documents in a seeded order, joined and cut."""
         if not self.field:
             return running(desk.prompts.plain(self._text()), desk.prompts, want, self.name, self.path.name)
-        return packed(documents_of(self.texts(), self.path.name, desk.prompts), want, _who(self.name))
+        return packed(documents_of(self.texts(), self.path.name, desk.prompts), want, _who(self.name), desk.leaking)
 
     def capacity(self, desk: Desk, length: int) -> int:
         """How many samples the text fills."""

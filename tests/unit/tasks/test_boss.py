@@ -16,10 +16,11 @@ from quantgate.quantize.calibration.samples import Want
 from quantgate.quantize.calibration.table import SOURCES
 from quantgate.tasks.base import Selection
 from quantgate.tasks.boss import normalized, option_of, read_entities, token_f1
-from quantgate.tasks.boss_rows import RELATIONS, SENTIMENTS, TOXICITIES, entities_of, shown_entities
+from quantgate.tasks.boss_rows import KINDS, RELATIONS, SENTIMENTS, SETS, TOXICITIES, entities_of, shown_entities
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.found import check_tasks
 from quantgate.tasks.items import with_shots
+from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.table import TASKS, select_tasks
@@ -272,3 +273,12 @@ def test_the_manifest_of_a_data_directory_says_what_a_set_is_not(data):
     assert note == "9 of 1067 rows; from a/b@c:d.txt; five classes, cut otherwise"
     assert manifest_note(data, "boss/qa", "squad", "test") == ""
     assert manifest_note(data, "boss/sentiment", "", "test") == ""
+
+
+def test_stock_sentences_are_fields_of_their_rows():
+    named = [each for each in SETS if each.stock]
+    assert [each.name for each in named] == ["boss_contract_nli"]
+    for each in named:
+        assert set(each.stock) <= set(KINDS[each.kind].fields)
+    asked = (TASKS["boss_contract_nli"], TASKS["mass_boss_contract_nli_likelihood"])
+    assert all(stock_of(task) == ("Hypothesis",) for task in asked)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from quantgate.core.errors import DataError
-from quantgate.tasks.overlap import check_disjoint, covered, longest, run_hashes, texts_of, words_of
+from quantgate.tasks.overlap import ScoredTexts, check_disjoint, covered, longest, run_hashes, texts_of, words_of
 
 WORDS = [f"word{index}" for index in range(400)]
 
@@ -20,7 +20,7 @@ def fresh(count, seed=0):
 
 def leaks(calibration, *tested):
     try:
-        check_disjoint(calibration, "mine", tested)
+        check_disjoint(calibration, "mine", ScoredTexts(tested))
     except DataError as error:
         return str(error)
     return ""
@@ -98,3 +98,10 @@ def test_shares_and_stretches_are_counted_in_words():
 
 def test_texts_of_nested_rows():
     assert list(texts_of({"a": "x", "b": ["y", {"c": "z"}], "n": 1})) == ["x", "y", "z"]
+
+
+def test_a_leak_names_the_text_that_holds_the_item():
+    tested = ScoredTexts([("q/0", text((0, 40))), ("q/1", text((100, 140)))])
+    calibration = [fresh(60), f"{fresh(9, 1)} {text((100, 140))}", fresh(60, 2)]
+    assert [(leak.item, leak.number) for leak in tested.leaks(calibration)] == [("q/1", 1)]
+    assert tested.leaks(calibration[::2]) == []
