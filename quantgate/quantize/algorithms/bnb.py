@@ -7,8 +7,10 @@ product.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, cast
 
 import torch
@@ -213,12 +215,19 @@ class Int8Linear(nn.Module):
         """The same by bitsandbytes' kernels for ``x``'s device."""
         import bitsandbytes as bnb
 
+        _hush()
         state = bnb.MatmulLtState()
         state.CB, state.SCB = self.weight, self.scales
         state.threshold, state.has_fp16_weights, state.is_training = self.threshold, False, False
         bias = None if self.bias is None else self.bias.to(x.dtype)
         out: Tensor = bnb.matmul(x.reshape(-1, self.in_features), self.weight, bias=bias, state=state)
         return out.view(*x.shape[:-1], self.out_features)
+
+
+@cache
+def _hush() -> None:
+    """bitsandbytes warns of every layer that it computes in float16, which is its method."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def int8_linear(stored: Int8Weight, bias: Tensor | None, threshold: float) -> nn.Module:
