@@ -139,9 +139,15 @@ def _calibration(args: argparse.Namespace) -> CalibrationChoice:
 
 
 def evaluation_of(
-    args: argparse.Namespace, tasks: list[Task], data: DataSource, progress: Progress, policy: Path | None = None
+    args: argparse.Namespace,
+    tasks: list[Task],
+    data: DataSource,
+    progress: Progress,
+    policy: Path | None = None,
+    *,
+    baselines: bool = True,
 ) -> Evaluation:
-    """What makes subjects and items as the suite does; loads torch."""
+    """What makes subjects and items as the suite does; loads torch. Without ``baselines`` the reference is asked."""
     from quantgate.runs.evaluation import Evaluation
 
     options = Options(
@@ -154,4 +160,5 @@ def evaluation_of(
     )
     bundled = open_data("bundled", BUNDLED_DATA, offline=True)
     store = Store(args.store or default_root(), progress)
-    return Evaluation(options, Planned(tasks), Sources(data, bundled), store, load_policy(policy), BASELINES)
+    root = BASELINES if baselines else store.root / "no-baselines"
+    return Evaluation(options, Planned(tasks), Sources(data, bundled), store, load_policy(policy), root)

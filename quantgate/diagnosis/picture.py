@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ _LABEL: Final = 400
 _LEADING: Final = 15
 _COLOURS: Final = {"attention": "#3b6ea8", "feed-forward": "#c8722c", "": "#6b6b6b"}
 _OTHER: Final = "#4d8a57"
+_GOOD: Final = "#2e7d4f"
+_BAD: Final = "#b3403a"
+_UNJUDGED: Final = "#9a9a9a"
 _STYLE: Final = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222;background:#fff}"
     "pre{white-space:pre-wrap;font-size:13px}svg{max-width:100%;height:auto}"
@@ -46,6 +50,41 @@ def page(record: Mapping[str, Any]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title}</h1>{svg(record)}<pre>{text}</pre></html>\n"
     )
+
+
+def frontier_svg(record: Mapping[str, Any]) -> str:
+    """Bits a weight against the estimated divergence (logarithmic), a mark a mixture, coloured by its verdict."""
+    rows = [row for row in record["frontier"] if row["estimated_kl"] > 0]
+    if not rows:
+        return ""
+    bits = [row["bits"] for row in rows]
+    logs = [math.log10(row["estimated_kl"]) for row in rows]
+    wide, tall = _WIDTH - _LEFT - 40, _HEIGHT - 60
+    marks = []
+    for row, x, y in zip(rows, _scaled(bits, wide), _scaled(logs, tall), strict=True):
+        across, up = _LEFT + x, _HEIGHT - 20 - y
+        judged = row["search"]
+        colour = _UNJUDGED if judged is None else _GOOD if judged["passes"] else _BAD
+        title = html.escape(f"{row['name']}: {row['bits']:.3f} bits, estimated KL {row['estimated_kl']:.3g}")
+        shape = f'width="10" height="10" x="{across - 5:.1f}" y="{up - 5:.1f}" rx="{0 if row["uniform"] else 5}"'
+        ring = ' stroke="#222" stroke-width="2"' if row["chosen"] else ""
+        marks.append(f'<rect {shape} fill="{colour}"{ring}><title>{title}</title></rect>')
+        if row["uniform"]:
+            marks.append(_text(across + 8, up - 6, html.escape(row["name"])))
+    title = html.escape(f"{record['model']}: mixtures of {', '.join(record['methods'])}")
+    words = "bits a weight; up: estimated KL, logarithmic; squares uniform; green passes, red does not, grey not judged"
+    ends = _text(_LEFT, _HEIGHT + 16, f"{min(bits):.2f}") + _text(_WIDTH - 40, _HEIGHT + 16, f"{max(bits):.2f}", "end")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT + 60}" role="img" '
+        f'font-family="system-ui,sans-serif" font-size="12"><title>{title}</title>'
+        f'<rect width="{_WIDTH}" height="{_HEIGHT + 60}" fill="#fff"/>{_text(_LEFT, 18, title)}{"".join(marks)}{ends}'
+        f"{_text(_LEFT, _HEIGHT + 40, words)}</svg>\n"
+    )
+
+
+def _scaled(values: Sequence[float], room: float) -> list[float]:
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    return [(value - low) / span * room for value in values]
 
 
 def _effect(row: Mapping[str, Any]) -> float:

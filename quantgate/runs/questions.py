@@ -96,6 +96,10 @@ class Questions:
                 self.store.progress.note(note)
         return self._asked[task.id]
 
+    def keep(self, task: Task, asked: Asked) -> None:
+        """From now on ask this of the task, a part of its items for example."""
+        self._asked[task.id] = asked
+
     def protocol(self, task: Task) -> str:
         """The task's protocol with what its items and this tokenizer settle."""
         return "; ".join(part for part in (task.protocol, self.asked(task).detail) if part)
