@@ -1,8 +1,8 @@
 """How often a search calls a recipe good that is not: on the items it was chosen on, and on items held apart.
 
 Every candidate truly loses exactly the margin (the hardest case that should not pass), so whatever passes is a mistake.
-Accuracies of candidates of one model hang together: an item that one of them loses, the others lose more often. A pass is
-the suite's own: Tango's interval for paired 0/1 outcomes lies above minus the margin.
+Accuracies of candidates of one model hang together: an item that one of them loses, the others lose more often. A pass
+is the suite's own: Tango's interval for paired 0/1 outcomes lies above minus the margin.
 
     python benchmarks/search_simulation.py            # a minute on one core
 """
