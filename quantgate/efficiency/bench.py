@@ -25,6 +25,7 @@ from quantgate.efficiency.weights import stored_bytes
 from quantgate.efficiency.workload import WORKLOADS, Workload
 from quantgate.quantize.base import Method
 from quantgate.runs.evaluation import Evaluation
+from quantgate.subjects.served import check_measurable
 from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.efficiency import EfficiencyTask
@@ -60,6 +61,7 @@ class Bench:
             QuantgateError: the subject cannot be made, or a measuring process failed.
         """
         key, subject = spec_of(given).on(task.id), self.evaluation.subject(given)
+        check_measurable(subject)
         rule = self.evaluation.rule(subject.method, task)
         exact = task.id == "weight_bytes"
         before, after = self._bytes(subject) if exact else self._repeated(subject, task)

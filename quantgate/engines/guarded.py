@@ -31,6 +31,7 @@ class Guarded:
         self.who = f"engine {self.name}"
         self.capabilities = _capabilities(row, self.who)
         self.comparison = row.comparison
+        self.by_item = bool(getattr(row, "by_item", False))
         if type(self.comparison) is not int:
             raise EngineError(self.who, f"its comparison is {self.comparison!r}", expected="an integer", hint=_HINT)
 

@@ -33,7 +33,7 @@ class Method:
     ``<family><bits>`` (``gptq4``, ``awq3``). Everything else must not contain such a name, so variants put the bits
     last behind ``w``: ``gptq-g32-w4``, and combinations join families with ``-``: ``awq-gptq-w4``.
     ``algorithm``: key of the function that does it. ``code_version``: counts up when the same settings yield other
-    weights. ``storage``: ``packed`` (integers on disk) or ``fake`` (16-bit weights that only simulate).
+    weights. ``storage``: ``packed`` (integers on disk), ``fake`` (16-bit weights that only simulate) or ``served``.
     ``bits``: nominal bits of a weight; ``activation_bits``: 16 unless activations are quantized too.
     ``transformation``: settings of what is folded into the 16-bit model before it is rounded (AWQ, SmoothQuant).
     ``activations`` and ``kv_cache``: how inputs of the quantized layers, and keys and values, are quantized.
@@ -45,7 +45,7 @@ class Method:
     settings: Settings
     bits: int
     needs_calibration: bool
-    storage: Literal["packed", "fake"]
+    storage: Literal["packed", "fake", "served"]
     code_version: int
     summary: str
     source: str

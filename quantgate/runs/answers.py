@@ -28,8 +28,8 @@ STATS: Final = "stats.json"
 _CHUNK_REQUESTS: Final = {Likelihood: 512, Rolling: 4, Generate: 128}
 
 Ask = Callable[[Sequence[Request], int, Sink, Path], dict[str, float]]
-"""Answers a chunk of requests that starts at the given index, calls the sink per answer (with the index in the whole
-list), may write further files into the given directory, and returns plain numbers (seconds, tokens)."""
+"""Answers (some of) a chunk of requests that starts at the given index, calls the sink per answer (with the index in
+what it was given), may write further files into the given directory, and returns plain numbers (seconds, tokens)."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,15 @@ def ask(
     progress: Progress,
     what: str,
     cuts: Collection[int] = (),
+    *,
+    by_item: bool = False,
 ) -> Answered:
     """The answers to ``requests``: from the store, or by ``answer``, going on where a killed run stopped.
 
-    ``cuts``: see :func:`chunks`; part of the key's business like all that an answer may depend on.
+    ``cuts``: see :func:`chunks`; part of the key's business like all that an answer may depend on. ``by_item``: the
+    company of a request is not ours to choose, so of a chunk only what is missing is asked.
     """
-    log = store.root / "journals" / f"{key.digest}.jsonl"
+    log = _journal(store, key)
     extra = log.with_suffix(".files")
 
     def build(target: Path) -> None:
@@ -78,9 +81,9 @@ def ask(
             for start, stop in chunks(requests, cuts):
                 if all(index in known for index in range(start, stop)):
                     continue
-                asked = requests[start:stop]
-                checked = _Checked(asked, start, keep, what)
-                for name, value in answer(asked, start, checked.sink, extra).items():
+                places = [index for index in range(start, stop) if not (by_item and index in known)]
+                checked = _Checked([requests[index] for index in places], places, keep, what)
+                for name, value in answer(checked.requests, start, checked.sink, extra).items():
                     stats[name] = stats.get(name, 0.0) + value
                 checked.finish()
         lines_of = [journal.dump_line(index, known[index], key.digest) for index in range(len(requests))]
@@ -133,8 +136,20 @@ def _key_in(path: Path) -> ResponsesKey | None:
         return None
 
 
+def kept(store: Store, key: ResponsesKey, count: int) -> dict[int, Response]:
+    """Answers of a run that is not complete, by index: those of the first ``count`` requests that are there."""
+    known, _ = journal.read(_journal(store, key), key.digest)
+    return {index: response for index, response in known.items() if index < count}
+
+
+def _journal(store: Store, key: ResponsesKey) -> Path:
+    return store.root / "journals" / f"{key.digest}.jsonl"
+
+
 class _Checked:
-    """A sink for the answers to ``requests``, the first of which is number ``start``: each once, and one to it.
+    """A sink for the answers to ``requests``, whose numbers in the whole list are ``places``: each once, and one to it.
+
+    The engine counts from 0.
 
     Engines may be anybody's: an answer that is missing, or filed under another request, must not become a score.
 
@@ -142,8 +157,9 @@ class _Checked:
         EngineError: from `sink` and `finish`.
     """
 
-    def __init__(self, requests: Sequence[Request], start: int, keep: Sink, what: str) -> None:
-        self._open = {start + at: request for at, request in enumerate(requests)}
+    def __init__(self, requests: Sequence[Request], places: Sequence[int], keep: Sink, what: str) -> None:
+        self.requests, self._places = requests, places
+        self._open = dict(enumerate(requests))
         self._keep, self._what, self._asked = keep, what, len(requests)
 
     def sink(self, index: int, response: Response) -> None:
@@ -154,7 +170,7 @@ class _Checked:
         if wrong := flaw(request, response):
             found, _, expected = wrong.partition(", expected ")
             raise EngineError(self._what, f"answer {index} {found}", expected=expected)
-        self._keep(index, response)
+        self._keep(self._places[index], response)
 
     def finish(self) -> None:
         """Refuse a chunk of which answers are missing."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from quantgate.core.cases import CaseKey
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
+from quantgate.core.remote import SpentError
 from quantgate.core.words import counted
 from quantgate.quantize.base import Method
 from quantgate.runs.questions import Questions
@@ -55,12 +56,27 @@ class Cases:
             scored = self._visited(subject, task, evidence, reference)
         else:
             scored = self.scoring.score(self._ask(subject, task, reference))
-        evidence = replace(evidence, subject=tuple(scored.outcomes))
+        evidence = self._with_server(replace(evidence, subject=tuple(scored.outcomes)), subject, task, scored)
         self.evidence[spec.on(task.id)] = evidence
         found = conclude(evidence)
         summary = task.summary(scored.outcomes) if isinstance(task, Summarized) else {}
         told = self._told(spec.on(task.id), task, scored, reference.origin)
         return build_result(found.with_companions(summary), evidence.rule, told)
+
+    def _with_server(self, evidence: Evidence, subject: Subject, task: Task, scored: Scored) -> Evidence:
+        """What a server adds: a noise of its own, and a budget that may have ended before the items did."""
+        if scored.spent:
+            asked = f"{len(scored.outcomes)} of {len(evidence.reference)} items"
+            return replace(evidence, sequential=False, guide=None, reservation=f"{scored.spent} after {asked}")
+        if subject.engine is None or len(scored.outcomes) < len(evidence.reference):
+            return evidence
+        of_item = {outcome.item_id: outcome for outcome in scored.outcomes}
+        in_order = [of_item[item.id] for item in self.questions.asked(task).items]
+        try:
+            noise = self.reference.noise_of(subject, task, in_order)
+        except SpentError as error:
+            return replace(evidence, reservation=f"{error.found} before the server's noise was measured")
+        return replace(evidence, noise=max(evidence.noise, noise))
 
     def _forewarn(self, method: Method, task: Task) -> None:
         """Say beforehand where even a model that lost nothing could not pass: hours may hang on it."""
@@ -131,6 +147,8 @@ class Cases:
             scored = scored.with_more(replace(more, outcomes=[found_at[place] for place in order[last:count]]))
             found = conclude(replace(evidence, subject=tuple(scored.outcomes)))
             last = count
+            if more.spent:
+                return replace(scored, spent=more.spent)
             if found.judgement.verdict == "invalid" and found.comparison.n_unscored:
                 continue  # too large a share of few items has no score; of all items it may not be
             if self._certain(found.judgement, evidence.rule):

@@ -23,6 +23,8 @@ from quantgate.models.source import BUNDLED, check_chat_template, is_directory, 
 from quantgate.quantize.calibration.sources import DIALOGUES, CalibrationChoice, count_dialogues, readable
 from quantgate.quantize.calibration.table import source_called
 from quantgate.subjects.candidates import ALGORITHM, check_candidate
+from quantgate.subjects.served import ALGORITHM as SERVED
+from quantgate.subjects.served import check_server
 from quantgate.tasks.data import BUNDLED_DATA, open_data
 
 if TYPE_CHECKING:
@@ -222,7 +224,7 @@ def check_before(wanted: Wanted, method: Method, data: DataSource | None) -> Non
 def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
     """A model whose blocks hold matrices that no method here can quantize (GPT-2's Conv1D, fused experts)."""
     del data
-    made_here = [method.id for method in methods if method.algorithm not in (ALGORITHM, "none")]
+    made_here = [method.id for method in methods if method.algorithm not in (ALGORITHM, SERVED, "none")]
     if made_here and (place := wanted.place) is not None:
         config = read_json(place / "config.json", f"model {wanted.model!r}")
         architectures.check_quantizable(config, wanted.model, made_here)
@@ -265,6 +267,8 @@ def check_candidates(wanted: Wanted, methods: Sequence[Method], data: DataSource
     for method in methods:
         if method.algorithm == ALGORITHM:
             check_candidate(method, wanted.place)
+        elif method.algorithm == SERVED:
+            check_server(method)
 
 
 CHECKS_OF_METHODS: Final[tuple[Callable[[Wanted, Sequence[Method], DataSource], None], ...]] = (

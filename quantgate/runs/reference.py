@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core.items import ItemOutcome
-from quantgate.engines.protocol import Kept
+from quantgate.engines.protocol import Kept, Weights
 from quantgate.runs.asked import Asked
 from quantgate.runs.questions import Questions
 from quantgate.runs.scoring import AGAIN, Again, Ask, Scored, Scoring
@@ -78,15 +78,26 @@ class Reference:
         return replace(scored, noise=self._noise(task, scored.outcomes, kept), kept=kept)
 
     def _noise(self, task: Task, outcomes: Sequence[ItemOutcome], kept: Kept | None) -> float:
-        """The noise floor: the reference is asked again, a few items alone and the others among others, and should
-        give the same answers.
+        return self.noise_of(self.questions.model, task, outcomes, kept)
+
+    def noise_of(
+        self, weights: Weights, task: Task, outcomes: Sequence[ItemOutcome], kept: Kept | None = None
+    ) -> float:
+        """The noise floor: a model is asked again, a few items alone and the others among others, and should give the
+        same answers.
+
+        Args:
+            weights: the reference, or a server, which has a noise of its own.
+            task: what it was asked.
+            outcomes: of all its items, in their order.
+            kept: where the reference's distributions lie, for a distance from it.
         """
         asked = self.questions.asked(task)
         rolling = isinstance(task, RollingTask)
         count = min(len(asked.items), NOISE_SEGMENTS if rolling else NOISE_ITEMS)
         # segments keep their places, by which the kept log-probabilities are found
         order = list(range(count)) if rolling else visiting_order(len(asked.items), NOISE_SEED)[:count]
-        once_more = Ask(task, asked.part(order), self.questions.model, kept, Again(NOISE_BATCH, NOISE_ALONE))
+        once_more = Ask(task, asked.part(order), weights, kept, Again(NOISE_BATCH, NOISE_ALONE))
         again = self.scoring.score(once_more).outcomes
         comparison = compare([outcomes[index] for index in order], again, task.metric, NOISE_CONFIDENCE)
         # a distance cannot cancel out over more items, a difference can

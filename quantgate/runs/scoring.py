@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.keys import ResponsesKey
 from quantgate.core.phases import PHASES
 from quantgate.core.progress import Share
+from quantgate.core.remote import SpentError
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, Sink
 from quantgate.engines.guarded import Guarded
 from quantgate.engines.protocol import Against, Distributions, Engine, EngineRow, Job, Keep, Kept, Weights
@@ -35,7 +36,8 @@ class Scored:
     """Outcomes of one model on one task. ``origin``: ``baseline``, ``store`` or ``computed``.
 
     ``noise``: by how much two runs of these weights differ, on the scale of the metric (0 where it was not measured).
-    ``kept``: the store entry with the answers, and with the distributions if they were kept.
+    ``kept``: the store entry with the answers, and with the distributions if they were kept. ``spent``: of the budget
+    that ended before all items were asked, in words.
     """
 
     outcomes: list[ItemOutcome]
@@ -44,6 +46,7 @@ class Scored:
     tokens: int = 0
     noise: float = 0.0
     kept: Kept | None = None
+    spent: str = ""
 
     def with_more(self, more: Scored) -> Scored:
         """These outcomes and further ones."""
@@ -112,18 +115,36 @@ class Scoring:
     def __init__(self, questions: Questions, row: EngineRow | None = None) -> None:
         self.questions, self.store, self.options = questions, questions.store, questions.options
         self.row: EngineRow = Guarded(row or engine_called(self.options.engine))
+        self._own: dict[str, EngineRow] = {}
         self._open: tuple[str, Engine] | None = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What about the engine can change an answer."""
+        return self._identity_of(self.row)
+
+    def _identity_of(self, row: EngineRow) -> dict[str, Any]:
         model = self.questions.model
-        return self.row.identity(model.path, model.id, self.options.setting)
+        return row.identity(model.path, model.id, self.options.setting)
+
+    def _row(self, weights: Weights) -> EngineRow:
+        """What answers for ``weights``: an engine of their own (a server), or the run's."""
+        own: EngineRow | None = getattr(weights, "engine", None)
+        if own is None:
+            return self.row
+        if weights.digest_loaded not in self._own:
+            self._own[weights.digest_loaded] = Guarded(own)
+        return self._own[weights.digest_loaded]
 
     def score(self, ask: Ask) -> Scored:
         """Outcomes of the items asked, from the store or computed."""
-        with PHASES.of(ask.what):
-            answered = self._answers(ask)
+        try:
+            with PHASES.of(ask.what):
+                answered = self._answers(ask)
+        except SpentError as error:
+            if (partial := self._partial(ask, error.found)) is None or ask.again is not None:
+                raise
+            return partial
         outcomes = _outcomes(ask, answered.responses)
         origin = "store" if answered.from_cache else "computed"
         stats = answered.stats
@@ -135,26 +156,41 @@ class Scoring:
             kept=Kept(answered.path, answered.digest),
         )
 
+    def _partial(self, ask: Ask, spent: str) -> Scored | None:
+        """Outcomes of the items that were answered before the budget ended; None where that was none of them."""
+        known = answers.kept(self.store, self._key(ask), len(ask.asked.requests))
+        slices = ask.asked.slices
+        whole = [at for at, mine in enumerate(slices) if all(each in known for each in range(mine.start, mine.stop))]
+        part = ask.asked.part(whole)
+        if not part.requests:
+            return None
+        responses = [known[each] for at in whole for each in range(slices[at].start, slices[at].stop)]
+        return Scored(_outcomes(replace(ask, asked=part), responses), "computed", spent=spent)
+
     def others(self, ask: Ask, without: Collection[str]) -> list[list[ItemOutcome]]:
         """Outcomes of other models on the very same items, as far as the store holds them; see `answers.of_others`."""
         found = answers.of_others(self.store, self._key(ask), without)
         return [_outcomes(ask, each) for each in found if len(each) == len(ask.asked.requests)]
 
     def _key(self, ask: Ask) -> ResponsesKey:
-        distributed = ask.rolling and self.row.capabilities.distributions
+        row = self._row(ask.weights)
+        distributed = ask.rolling and row.capabilities.distributions
+        identity = self.identity if row is self.row else self._identity_of(row)
         return ResponsesKey(
             weights=ask.weights.digest_loaded,
             tokenizer=self.questions.model.digest.tokenizer,
             requests=ask.asked.digest,
-            engine=self.identity | (vars(ask.again) if ask.again else {}),
+            engine=identity | (vars(ask.again) if ask.again else {}),
             against=self._kept(ask) if distributed else "",
         )
 
     def _answers(self, ask: Ask) -> answers.Answered:
         self._check_capable(ask)
-        distributed = ask.rolling and self.row.capabilities.distributions
+        distributed = ask.rolling and self._row(ask.weights).capabilities.distributions
         key = self._key(ask)
         progress, requests = self.store.progress, ask.asked.requests
+
+        row = self._row(ask.weights)
 
         def answer(chunk: Sequence[Request], start: int, sink: Sink, extra: Path) -> dict[str, float]:
             engine = self._engine(ask.weights)
@@ -165,11 +201,13 @@ class Scoring:
                 ask.distributions(Kept(extra, key.digest), start) if distributed else None,
             )
             with self.store.computing(self.options.shared), translated(ask.what, "cannot be asked", hint=_ASKING):
-                stats = engine.run(chunk, lambda index, response: sink(start + index, response), job)
+                stats = engine.run(chunk, sink, job)
             ask.weights.check_unchanged()  # they are mapped: a file written in place changes them later
             return dict(stats)
 
-        return answers.ask(self.store, key, requests, answer, progress, ask.what, ask.cuts)
+        return answers.ask(
+            self.store, key, requests, answer, progress, ask.what, ask.cuts, by_item=getattr(row, "by_item", False)
+        )
 
     def _kept(self, ask: Ask) -> str:
         """What about a comparison changes its numbers: what of which reference is kept, and how it is compared."""
@@ -179,9 +217,11 @@ class Scoring:
 
     def _check_capable(self, ask: Ask) -> None:
         compared = isinstance(ask.task, RollingTask) and ask.task.measure == "kld"
-        if lacking := self.row.capabilities.lacking(ask.asked.requests, compared=compared):
+        row = self._row(ask.weights)
+        if lacking := row.capabilities.lacking(ask.asked.requests, compared=compared):
+            who = f"engine {row.name}" if row is self.row else ask.weights.who
             raise UsageError(
-                f"engine {self.row.name}", f"it gives no {lacking}", expected=f"what {ask.task.id} asks for",
+                who, f"it gives no {lacking}", expected=f"what {ask.task.id} asks for",
                 hint="leave the task out with --tasks, or choose another engine",
             )  # fmt: skip
 
@@ -189,7 +229,7 @@ class Scoring:
         if self._open is None or self._open[0] != weights.digest_loaded:
             self.release()
             with PHASES.of(f"{weights.name}: loading"), translated(weights.who, "cannot be loaded"):
-                opened = self.row.open(weights, self.questions.tokenizer, self.options.setting)
+                opened = self._row(weights).open(weights, self.questions.tokenizer, self.options.setting)
             self._open = (weights.digest_loaded, opened)
             weights.check_unchanged()
         return self._open[1]

@@ -76,4 +76,5 @@ def record_of(subject: Subject) -> dict[str, Any]:
         "kept_16_bit": {"modules": list(subject.kept), "share_of_weights": subject.kept_share},
         "from_cache": subject.from_cache,
         **({"weights_not_read": list(subject.leftovers)} if subject.leftovers else {}),
+        **({"served": dict(subject.served)} if subject.served else {}),
     }

@@ -33,6 +33,7 @@ from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.store.store import sha256_file
+from quantgate.subjects.served import parse_served
 from quantgate.subjects.subject import Subject, Workshop, lies_on_grid
 
 if TYPE_CHECKING:
@@ -57,21 +58,21 @@ class CandidateSettings:
 
 
 def parse_candidate(text: str) -> Method:
-    """``NAME=DIR`` as a row of the method table.
+    """``NAME=DIR``, or ``NAME=URL`` of a server, as a row of the method table.
 
     Raises:
-        UsageError: no name, no directory, or an address, which this engine cannot ask.
+        UsageError: no name, no directory, or no address that can be asked.
     """
     name, equals, place = text.partition("=")
     who = f"--candidate {text}"
     if not equals or not name or not place:
-        raise UsageError(who, "no NAME=DIR", expected="a short name, '=', and a checkpoint directory")
-    if "://" in place:
-        raise UsageError(who, "an address", expected="a directory", hint="download the checkpoint first")
+        raise UsageError(who, "no NAME=DIR", expected="a short name, '=', and a checkpoint directory or an address")
     if not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
         raise UsageError(who, f"the name {name!r}", expected="lower-case letters, digits, '-' and '_'")
     if name == ModelFiles.name:
         raise UsageError(who, f"the name {name!r}", expected="another one: so the 16-bit model is called")
+    if "://" in place:
+        return parse_served(name, place, f"--candidate {name}=…")
     if not Path(place).exists():
         raise UsageError(who, f"{place!r} is not there", expected="a checkpoint's directory, or a GGUF file")
     return Method(

@@ -13,11 +13,14 @@ from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice
-from quantgate.subjects import candidates
+from quantgate.subjects import candidates, served
 from quantgate.subjects.subject import Subject, Workshop, make_subject
 
 Opener: TypeAlias = Callable[[ModelFiles, Method, Calibration | None, Workshop], Subject]
-OPENERS: Final[dict[str, Opener]] = {candidates.ALGORITHM: candidates.open_candidate}
+OPENERS: Final[dict[str, Opener]] = {
+    candidates.ALGORITHM: candidates.open_candidate,
+    served.ALGORITHM: served.open_served,
+}
 """By a row's algorithm; every other row is a quantizer's, and its subject is made here."""
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from quantgate.core import reading
 from quantgate.core.errors import MethodError, StoreError, translated
 from quantgate.core.keys import AuditKey, SubjectKey
 from quantgate.core.progress import Progress
+from quantgate.engines.protocol import EngineRow
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json
 from quantgate.models.source import ModelFiles
@@ -45,6 +46,7 @@ class Subject:
     ``stamps``: of its files, taken before anything was read.
     ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
     ``loader``: reads such files; None: as we write them. ``called``: its name within the run (`SubjectSpec.id`).
+    ``engine``: what answers for it; None: the run's own. ``served``: what a server says and can, for the record.
     """
 
     method: Method
@@ -61,6 +63,8 @@ class Subject:
     stamps: Stamps = ()
     loader: Loader | None = field(default=None, compare=False, repr=False)
     called: str = ""
+    engine: EngineRow | None = field(default=None, compare=False, repr=False)
+    served: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,7 +91,12 @@ class Subject:
 
     @property
     def is_unquantized(self) -> bool:
-        """Whether nothing differs from the reference: no weight, and keys and values are not quantized either."""
+        """Whether nothing differs from the reference: no weight, and keys and values are not quantized either.
+
+        Of a server nobody knows: it is compared by its answers alone.
+        """
+        if self.engine is not None:
+            return False
         return len(self.unchanged) + len(self.on_grid) == len(self.record.quantized_modules) + (
             self.record.cache_bits < 16
         )

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from quantgate.core import reading
 from quantgate.core.errors import UsageError
 from quantgate.core.reading import Unreadable
+from quantgate.core.remote import Manners, Remote, RemoteError
 from quantgate.store.store import write_atomically
 
 KEY: Final = "QUANTGATE_JUDGE_KEY"
@@ -31,7 +30,6 @@ _TIMEOUT_S: Final = 120.0
 _ATTEMPTS: Final = 4
 _ATTEMPTS_AT_TEXT: Final = 2
 _NO_JUDGE_AFTER: Final = 20  # replies without a text, and not one with
-_PIECE: Final = 1 << 16  # bytes
 
 
 @dataclass
@@ -80,33 +78,28 @@ class Judge:
         return reply
 
     def _ask(self, prompt: str) -> str:
-        import httpx
-
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "temperature": 0,
             "max_tokens": _MAX_TOKENS,
         }
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        key = os.environ.get(KEY)
-        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        problem, empty = "", 0
-        for attempt in range(_ATTEMPTS):
-            time.sleep(self.pause_s * (2**attempt - 1))
-            try:
-                return _content(_post(address, body, headers))
-            except _NoTextError:
-                empty += 1
-                if empty >= _ATTEMPTS_AT_TEXT:
-                    raise
-            except httpx.HTTPStatusError as error:
-                problem = f"status {error.response.status_code}"
-                if error.response.status_code not in (408, 429) and error.response.status_code < 500:
-                    break  # a wrong key or model name does not get better by asking again
-            except (httpx.TransportError, httpx.InvalidURL) as error:
-                problem = f"{type(error).__name__}: {error}"
-        raise self._error(problem)
+        manners = Manners(_ATTEMPTS, self.pause_s, _TIMEOUT_S, reading.MOST_REPLY)
+        remote = Remote(self.url.rstrip("/"), f"--judge {self.url}", (KEY,), manners)
+        try:
+            for attempt in range(1, _ATTEMPTS_AT_TEXT + 1):
+                try:
+                    return _content(remote.read("/chat/completions", body))
+                except _NoTextError:
+                    if attempt == _ATTEMPTS_AT_TEXT:
+                        raise
+        except RemoteError as error:
+            if error.status in range(200, 300):  # it came, and was too long for any judgement
+                raise _NoTextError(error.found) from error
+            raise self._error(error.found) from error
+        finally:
+            remote.close()
+        raise AssertionError("at least one attempt")
 
     def _error(self, problem: str) -> UsageError:
         return UsageError(
@@ -115,27 +108,6 @@ class Judge:
             expected="an OpenAI-compatible endpoint",
             hint=f"check --judge, --judge-model and {KEY}; replies so far are kept",
         )
-
-
-def _post(address: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
-    """The endpoint's answer, read piece by piece: a reply has no length that one could trust.
-
-    Raises:
-        httpx.HTTPError: no answer, or one with a status that is none of success.
-        _NoTextError: an answer longer than any judgement, or one that takes too long to come.
-    """
-    import httpx
-
-    content, start = b"", time.monotonic()
-    with httpx.stream("POST", address, json=body, headers=headers, timeout=_TIMEOUT_S) as response:
-        response.raise_for_status()
-        for piece in response.iter_bytes(_PIECE):
-            content += piece
-            if len(content) > reading.MOST_REPLY:
-                raise _NoTextError(f"a reply of more than {reading.MOST_REPLY} bytes")
-            if time.monotonic() - start > _TIMEOUT_S:
-                raise _NoTextError(f"a reply that takes more than {_TIMEOUT_S:.0f} s")
-    return content
 
 
 def _kept(path: Path, model: str, prompt: str) -> str | None:

@@ -56,9 +56,14 @@ class Evidence:
         return self.sequential and len(self.subject) < len(self.reference)
 
     @property
+    def partial(self) -> bool:
+        """Whether items were left out for the reason that stands in ``reservation``."""
+        return bool(self.reservation) and not self.counted and len(self.subject) < len(self.reference)
+
+    @property
     def paired_reference(self) -> tuple[ItemOutcome, ...]:
         """The reference's outcomes of the items the subject was asked."""
-        if not self.stopped:
+        if not (self.stopped or self.partial):
             return self.reference  # a subject that lacks items must not hide it: ``compare`` refuses the pair
         asked = {outcome.item_id for outcome in self.subject}
         return tuple(outcome for outcome in self.reference if outcome.item_id in asked)
@@ -95,9 +100,10 @@ def conclude(evidence: Evidence) -> Conclusion:
     whole, early = None, None
     if rule.margin.kind == "relative" and not evidence.stopped:
         comparison = relative(comparison, rule.margin.amount)
-    if evidence.stopped and not comparison.undefined:
+    if (evidence.stopped or evidence.partial) and not comparison.undefined:
         scored = [outcome for outcome in evidence.reference if outcome.score is not None]
         whole = replace(comparison, reference=rule.metric.of(scored), n_items=len(scored))
+    if evidence.stopped and whole is not None:
         early = early_test(evidence, whole)
         comparison = early.applied(comparison)
         companions = {} if evidence.guide else companions  # means over a weighed draw are no means of the benchmark

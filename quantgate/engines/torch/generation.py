@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quantgate.core.requests import Generate, GenerateResponse, Sink, Tokens
+from quantgate.engines.stops import cut_at_stop
 from quantgate.engines.torch.adapter import CausalModel
 from quantgate.engines.torch.cache import GrowingCache, Grown, PrefixCache
 from quantgate.engines.torch.head import first_argmax
@@ -242,12 +243,6 @@ def _is_full_enough(running: Sequence[_Running]) -> bool:
     """Whether to go on with this batch; otherwise its dead rows are removed and waiting prompts let in."""
     dead = sum(one.finish is not None for one in running)
     return dead < max(1, len(running) // 8)
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """``text`` up to the first place where any stop string begins."""
-    places = [text.find(mark) for mark in stop if mark and mark in text]
-    return text[: min(places)] if places else text
 
 
 def end_tokens(model: CausalModel, tokenizer: Any) -> Tokens:

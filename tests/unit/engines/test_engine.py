@@ -13,9 +13,9 @@ import torch
 from quantgate.core.errors import DataError
 from quantgate.core.progress import Silent
 from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.engines.stops import cut_at_stop
 from quantgate.engines.torch.cache import GrowingCache
 from quantgate.engines.torch.engine import TorchEngine, wide_batch
-from quantgate.engines.torch.generation import cut_at_stop
 from tests.unit.engines.tiny import CONFIGS, VOCABULARY, Letters, collect, plain_logprobs, tiny_model
 
 

@@ -1,0 +1,1 @@
+"""Servers that answer over HTTP: what they speak, what they can give, and whether it can be believed."""
