@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from quantgate.core.naming import suggestion
@@ -76,11 +77,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("what", metavar="WHAT", choices=list(KINDS), help=", ".join(KINDS))
     parser.add_argument("words", metavar="WORD", nargs="*", help="only rows that hold all of these words")
+    parser.add_argument("--task-file", type=Path, action="append", default=[], metavar="FILE", help="of further tasks")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(args: argparse.Namespace, progress: Progress) -> int:
     """Print the rows; 1 when no row holds the words."""
+    if args.task_file:
+        from quantgate.tasks.written.load import add_task_files
+
+        add_task_files(args.task_file, progress.note)
     every = KINDS[args.what]()
     rows = [row for row in every if all(_holds(row, word) for word in args.words)]
     if args.json:

@@ -13,6 +13,7 @@ from quantgate.core.records import Result
 from quantgate.core.words import say
 from quantgate.reports.reporters import DRAWINGS, drawn
 from quantgate.reports.run import Run
+from quantgate.tasks.written.load import add_task_files
 from quantgate.verify import verify
 
 
@@ -30,6 +31,8 @@ def drawn_again(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``quantgate verify``."""
     parser.add_argument("report", type=Path, help="report.json, or the directory it lies in")
+    file_of = "the file of a task that was judged (repeatable); without it the rule of its cases is not confirmed"
+    parser.add_argument("--task-file", type=Path, action="append", default=[], metavar="FILE", help=file_of)
 
 
 def run(args: argparse.Namespace, progress: Progress) -> int:
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 
     A report of the first format does not stand: what it decides was never sealed, so anybody may have written it.
     """
+    add_task_files(args.task_file)
     findings = verify(args.report, drawn_again)
     if findings.unfinished:
         say(f"unfinished: {findings.unfinished}")

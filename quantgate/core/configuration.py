@@ -26,6 +26,10 @@ VARIABLE: Final = "QUANTGATE_CONFIG"
 """Names another file; empty: none is read."""
 _PROJECT: Final = "pyproject.toml"
 _NEVER: Final = {"update-baselines": "a command says so each time, or nobody would look at the change"}
+_OTHERWISE: Final = {
+    "candidates": "candidate", "recipes": "recipe", "task-files": "task-file", "report": "report-dir",
+}  # fmt: skip
+"""What reads better in a file than the option's name."""
 _PLACES: Final = ("model", "data", "candidate")  # each may be a directory, and may be something else
 
 
@@ -196,7 +200,9 @@ class _Reader:
 
 def _key(key: str) -> str:
     key = key.replace("_", "-")
-    return {"candidates": "candidate", "recipes": "recipe", "report": "report-dir"}.get(key, key)
+    return {"candidates": "candidate", "recipes": "recipe", "task-files": "task-file", "report": "report-dir"}.get(
+        key, key
+    )
 
 
 def _exists(path: Path) -> bool:

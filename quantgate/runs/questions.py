@@ -16,7 +16,7 @@ from quantgate.quantize.calibration.sources import CalibrationChoice, build_cali
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
-from quantgate.tasks.base import Placed, Task, best_constant
+from quantgate.tasks.base import Carrying, Placed, Task, best_constant
 from quantgate.tasks.checked import guessing, items_of, told_of
 from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
@@ -119,6 +119,8 @@ class Questions:
 
     def data_source(self, task: Task) -> str:
         """Where they came from."""
+        if isinstance(task, Carrying) and task.carries:
+            return task.carries
         dataset = str(getattr(task, "dataset", ""))
         origin = self.sources.data.origin(dataset) + splits_note(self.asked(task).items)
         of = manifest_note(self.sources.data, *task.place, "test") if isinstance(task, Placed) else ""

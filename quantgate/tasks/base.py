@@ -137,6 +137,18 @@ class Placed(Protocol):
 
 
 @runtime_checkable
+class Carrying(Protocol):
+    """A task that may bring its rows or its text along, instead of reading the run's data."""
+
+    @property
+    def carries(self) -> str:
+        """What records say about them; empty where it reads the run's data."""
+
+    def quoted(self, item: Item) -> str:
+        """What of ``item`` a report may show; empty where whoever wrote the task did not allow it."""
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A task some of whose items nobody could score, so that asking them would be a waste."""
 
