@@ -12,7 +12,7 @@ evals: .venv/.ready
 	@.venv/bin/python -m pytest evals $(ARGS)
 
 test: .venv/.ready
-	@.venv/bin/python -m pytest tests -n auto $(ARGS)
+	@.venv/bin/python -m pytest tests -n auto --dist worksteal $(ARGS)
 
 # the tests as other processors would compute them: MODES=all|other|avx2,default  THREADS=1,2
 test-processors: .venv/.ready

@@ -1,20 +1,14 @@
 """Runs the suite itself, as a user would, on a tiny random model and a tiny data directory."""
 
 import json
+import os
 import random
 import shutil
-import zoneinfo  # noqa: F401
 from pathlib import Path
 
-# A run in this process forgets what it was the first to import, and every run would import it again: a second each.
-import hypothesis.core  # noqa: F401
-import lxml.etree  # noqa: F401
 import pytest
-import sacrebleu  # noqa: F401
 
-import quantgate.checkpoints.checkpoint  # what rows replace in it must be what the run then finds
-import quantgate.fixtures.plan
-import quantgate.reports.session  # noqa: F401
+import tests.suite.imported  # noqa: F401
 from quantgate.store import baselines
 from tests.suite.warm import Warm
 
@@ -160,6 +154,7 @@ def warm(tmp_path_factory):
 @pytest.fixture
 def gate(pytester, tmp_path, tiny_model, data_dir, policy, monkeypatch, request):
     monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nobody pulls the plug here, and a disk takes its time
     monkeypatch.setenv("COLUMNS", "160")  # the tables are read with all columns, whatever terminal runs the tests
     base = {
         "--model": tiny_model,

@@ -155,23 +155,6 @@ def test_the_report_holds_what_the_design_promises(gate, tmp_path):
     assert "gptq4 on perplexity_ptb: 8 items came out otherwise" in text
 
 
-def test_workers_give_the_same_records(gate, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # sums depend on the number of threads: workers must not change it
-    common = ("--methods", "gptq4,rtn4", "--tasks", "kld,truthfulqa")
-    alone = gate.subprocess(*common)
-    single = gate.report["results"]
-    both = gate.subprocess(*common, "-n", "2", "--store", tmp_path / "other")
-    assert both.ret == alone.ret
-    volatile = {"seconds", "from_cache", "reference_from"}
-
-    def stable(results):
-        rows = [{name: value for name, value in each.items() if name not in volatile} for each in results]
-        return sorted(rows, key=lambda row: (row["method"], row["task"]))
-
-    assert stable(gate.report["results"]) == stable(single)
-    assert len(list((tmp_path / "other" / "subjects").iterdir())) == 2
-
-
 @pytest.mark.parametrize("option", ["--junitxml", "--report-dir", "--baselines"])
 def test_a_place_that_cannot_be_written_is_wrong_usage_before_the_run(gate, tmp_path, option):
     (tmp_path / "file").write_text("")

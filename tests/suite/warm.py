@@ -62,6 +62,8 @@ def serve():
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama  # noqa: F401 - what a run will need
 
+    import tests.suite.imported  # noqa: F401
+
     torch.set_num_threads(1)
     replies = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,8 +46,8 @@ class TorchRow:
             "version": TorchEngine.version,
             "dtype": setting.dtype,
             "device": device,
-            "torch": importlib.metadata.version("torch").split("+")[0],
-            "transformers": importlib.metadata.version("transformers"),
+            "torch": _version("torch").split("+")[0],
+            "transformers": _version("transformers"),
             **({"processor": arithmetic(dtype)} if device == "cpu" else {}),
             **({"attention": CUDA_VERSION} if device == "cuda" else {}),
         }
@@ -55,6 +56,12 @@ class TorchRow:
     def open(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> OpenModel:
         """See `EngineRow.open`."""
         return OpenModel(weights.load(setting.dtype, setting.device), tokenizer, setting)
+
+
+@cache
+def _version(package: str) -> str:
+    """Read once: it means going through the files of all that is installed."""
+    return importlib.metadata.version(package)
 
 
 class OpenModel:
