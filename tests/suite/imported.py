@@ -1,5 +1,6 @@
-"""What runs of the suite import, imported once: a run in this process forgets what it was the first to import, and every
-run would import it again, a second each. What rows replace in a module is then what the run finds, too.
+"""What runs of the suite import, imported once: a run in this process forgets what it was the first to import.
+
+Every run would import it again, a second each. What rows replace in a module is then what the run finds, too.
 """
 
 import importlib
