@@ -113,6 +113,8 @@ def write(
         source_config["tie_word_embeddings"] = False
     if waiting:
         raise ModelError(str(source), f"no tensor {min(waiting)}", expected="names as in the model's modules")
+    if HEAD in (others or {}):
+        source_config["tie_word_embeddings"] = False  # it differs from the embedding now
     if HEAD in state and is_tied(source_config):
         _tie(state)
     state |= {name: tensor.cpu() for name, tensor in (others or {}).items()}

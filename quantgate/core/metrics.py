@@ -78,6 +78,7 @@ class Metric:
 ACCURACY = Metric("acc", True, "binary")
 ACC_NORM = Metric("acc_norm", True, "binary")
 EXACT_MATCH = Metric("exact_match", True, "binary")
+PASS_AT_1 = Metric("pass_at_1", True, "binary")
 PROB_RIGHT = Metric(
     "prob_right", True, "mean", best=1.0, worst=0.0,
     blind="answers that flip at the boundary between two options, so it is no proxy for an accuracy",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from quantgate.quantize.settings import as_settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from quantgate.quantize.settings import ActivationSettings, CacheSettings
+    from quantgate.quantize.settings import ActivationSettings, CacheSettings, RotationSettings
 
 
 class Settings(Protocol):
@@ -36,7 +38,8 @@ class Method:
     weights. ``storage``: ``packed`` (integers on disk), ``fake`` (16-bit weights that only simulate) or ``served``.
     ``bits``: nominal bits of a weight; ``activation_bits``: 16 unless activations are quantized too.
     ``transformation``: settings of what is folded into the 16-bit model before it is rounded (AWQ, SmoothQuant).
-    ``activations`` and ``kv_cache``: how inputs of the quantized layers, and keys and values, are quantized.
+    ``rotation``: of the whole model, before anything else. ``activations`` and ``kv_cache``: how inputs of the
+    quantized layers, and keys and values, are quantized.
     ``standard``: part of a run that names no methods.
     """
 
@@ -51,6 +54,7 @@ class Method:
     source: str
     activation_bits: int = 16
     transformation: Settings | None = None
+    rotation: RotationSettings | None = None
     activations: ActivationSettings | None = None
     kv_cache: CacheSettings | None = None
     standard: bool = True
@@ -64,15 +68,15 @@ class Method:
         record = {
             "method": self.id,
             "algorithm": self.algorithm,
-            "settings": asdict(self.settings),
+            "settings": as_settings(self.settings),
             "code_version": self.code_version,
         }
         if self.transformation is not None:
             name = type(self.transformation).__name__.removesuffix("Settings").lower()
-            record["transformation"] = {"name": name, **asdict(self.transformation)}
-        for part in ("activations", "kv_cache"):
+            record["transformation"] = {"name": name, **as_settings(self.transformation)}
+        for part in ("rotation", "activations", "kv_cache"):
             if (settings := getattr(self, part)) is not None:
-                record[part] = asdict(settings)
+                record[part] = as_settings(settings)
         return record
 
 

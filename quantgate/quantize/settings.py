@@ -6,14 +6,16 @@ cost no more than these classes. The code that follows them is in the module of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Final, Literal
 
 from quantgate.core.errors import MethodError
 
 Need = Literal["hessian", "magnitude", "range"]
 MIN_BITS: Final = 2
 MAX_BITS: Final = 8
+LATER: Final = {"later": True}
+"""Of a setting that older records lack: it is written down only where it is not its default, which they mean."""
 
 
 def check_grid(bits: int) -> None:
@@ -22,13 +24,55 @@ def check_grid(bits: int) -> None:
         raise MethodError("uniform grid", f"{bits} bits", expected=f"{MIN_BITS} to {MAX_BITS} bits")
 
 
+def check_sizes(who: str, settings: Any, *names: str) -> None:
+    """Raise MethodError for a size that is no whole number of at least 1; -1 means all of them for a ``group_size``."""
+    for name in names:
+        size = getattr(settings, name)
+        if type(size) is int and (size >= 1 or (size == -1 and name == "group_size")):
+            continue
+        whole = ", or -1 for all input features" if name == "group_size" else ""
+        raise MethodError(who, f"{name} {size!r}", expected=f"a whole number of at least 1{whole}")
+
+
+def as_settings(settings: Any) -> dict[str, Any]:
+    """Settings by name as records and checkpoints hold them."""
+    return {
+        each.name: _plain(value)
+        for each in fields(settings)
+        if (value := getattr(settings, each.name)) != _default(each) or not each.metadata.get("later")
+    }
+
+
+def _default(each: Any) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return as_settings(value) if is_dataclass(value) else value
+
+
 @dataclass(frozen=True)
 class RtnSettings:
-    """``group_size``: input features that share a scale (-1: all of them); ``sym``: zero fixed in the middle."""
+    """``group_size``: input features that share a scale (-1: all of them); ``sym``: zero fixed in the middle.
+
+    ``whole``: one scale for the whole matrix; ``group_size`` must be -1 then.
+
+    Raises:
+        MethodError: settings no grid has.
+    """
 
     bits: int
     group_size: int = 128
     sym: bool = True
+    whole: bool = field(default=False, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("rtn", self, "group_size")
+        if self.whole and self.group_size != -1:
+            raise MethodError("rtn", f"one scale a matrix and group_size {self.group_size}", expected="group_size -1")
 
 
 @dataclass(frozen=True)
@@ -50,6 +94,10 @@ class GptqSettings:
     true_sequential: bool = True
     block_sequential: bool = True
 
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("gptq", self, "group_size", "blocksize")
+
 
 @dataclass(frozen=True)
 class AwqSettings:
@@ -59,6 +107,10 @@ class AwqSettings:
     group_size: int = 128
     sym: bool = False
     grid: int = 20
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("awq", self, "group_size", "grid")
 
 
 @dataclass(frozen=True)
@@ -70,6 +122,10 @@ class ClipSettings:
     sym: bool = False
     steps: int = 10
     max_shrink: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("clipped rtn", self, "group_size", "steps")
 
 
 @dataclass(frozen=True)
@@ -85,6 +141,14 @@ class SmoothQuantSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise MethodError("smoothquant", f"alpha {self.alpha}", expected="0 to 1")
+
+
+@dataclass(frozen=True)
+class RotationSettings:
+    """``seed``: of the signs of the Hadamard matrices. ``heads``: values are rotated within each head, too."""
+
+    seed: int = 1234
+    heads: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,12 +170,18 @@ class SpqrSettings:
     true_sequential: bool = False
     block_sequential: bool = True
 
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("spqr", self, "group_size", "statistic_group", "blocksize")
+
 
 @dataclass(frozen=True)
 class SlimSettings:
     """``bits``: the mean. ``stretch`` and ``steps``: factors tried are ``1 +- stretch``, ``steps`` on each side of 1.
 
-    ``sample``: input vectors the divergence is measured on. The rest as in `GptqSettings`.
+    ``sample``: input vectors the divergence is measured on. ``split``: the errors of a group's salient weights (2
+    deviations above the mean salience) and of its others are added as means, not as sums; ``exponent``: of an error's
+    magnitude. The rest as in `GptqSettings`.
     """
 
     bits: int
@@ -123,23 +193,37 @@ class SlimSettings:
     blocksize: int = 128
     true_sequential: bool = True
     block_sequential: bool = True
+    exponent: float = field(default=2.0, metadata=LATER)
+    split: bool = field(default=False, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("slim", self, "group_size", "steps", "sample", "blocksize")
 
 
 @dataclass(frozen=True)
 class EasyQuantSettings:
     """``sigmas``: distance from the mean, in standard deviations, from which a weight is an outlier (paper: 2.5 to 3).
 
-    ``group_size``: input features that share a scale (-1: all of them, as in the paper).
+    ``group_size``: input features that share a scale (-1: all of them, as in the paper). ``search``: how the range is
+    found, by a scan or by the paper's 500 steps of Adam.
     """
 
     bits: int
     group_size: int = 128
     sigmas: float = 3.0
+    search: Literal["scan", "adam"] = field(default="scan", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("easyquant", self, "group_size")
 
 
 @dataclass(frozen=True)
 class QuipSettings:
-    """``half_range``: of the grid, in root mean squares of the rotated weight. The rest as in `GptqSettings`."""
+    """``half_range``: of the grid, in root mean squares of the rotated weight. ``factors``: of the rotations, Hadamard
+    and cosine transform, or two random orthogonal ones (the paper's). The rest as in `GptqSettings`.
+    """
 
     bits: int
     half_range: float = 2.4
@@ -148,6 +232,11 @@ class QuipSettings:
     seed: int = 1234
     true_sequential: bool = True
     block_sequential: bool = True
+    factors: Literal["hadamard", "orthogonal"] = field(default="hadamard", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("quip", self, "blocksize")
 
 
 FloatFormat = Literal["e4m3", "e5m2", "nvfp4", "mxfp4"]
@@ -167,6 +256,10 @@ class HqqSettings:
     bits: int
     group_size: int = 64
 
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("hqq", self, "group_size")
+
 
 @dataclass(frozen=True)
 class Int8Settings:
@@ -182,8 +275,13 @@ class Float4Settings:
     quant_type: Literal["nf4", "fp4"]
     blocksize: int = 64
 
+    def __post_init__(self) -> None:
+        check_sizes("bitsandbytes", self, "blocksize")
+
 
 Granularity = Literal["tensor", "token", "group"]
+ActivationKind = Literal["int", "e4m3", "e5m2", "nvfp4", "mxfp4"]
+FLOAT_BLOCK: Final = {"nvfp4": 16, "mxfp4": 32}
 
 
 @dataclass(frozen=True)
@@ -192,9 +290,12 @@ class ActivationSettings:
 
     ``granularity``: what shares a scale: the whole tensor, each token, or each run of ``group_size`` features (of a
     token if ``dynamic``). ``dynamic``: ranges are those of the tensor at hand; otherwise of the calibration set.
+    ``kind``: whole numbers, or floats: ``e4m3`` and ``e5m2`` (8 bit, a scale a token or a tensor), ``nvfp4`` and
+    ``mxfp4`` (4 bit, dynamic, groups of 16 and 32 with a scale of the format; NVFP4's common scale is a token's).
+    ``rotation``: seed of a rotation of the input before it is quantized; the weight holds the same one.
 
     Raises:
-        MethodError: static scales a token, which nothing could have measured, or bits the grid does not have.
+        MethodError: static scales a token, which nothing could have measured, or what the kind does not have.
     """
 
     bits: int = 8
@@ -202,13 +303,31 @@ class ActivationSettings:
     dynamic: bool = True
     sym: bool = True
     group_size: int = 128
+    kind: ActivationKind = field(default="int", metadata=LATER)
+    rotation: int | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.granularity == "token" and not self.dynamic:
             raise MethodError(
                 "activations", "static scales by token", expected="dynamic, or granularity tensor or group"
             )
-        check_grid(self.bits)
+        check_sizes("activations", self, "group_size")
+        if self.kind == "int":
+            check_grid(self.bits)
+            return
+        wanted = {"e4m3": 8, "e5m2": 8, "nvfp4": 4, "mxfp4": 4}.get(self.kind)
+        if self.bits != wanted or not self.sym:
+            form = "symmetric" if self.sym else "asymmetric"
+            raise MethodError(
+                "activations", f"{form} {self.kind} of {self.bits} bit", expected=f"symmetric, {wanted} bit"
+            )
+        block = FLOAT_BLOCK.get(self.kind)
+        if block and (self.granularity, self.dynamic, self.group_size) != ("group", True, block):
+            raise MethodError(
+                "activations", f"{self.kind} by {self.granularity}", expected=f"dynamic groups of {block}"
+            )
+        if not block and self.granularity == "group":
+            raise MethodError("activations", f"{self.kind} by group", expected="a scale a token or a tensor")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -223,6 +342,10 @@ class CacheSettings:
 
     bits: int = 8
     group_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("kv_cache", self, "group_size")
 
     @property
     def bits_effective(self) -> float:

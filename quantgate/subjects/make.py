@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,9 @@ from quantgate.quantize.base import Algorithm, Method, QuantizationRecord, Store
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.catalogue.methods import NO_WEIGHTS, algorithm_of, transformation_of
 from quantgate.quantize.catalogue.recipe import ALGORITHM, Recipe
-from quantgate.quantize.settings import ActivationSettings
+from quantgate.quantize.settings import ActivationSettings, as_settings
 from quantgate.quantize.sweep.driver import Job, run_jobs
+from quantgate.quantize.sweep.rotation import Rotated, rotate
 from quantgate.quantize.transforms.activations import cache_layers
 from quantgate.quantize.transforms.fold import Transformation
 from quantgate.subjects.recorded import of_method
@@ -74,17 +75,39 @@ def quantize_many(
     for method in targets.values():
         if method.needs_calibration and calibration is None:
             raise MethodError(method.id, "no calibration set", expected="one", hint="pass a Calibration")
+    made: dict[Path, QuantizationRecord] = {}
+    for rotation in dict.fromkeys(method.rotation for method in targets.values()):
+        for inputs in (False, True):  # rotated models differ by whether inputs are rotated too
+            mine = {
+                target: method
+                for target, method in targets.items()
+                if method.rotation == rotation and (rotation is not None and method.activations is not None) == inputs
+            }
+            made |= _one_sweep(model_dir, mine, calibration, device, progress) if mine else {}
+    return [made[target] for target in targets]
+
+
+def _one_sweep(
+    model_dir: Path, targets: Mapping[Path, Method], calibration: Calibration | None, device: str, progress: Progress
+) -> dict[Path, QuantizationRecord]:
+    """Methods that start from the same float model."""
     start = time.perf_counter()
     model, stored_dtype = load_for_quantizing(model_dir, device)
-    works = [_Work(method, model) for method in targets.values()]
+    first = next(iter(targets.values()))
+    rotated = Rotated()
+    if first.rotation is not None:
+        rotated = rotate(model, first.rotation, first.id, inputs=first.activations is not None)
+    works = [_Work(method, model, rotated) for method in targets.values()]
     used = calibration if any(method.needs_calibration for method in targets.values()) else None
     with kept_heap():
         run_jobs(model, [work.job for work in works], used, progress)
         common = (time.perf_counter() - start - sum(work.job.seconds for work in works)) / len(works)
-        return [
-            _write(model_dir, target, work, used if work.method.needs_calibration else None, stored_dtype, common)
+        return {
+            target: _write(
+                model_dir, target, work, used if work.method.needs_calibration else None, stored_dtype, common
+            )
             for target, work in zip(targets, works, strict=True)
-        ]
+        }
 
 
 def _write(
@@ -121,11 +144,13 @@ class _Work:
     ``rows``: the row of the method table by layer name; layers without one stay 16 bit.
     """
 
-    def __init__(self, method: Method, model: Any) -> None:
-        self.method = method
+    def __init__(self, method: Method, model: Any, rotated: Rotated) -> None:
+        self.method, self.rotated = method, rotated
         self.rows = _rows(method, model)
         self.algorithms = {row.id: algorithm_of(row) for row in self.rows.values()}
         self.job = Job(method.id, self._algorithm, self._transformation, self._activations)
+        replaced = {f"{name}.weight" for name in self.rows}
+        self.job.changed |= {name: each for name, each in rotated.changed.items() if name not in replaced}
         if method.kv_cache:
             cache_layers(model, method.id)
 
@@ -140,7 +165,9 @@ class _Work:
         return transformation_of(first) if first and agreed else None
 
     def _activations(self, name: str) -> ActivationSettings | None:
-        return self.rows[name].activations if name in self.rows else None
+        settings = self.rows[name].activations if name in self.rows else None
+        seed = self.rotated.inputs.get(name)
+        return settings if settings is None or seed is None else replace(settings, rotation=seed)
 
     @property
     def weights(self) -> dict[str, StoredWeight]:
@@ -156,14 +183,15 @@ class _Work:
         layers: dict[str, dict[str, Any]] = {}
         for name in self.job.results:
             row = self.rows[name]
-            extra = {"activations": asdict(row.activations)} if row.activations else {}
+            inputs = self._activations(name)
+            extra = {"activations": as_settings(inputs)} if inputs else {}
             own = self.algorithms[row.id].checkpoint_config()
             if not isinstance(own, dict):
                 raise MethodError(row.id, f"its checkpoint_config() gave a {type(own).__name__}", expected="a dict")
             layers[name] = own | extra
         if not (self.method.algorithm == ALGORITHM or self.method.kv_cache or self.method.activations):
             return next(iter(layers.values()))
-        return mixed_config(layers, asdict(self.method.kv_cache) if self.method.kv_cache else None)
+        return mixed_config(layers, as_settings(self.method.kv_cache) if self.method.kv_cache else None)
 
     def record(
         self, calibration: Calibration | None, packed_bytes: int, bytes_on_disk: int, seconds: float

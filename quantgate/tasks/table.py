@@ -14,9 +14,11 @@ from quantgate.core.reading import visible
 from quantgate.core.registry import check_packages, rows_of, with_packages
 from quantgate.core.requests import is_number
 from quantgate.tasks.base import Placed, Task
+from quantgate.tasks.bbh import Bbh
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.boss import BossLikelihood, BossLoss, boss_tasks
 from quantgate.tasks.checked import is_guest
+from quantgate.tasks.code import HumanEval, Mbpp
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
@@ -112,6 +114,9 @@ _OTHERS: Final[list[Task]] = [
     FollowBench("followbench_ssr", "ssr"),
     FollowBench("followbench_csl", "csl"),
     IfEval(),
+    HumanEval(),
+    Mbpp(),
+    Bbh(),
 ]
 
 GROUP: Final = "quantgate.tasks"

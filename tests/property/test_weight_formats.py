@@ -14,12 +14,13 @@ from quantgate.quantize.algorithms.floats import (
     round_e2m1,
     round_float8,
 )
-from quantgate.quantize.algorithms.quip import Rotation, quip
+from quantgate.quantize.algorithms.quip import quip
 from quantgate.quantize.algorithms.slim import slim
 from quantgate.quantize.algorithms.spqr import compress, spqr
 from quantgate.quantize.numerics.columns import Processing
 from quantgate.quantize.numerics.outliers import outliers_of, read_outliers
 from quantgate.quantize.numerics.packing import pack_stream, unpack_stream
+from quantgate.quantize.numerics.rotations import Rotation
 from quantgate.quantize.settings import EasyQuantSettings, QuipSettings, SlimSettings, SpqrSettings
 
 quick = settings(max_examples=30, deadline=None)

@@ -79,7 +79,7 @@ def _modelopt_describe(headers: Headers, settings: Settings) -> StoredModule:
 def _modelopt_unpack(tensors: Tensors, settings: Settings) -> Tensor:
     import torch
 
-    from quantgate.quantize.algorithms.floats import e2m1_values
+    from quantgate.quantize.numerics.floats import e2m1_values
 
     packed, scales = tensors["weight"], tensors["weight_scale"]
     if "weight_scale_2" not in tensors:

@@ -3,14 +3,15 @@
 Weights at least ``n`` standard deviations from the mean of their matrix stay in 16 bit (the paper prints the variance;
 only the standard deviation has the right unit). The others go on the symmetric grid ``s * {-2^(k-1) + 1 .. 2^(k-1)}``
 with the ``s`` that minimizes their squared error. The paper descends to it by 100 to 500 Adam steps with the rounding
-held constant. Here ``s`` is searched, from the absolute maximum downwards and then around the best in small steps: the
-errors are no larger than those of the descent (a test compares them) and there is no learning rate to choose.
+held constant: ``search="adam"``. By default ``s`` is searched, from the absolute maximum downwards and then around the
+best in small steps: the errors are no larger than those of the descent (a test compares them) and there is no learning
+rate to choose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final
 
 import torch
@@ -26,6 +27,8 @@ from quantgate.quantize.settings import EasyQuantSettings
 
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive fp16
 _SHRINKS: Final = tuple(step / 50 for step in range(50, 14, -1))  # of the absolute maximum: 1 down to 0.3
+_ADAM_STEPS: Final = 500
+_ADAM_RATE: Final = 1e-3
 _NUDGES: Final = tuple(1 + step / 400 for step in range(-7, 8) if step)  # of the best so far: half a step at most
 
 
@@ -73,6 +76,32 @@ def fit(members: Tensor, bits: int) -> Tensor:
     return scale
 
 
+def descend(members: Tensor, bits: int) -> Tensor:
+    """The scale of each output feature of one group by the paper's descent: fp16 numbers as float32 ``[out]``.
+
+    Arguments and errors as of `fit`. Steps are relative to the start, so that one learning rate suits every row; the
+    scale with the least error on the way is kept, as it is where the last step overshoots.
+    """
+    start = (members.abs().amax(0) / ((1 << (bits - 1)) - 1)).clamp(min=_SMALLEST_SCALE)
+    scale, best, least = start.clone(), start.clone(), torch.full_like(start, torch.inf)
+    first, second = torch.zeros_like(start), torch.zeros_like(start)
+    for step in range(1, _ADAM_STEPS + 1):
+        tried = scale.to(torch.float16).to(torch.float32).clamp(min=_SMALLEST_SCALE)
+        codes = _codes(members, tried, bits)
+        error = codes * tried - members
+        loss = error.square().sum(0)
+        best, least = torch.where(loss < least, tried, best), torch.minimum(loss, least)
+        gradient = 2 * (error * codes).sum(0)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
+        move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-12)
+        scale = scale - _ADAM_RATE * start * move
+    if not bool(torch.isfinite(least).all()):
+        raise MethodError(
+            "easyquant", "weights that are not finite or too large for an fp16 scale", expected="finite weights"
+        )
+    return best
+
+
 @dataclass(frozen=True)
 class EasyQuantWeight:
     """``codes``: uint8 ``[in, out]``, 0 at the grid's lower end; ``scales``: fp16 ``[groups, out]``; ``outliers``."""
@@ -103,7 +132,13 @@ class EasyQuantWeight:
 
 def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: str) -> EasyQuantWeight:
     """Read what `EasyQuantWeight.tensors` stored. Raises ModelError when parts are missing or do not fit."""
-    settings = EasyQuantSettings(**{name: config[name] for name in EasyQuantSettings.__dataclass_fields__})
+    settings = EasyQuantSettings(
+        **{
+            each.name: config[each.name]
+            for each in fields(EasyQuantSettings)
+            if each.name in config or not each.metadata
+        }
+    )
     parts = Parts(tensors, who)
     out, columns = parts.shape
     scales = parts.shaped("scales", len(group_bounds(columns, settings.group_size)), out)
@@ -121,7 +156,8 @@ def easyquant(weight: Tensor, settings: EasyQuantSettings) -> EasyQuantWeight:
     mask = outlier_mask(original, settings.sigmas)
     columns = original.masked_fill(mask, 0.0).t().contiguous()
     bounds = group_bounds(len(columns), settings.group_size)
-    scales = torch.stack([fit(columns[a:b], settings.bits) for a, b in bounds])
+    search = descend if settings.search == "adam" else fit
+    scales = torch.stack([search(columns[a:b], settings.bits) for a, b in bounds])
     group = group_index(len(columns), settings.group_size).to(columns.device).to(torch.int64)
     codes = _codes(columns, scales[group], settings.bits).add_(2 ** (settings.bits - 1) - 1).to(torch.uint8)
     kept = outliers_of(weight, mask, torch.bfloat16 if weight.dtype == torch.float32 else weight.dtype)

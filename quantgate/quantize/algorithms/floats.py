@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, Final
 
 import torch
@@ -21,38 +20,19 @@ from torch import Tensor
 
 from quantgate.core.errors import MethodError, ModelError
 from quantgate.quantize.base import LayerResult, Order, Statistics
+from quantgate.quantize.numerics.floats import (
+    BLOCK,
+    E2M1,
+    E4M3_TOP,
+    E8M0_BIAS,
+    FLOAT8,
+    TINY,
+    e2m1_values,
+    round_e2m1,
+    round_float8,
+)
 from quantgate.quantize.numerics.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.settings import FloatFormat, FloatSettings
-
-FLOAT8: Final = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
-BLOCK: Final = {"nvfp4": 16, "mxfp4": 32}
-E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_SIGN: Final = 8  # of a 4-bit code: three bits of `E2M1`, then the sign
-_E8M0_BIAS: Final = 127
-_E4M3_TOP: Final = 448.0
-_TINY: Final = 2.0**-100  # stands in for the largest weight of a matrix of zeros
-
-
-def round_float8(values: Tensor, kind: FloatFormat) -> Tensor:
-    """Nearest value of the format, ties to even, saturating at its largest; in torch's dtype of it."""
-    top = torch.finfo(FLOAT8[kind]).max
-    return values.clamp(-top, top).to(FLOAT8[kind])
-
-
-def round_e2m1(values: Tensor) -> Tensor:
-    """4-bit codes (uint8) of the nearest E2M1 values, ties to even, saturating at 6; zero has no sign."""
-    magnitude = values.abs()
-    codes = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
-    for code, (low, high) in enumerate(pairwise(E2M1)):
-        middle = (low + high) / 2
-        codes += (magnitude > middle) if code % 2 == 0 else (magnitude >= middle)  # a tie goes to the even code
-    return codes + _SIGN * ((values < 0) & (codes > 0)).to(torch.uint8)
-
-
-def e2m1_values(codes: Tensor) -> Tensor:
-    """The values of 4-bit codes, float32."""
-    table = torch.tensor([*E2M1, *(-value for value in E2M1)], device=codes.device)
-    return table[codes.to(torch.int64)]
 
 
 @dataclass(frozen=True)
@@ -98,7 +78,7 @@ class Float4BlockWeight:
     def block_scales(self) -> Tensor:
         """What the values of each block are multiplied by, float32 ``[out, blocks]``."""
         if self.divisor is None:
-            return torch.exp2(self.scales.to(torch.float32) - _E8M0_BIAS)
+            return torch.exp2(self.scales.to(torch.float32) - E8M0_BIAS)
         return self.scales.to(torch.float32) / self.divisor
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -136,10 +116,10 @@ def quantize_float4(weight: Tensor, kind: FloatFormat) -> Float4BlockWeight:
     largest = blocks.abs().amax(2)
     if kind == "mxfp4":
         exponent = torch.frexp(largest).exponent - 1  # floor(log2), exactly; 0 has its own
-        scales = (exponent - 2 + _E8M0_BIAS).clamp(0, 2 * _E8M0_BIAS).to(torch.uint8)
+        scales = (exponent - 2 + E8M0_BIAS).clamp(0, 2 * E8M0_BIAS).to(torch.uint8)
         stored = Float4BlockWeight(torch.empty(0), scales, None)
     else:
-        divisor = torch.exp2(torch.log2(_E4M3_TOP * E2M1[-1] / largest.amax().clamp(min=_TINY)).floor()).view(1)
+        divisor = torch.exp2(torch.log2(E4M3_TOP * E2M1[-1] / largest.amax().clamp(min=TINY)).floor()).view(1)
         scales = round_float8((largest / E2M1[-1] * divisor).clamp(min=2.0**-9), "e4m3")
         stored = Float4BlockWeight(torch.empty(0), scales, divisor)
     codes = round_e2m1(blocks / stored.block_scales().unsqueeze(2)).view(rows, columns)

@@ -110,13 +110,15 @@ class Gptq(OnHessian):
         return [LayerResult(part, loss) for part, loss in zip(stored.split(sizes), relative, strict=True)]
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """Settings under AutoGPTQ's names."""
+        """Settings under AutoGPTQ's names. With static groups the stored groups are in order, whatever the order they
+        were processed in: ``desc_act`` is about the former, so that runtimes without act-order serve them.
+        """
         s = self.settings
         return gptq_layout_config(
             bits=s.bits,
             group_size=s.group_size,
             sym=s.sym,
-            desc_act=s.desc_act,
+            desc_act=s.desc_act and not s.static_groups,
             static_groups=s.static_groups,
             true_sequential=s.true_sequential,
             damp_percent=s.damp_percent,

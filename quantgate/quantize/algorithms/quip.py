@@ -10,90 +10,39 @@ the dimension and a cosine transform for its odd rest (576 = 64 x 9). The paper 
 this keeps its bounds up to constants (QuIP#, 2402.04396), is rebuilt from a seed, and is computed by sums and products
 in a fixed order, so that a checkpoint gives the same weights on every machine and with any number of threads.
 
+Rows with ``factors="orthogonal"`` take the paper's two random orthogonal factors, drawn in float64 from the seed; they
+are multiplied in float64 and rounded to float32, so that another order of summation hardly ever shows.
+
 A checkpoint holds the codes of the rotated weight, ``D`` and the seeds; loading rotates back to a plain weight.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from quantgate.core.errors import MethodError
+from quantgate.core.errors import MethodError, ModelError
 from quantgate.quantize.base import LayerResult, Statistics
 from quantgate.quantize.numerics.columns import ColumnLoop, Processing
 from quantgate.quantize.numerics.hessian import OnHessian, hessian_of, output_energy
 from quantgate.quantize.numerics.layout import Parts, layout_config, stored_parts
 from quantgate.quantize.numerics.packing import pack_stream, unpack_stream
+from quantgate.quantize.numerics.rotations import ROTATIONS
 from quantgate.quantize.settings import QuipSettings
 
 _SPREAD: Final = 1e3  # how far an entry of D may be from their median: fp16 holds it
-
-
-def _cosines(n: int) -> list[list[float]]:
-    """The orthonormal cosine transform (DCT-II)."""
-    norms = [math.sqrt((2 if row else 1) / n) for row in range(n)]
-    return [
-        [norms[row] * math.cos(math.pi * row * (2 * column + 1) / (2 * n)) for column in range(n)] for row in range(n)
-    ]
-
-
-class Rotation:
-    """An orthogonal ``n x n`` matrix: random signs, then Hadamard (x) cosine transform, along the last dimension.
-
-    Args:
-        n: the dimension.
-        seed: of the signs.
-    """
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.odd = n >> ((n & -n).bit_length() - 1)
-        self.power = n // self.odd
-        self.signs = 2.0 * torch.randint(0, 2, (n,), generator=torch.Generator().manual_seed(seed)) - 1.0
-        self.cosines = _cosines(self.odd)
-
-    def apply(self, x: Tensor) -> Tensor:
-        """``x`` (float32 ``[..., n]``) times the transposed matrix: every row is rotated."""
-        return self._cosine(self._hadamard(x * self.signs.to(x.device)), self.cosines)
-
-    def invert(self, x: Tensor) -> Tensor:
-        """What `apply` gave, back."""
-        transposed = [list(row) for row in zip(*self.cosines, strict=True)]
-        return self._cosine(self._hadamard(x), transposed) * self.signs.to(x.device)
-
-    def _hadamard(self, x: Tensor) -> Tensor:
-        """Over the slow part of the last dimension; its own inverse."""
-        shape, width = x.shape, self.odd
-        while width < shape[-1]:
-            pairs = x.reshape(*shape[:-1], -1, 2, width)
-            low, high = pairs.unbind(-2)
-            x = torch.stack([low + high, low - high], -2)
-            width *= 2
-        return x.reshape(shape) * (1 / math.sqrt(self.power))
-
-    def _cosine(self, x: Tensor, rows: Sequence[Sequence[float]]) -> Tensor:
-        """Over the fast part of the last dimension; a sum in a fixed order instead of a matrix product."""
-        if self.odd == 1:
-            return x
-        parts = x.reshape(*x.shape[:-1], self.power, self.odd).unbind(-1)
-        sums = []
-        for row in rows:
-            total = parts[0] * row[0]
-            for part, factor in zip(parts[1:], row[1:], strict=True):
-                total = total + part * factor
-            sums.append(total)
-        return torch.stack(sums, -1).reshape(x.shape)
 
 
 @dataclass(frozen=True)
 class QuipWeight:
     """``codes``: uint8 ``[in, out]``, of the rotated weight; ``half_range``: float32 ``[1]``, the grid's end.
 
-    ``balance``: ``D``, fp16 ``[in]``; ``seeds``: int64 ``[2]``, of the rotations of the input and the output side.
+    ``balance``: ``D``, fp16 ``[in]``; ``seeds``: int64 ``[2]``, of the rotations of the input and the output side;
+    ``factors``: their kind.
     """
 
     codes: Tensor
@@ -101,6 +50,7 @@ class QuipWeight:
     balance: Tensor
     seeds: Tensor
     bits: int
+    factors: Literal["hadamard", "orthogonal"] = "hadamard"
 
     @property
     def n_weights(self) -> int:
@@ -115,8 +65,9 @@ class QuipWeight:
         """The plain weight ``[out, in]``: both rotations undone, divided by ``D``, rounded once to ``dtype``."""
         columns, out = self.codes.shape
         seed_in, seed_out = self.seeds.tolist()
-        half = Rotation(out, seed_out).invert(self.rotated()).t()
-        plain = Rotation(columns, seed_in).invert(half) / self.balance.to(torch.float32)
+        rotation = ROTATIONS[self.factors]
+        half = rotation(out, seed_out).invert(self.rotated()).t()
+        plain = rotation(columns, seed_in).invert(half) / self.balance.to(torch.float32)
         return plain.to(dtype).contiguous()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -136,7 +87,10 @@ def from_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], who: 
     out, columns = parts.shape
     codes = unpack_stream(parts["codes"], bits, (columns, out))
     balance, seeds = parts.shaped("balance", columns), parts.shaped("seeds", 2)
-    return QuipWeight(codes, parts.shaped("half_range", 1), balance, seeds, bits)
+    factors = config.get("factors", "hadamard")
+    if factors not in ROTATIONS:
+        raise ModelError(who, f"factors {factors!r}", expected=" or ".join(ROTATIONS))
+    return QuipWeight(codes, parts.shaped("half_range", 1), balance, seeds, bits, factors)
 
 
 class _Loop(ColumnLoop):
@@ -185,7 +139,8 @@ def quip(weight: Tensor, hessian: Tensor, settings: QuipSettings) -> tuple[QuipW
         raise MethodError("quip", "weights that are not finite", expected="finite weights")
     out, columns = plain.shape
     seeds = torch.tensor([settings.seed, settings.seed + 1])
-    inner, outer = Rotation(columns, settings.seed), Rotation(out, settings.seed + 1)
+    rotation = ROTATIONS[settings.factors]
+    inner, outer = rotation(columns, settings.seed), rotation(out, settings.seed + 1)
     balance = balance_of(plain, hessian)
     scale = balance.to(torch.float32)
     rotated = outer.apply(inner.apply(plain * scale).t()).t()
@@ -194,7 +149,7 @@ def quip(weight: Tensor, hessian: Tensor, settings: QuipSettings) -> tuple[QuipW
     half_range = (settings.half_range * rotated.square().mean().sqrt()).clamp(min=1e-20).view(1)
     loop = _Loop(run.columns(rotated), run.factor, settings, half_range)
     loop.run()
-    stored = QuipWeight(loop.columns.to(torch.uint8), half_range, balance, seeds, settings.bits)
+    stored = QuipWeight(loop.columns.to(torch.uint8), half_range, balance, seeds, settings.bits, settings.factors)
     return stored, loop.errors.square_().sum(0)
 
 

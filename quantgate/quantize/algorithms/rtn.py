@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quantgate.quantize.base import LayerResult, Order, Statistics
-from quantgate.quantize.grids import UniformGrid, fit_groups, group_index, quantize
+from quantgate.quantize.grids import UniformGrid, fit, fit_groups, group_index, quantize
 from quantgate.quantize.numerics.uniform import UniformWeight, gptq_layout_config
 from quantgate.quantize.settings import Need, RtnSettings
 
@@ -26,7 +26,10 @@ def rtn(weight: Tensor, settings: RtnSettings) -> UniformWeight:
     """
     grid = UniformGrid(settings.bits, settings.sym)
     columns = weight.to(torch.float32).t().contiguous()
-    scales, zeros = fit_groups(columns, settings.group_size, grid)
+    if settings.whole:  # the layout has a scale for every output feature: the same one
+        scales, zeros = (each.expand(1, columns.shape[1]) for each in fit(columns, (0, 1), grid))
+    else:
+        scales, zeros = fit_groups(columns, settings.group_size, grid)
     g_idx = group_index(columns.shape[0], settings.group_size).to(weight.device)
     codes = quantize(columns, scales[g_idx], zeros[g_idx], grid)
     return UniformWeight(codes, scales.to(torch.float16), zeros.to(torch.uint8), g_idx, grid)

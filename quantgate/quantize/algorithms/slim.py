@@ -6,8 +6,9 @@ get ``N + 1`` bits, the ``p`` lowest ``N - 1``, so the mean stays ``N``; ``p`` m
 shrunk or stretched by the factor that fits best. Then the column loop of GPTQ, in the natural order.
 
 Groups are of equal size or keep ``N`` bits: a shorter last group takes no part in the exchange, else the mean would not
-be ``N``. The authors' code adds the errors of salient and other weights with equal weight, which makes SQC's split into
-the two void; it is not made here, and errors are squared as in the paper's equation.
+be ``N``. SQC as published tells salient from other weights, and its code raises errors to 2.4: so do rows with
+``split`` and ``exponent``. The code then adds the sums over both kinds with equal weight, which makes the split void;
+``split`` adds their means. By default there is no split and errors are squared, as in the paper's equation.
 """
 
 from __future__ import annotations
@@ -65,11 +66,28 @@ class SampledHessian(Hessian):
             self._keep(other.sample, other._hashes)
 
 
-def fit(members: Tensor, bits: int, factors: Sequence[float] = (1.0,)) -> tuple[Tensor, Tensor]:
+def salient_weights(members: Tensor, pivots: Tensor) -> Tensor:
+    """What each weight's error counts, float32, the shape of ``members``: 1 over the number of its kind in its column,
+    so that the means over salient weights and over the others add up. Salient: 2 deviations above the mean salience.
+    """
+    salience = (members * pivots).square()
+    salient = salience > salience.mean() + 2 * salience.std(correction=0)
+    count = salient.sum(0, keepdim=True)
+    return torch.where(salient, 1.0 / count.clamp(min=1), 1.0 / (len(members) - count).clamp(min=1))
+
+
+def fit(
+    members: Tensor,
+    bits: int,
+    factors: Sequence[float] = (1.0,),
+    exponent: float = 2.0,
+    importance: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
     """The grid of one group: scale (fp16 numbers) and zero point of each output feature, float32 ``[out]``.
 
-    Asymmetric over a range that contains 0, times the factor with the smallest squared error (the first of equals). One
-    bit: ``sign(w) mean|w|``, which is the scale ``2 mean|w|`` and the zero point 1/2.
+    Asymmetric over a range that contains 0, times the factor with the smallest error (the first of equals): the sum of
+    magnitudes to the power of ``exponent`` times ``importance``. One bit: ``sign(w) mean|w|``, which is the scale
+    ``2 mean|w|`` and the zero point 1/2.
 
     Raises:
         MethodError: weights that need a scale beyond fp16.
@@ -83,7 +101,9 @@ def fit(members: Tensor, bits: int, factors: Sequence[float] = (1.0,)) -> tuple[
     for factor in factors if bits > 1 else (1.0,):
         tried = ((high - low) * (factor / top)).clamp(min=_SMALLEST_SCALE).to(torch.float16).to(torch.float32)
         origin = (-low * factor / tried).round_().clamp_(0, top) if bits > 1 else torch.full_like(low, 0.5)
-        error = torch.addcmul(members, _steps(members, tried, origin, top), tried, value=-1).square_().sum(0)
+        change = torch.addcmul(members, _steps(members, tried, origin, top), tried, value=-1)
+        powers = change.square_() if exponent == 2 else change.abs_().pow_(exponent)
+        error = powers.mul_(importance).sum(0)
         better = error < best
         best = torch.where(better, error, best)
         scale, zero = torch.where(better, tried, scale), torch.where(better, origin, zero)
@@ -206,13 +226,16 @@ class _Loop(ColumnLoop):
 
     def __init__(self, columns: Tensor, factor: Tensor, settings: SlimSettings, bits: Sequence[int]) -> None:
         super().__init__(columns, factor, settings.group_size, settings.blocksize)
-        self.bits, self.factors = bits, factors(settings)
+        self.bits, self.stretches = bits, factors(settings)
+        self.settings, self.widths = settings, factor.diagonal().reciprocal().unsqueeze(1)
         self.grids: list[tuple[Tensor, Tensor]] = []
 
     def enter(self, group: int, column: int) -> None:
         """SQC on the compensated weights of the group."""
         a, b = self.bounds[group]
-        self.grids.append(fit(self.columns[a:b], self.bits[group], self.factors))
+        members = self.columns[a:b]
+        importance = salient_weights(members, self.widths[a:b]) if self.settings.split else 1.0
+        self.grids.append(fit(members, self.bits[group], self.stretches, self.settings.exponent, importance))
         self._top = 2 ** self.bits[group] - 1
 
     def round(self, column: int, weight: Tensor, error: Tensor) -> None:

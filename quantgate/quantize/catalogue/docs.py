@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, Final
@@ -14,6 +14,7 @@ from quantgate.core import reading
 from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE
 from quantgate.quantize.base import Method, Settings
 from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS, Later
+from quantgate.quantize.settings import as_settings
 
 PAGE: Final = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 
@@ -61,7 +62,7 @@ ABOUT: Final[dict[str, About]] = {
     ),
     "quip": About(
         "QuIP",
-        "LDL rounding of `U W D V^T` under the rotated Hessian, one grid of 2.4, 2.1 or 1.8 rms at 4, 3, 2 bit",
+        "LDL rounding of `U W D V^T` under the rotated Hessian, one grid of 2.4 rms (or 2.1, 1.8 at 3, 2 bit)",
         "GPTQ's and two fast rotations",
         "2 and 3 bit; loads as a plain weight",
     ),
@@ -106,6 +107,12 @@ ABOUT: Final[dict[str, About]] = {
         "`s = mean|x|^r / mean|w|^(1-r)`, `r` of 20 by least `tr(d H d^T)`; `w s` is rounded, `1/s` folded away",
         "21 trial roundings of every weight",
         "before RTN or GPTQ, at 4 and 3 bit",
+    ),
+    "rotation": About(
+        "Rotation",
+        "the residual stream times an orthogonal `R`, values times one a head, folded into the weights around them",
+        "a Hadamard transform of every weight",
+        "before rounding inputs to 4 bit; outliers are spread over all channels",
     ),
     "smoothquant": About(
         "SmoothQuant",
@@ -192,12 +199,14 @@ def _sections() -> list[str]:
 
 def _keys(method: Method) -> tuple[str, ...]:
     name = method.as_record().get("transformation", {}).get("name")
-    return (method.algorithm, name) if name else (method.algorithm,)
+    return tuple(key for key in (method.algorithm, name, "rotation" if method.rotation else None) if key)
 
 
 def _settings(method: Method, key: str) -> Settings | None:
     if key == method.algorithm:
         return method.settings if key != NO_WEIGHTS else method.kv_cache
+    if key == "rotation":
+        return method.rotation
     return method.transformation
 
 
@@ -206,7 +215,7 @@ def _description(settings: Settings) -> str:
 
 
 def _values(settings: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
+    return ", ".join(f"{name} {value}" for name, value in as_settings(settings).items())
 
 
 def undescribed() -> set[str]:

@@ -11,7 +11,7 @@ from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
 from quantgate.core.registry import check_packages, with_packages
 from quantgate.quantize.base import Algorithm, Method
-from quantgate.quantize.catalogue import transformed
+from quantgate.quantize.catalogue import rotated, transformed
 from quantgate.quantize.catalogue.plugins import MethodPlugin, check_rows, installed_plugins, merged, table_of
 from quantgate.quantize.settings import (
     AwqSettings,
@@ -97,6 +97,18 @@ def _gptq(bits: int) -> Method:
     )
 
 
+def _gptq_static(bits: int) -> Method:
+    """Act-order whose checkpoint has its groups in order: for runtimes that refuse the other kind (vLLM, Marlin)."""
+    return replace(
+        _gptq(bits),
+        id=f"gptq-static-w{bits}",
+        settings=GptqSettings(bits, static_groups=True),
+        summary=f"GPTQ, {bits} bit, act-order with static groups of 128: groups stay in order, as vLLM wants them",
+        source="Frantar et al. 2022 (arXiv 2210.17323); static groups of AutoGPTQ",
+        standard=False,
+    )
+
+
 def _float_inputs(method: Method) -> Method:
     """The row that reads the 16-bit model's inputs only: its statistics can be summed over shards beforehand."""
     settings: Any = replace(cast(Any, method.settings), true_sequential=False, block_sequential=False)
@@ -163,6 +175,28 @@ def _easyquant(bits: int) -> Method:
     )
 
 
+_PAPER: Final = (  # settings as published, where the standard rows have others
+    *(
+        replace(
+            _slim(bits),
+            id=f"slim-paper-w{bits}",
+            settings=SlimSettings(bits, exponent=2.4, split=True),
+            summary=f"SliM-LLM, {bits} bit on average, salient weights apart, errors to the power of 2.4",
+            standard=False,
+        )
+        for bits in (3, 2)
+    ),
+    replace(
+        _easyquant(4),
+        id="easyquant-paper-w4",
+        settings=EasyQuantSettings(4, -1, search="adam"),
+        summary="EasyQuant, 4 bit, one scale an output feature, ranges by 500 steps of Adam, outliers beyond 3 sigma",
+        source="Tang et al. 2024 (arXiv 2403.02775)",
+        standard=False,
+    ),
+)
+
+
 def _float(name: str, kind: FloatFormat, bits: int, what: str, source: str) -> Method:
     return Method(
         id=name,
@@ -200,6 +234,17 @@ def _quip(bits: int, half_range: float) -> Method:
         summary=f"QuIP, {bits} bit: randomly rotated weights on a grid of +-{half_range} rms, rotated back on loading",
         source="Chee et al. 2023 (arXiv 2307.13304); Hadamard rotations as in QuIP# (2402.04396)",
         standard=bits == 2,
+    )
+
+
+def _quip_paper(bits: int) -> Method:
+    return replace(
+        _quip(bits, 2.4),
+        id=f"quip-paper-w{bits}",
+        settings=QuipSettings(bits, factors="orthogonal"),
+        summary=f"QuIP, {bits} bit: two random orthogonal factors a rotation, grid of +-2.4 rms",
+        source="Chee et al. 2023 (arXiv 2307.13304)",
+        standard=False,
     )
 
 
@@ -248,7 +293,15 @@ def _float4(quant_type: Literal["nf4", "fp4"]) -> Method:
 
 _ROWS: Final = (
     *map(_rtn, (8, 4, 3, 2)),
+    replace(
+        _rtn(8),
+        id="rtn-whole-w8",
+        settings=RtnSettings(8, -1, whole=True),
+        summary="round to nearest, 8 bit, one scale a matrix, symmetric",
+        standard=False,
+    ),
     *map(_gptq, (8, 4, 3, 2)),
+    *map(_gptq_static, (8, 4, 3)),
     *(_float_inputs(_gptq(bits)) for bits in (4, 3)),
     *(_float_inputs(_spqr(f"spqr{bits}", bits)) for bits in (4, 3)),
     _INT8,
@@ -258,9 +311,12 @@ _ROWS: Final = (
     *map(_slim, (4, 3, 2)),
     *map(_easyquant, (8, 4, 3, 2)),
     *(_quip(bits, half_range) for bits, half_range in ((4, 2.4), (3, 2.1), (2, 1.8))),
+    *map(_quip_paper, (4, 3, 2)),
+    *_PAPER,
     *map(_hqq, (4, 3, 2)),
     *_FLOATS,
     *transformed.ROWS,
+    *rotated.ROWS,
 )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from quantgate.quantize.base import Method, NoSettings
 from quantgate.quantize.settings import (
+    FLOAT_BLOCK,
     ActivationSettings,
     AwqSettings,
     CacheSettings,
     ClipSettings,
+    FloatFormat,
+    FloatSettings,
     GptqSettings,
     RtnSettings,
     SmoothQuantSettings,
@@ -18,6 +21,11 @@ from quantgate.quantize.settings import (
 
 _AWQ: Final = "Lin et al. 2023 (arXiv 2306.00978)"
 _SMOOTHQUANT: Final = "Xiao et al. 2022 (arXiv 2211.10438)"
+_FORMATS: Final = {
+    "e4m3": "OCP 8-bit Floating Point Specification 1.0",
+    "nvfp4": "NVIDIA Blackwell's NVFP4",
+    "mxfp4": "OCP Microscaling 1.0",
+}
 _TOKEN: Final = ActivationSettings(8, "token")
 _STATIC: Final = ActivationSettings(8, "tensor", dynamic=False)
 
@@ -71,6 +79,25 @@ def _rtn(id: str, bits: int, activations: ActivationSettings, summary: str, **ch
     )
 
 
+def _float(id: str, bits: int, activations: ActivationSettings, what: str, **changes: Any) -> Method:
+    """Weights and inputs in one float format."""
+    kind = cast(FloatFormat, activations.kind)
+    return Method(
+        id=id,
+        algorithm="float",
+        settings=FloatSettings(kind),
+        bits=bits,
+        needs_calibration=not activations.dynamic,
+        storage="packed",
+        code_version=1,
+        summary=what,
+        source=_FORMATS[kind],
+        activation_bits=activations.bits,
+        activations=activations,
+        **changes,
+    )
+
+
 def _smoothquant(id: str, bits: int, activations: ActivationSettings, summary: str) -> Method:
     smooth = {"transformation": SmoothQuantSettings(), "needs_calibration": True, "source": _SMOOTHQUANT}
     return _rtn(id, bits, activations, f"SmoothQuant (alpha 0.5) folded into the norms; {summary}", **smooth)
@@ -91,6 +118,10 @@ def _smoothquant_gptq(id: str, bits: int) -> Method:
         transformation=SmoothQuantSettings(),
         activations=_TOKEN,
     )
+
+
+def _block(kind: FloatFormat) -> ActivationSettings:
+    return ActivationSettings(4, "group", group_size=FLOAT_BLOCK[kind], kind=kind)
 
 
 def _cache(bits: int) -> Method:
@@ -141,6 +172,21 @@ _ROWS: Final = (
         )
         for id, bits in (("zeroquant8", 8), ("zeroquant4", 4))
     ),
+    _float("float-token-a8-w8", 8, ActivationSettings(8, kind="e4m3"), "E4M3 weights by channel, E4M3 inputs by token"),
+    _float(
+        "float-tensor-a8-w8",
+        8,
+        ActivationSettings(8, "tensor", kind="e4m3"),
+        "E4M3 weights by channel, E4M3 inputs by tensor",
+    ),
+    _float(
+        "float-static-a8-w8",
+        8,
+        ActivationSettings(8, "tensor", dynamic=False, kind="e4m3"),
+        "E4M3 weights by channel, E4M3 inputs by tensor, calibrated ranges",
+    ),
+    _float("nvfloat-a4-w4", 4, _block("nvfp4"), "NVFP4 weights and inputs: E2M1 in blocks of 16 with an E4M3 scale"),
+    _float("mxfloat-a4-w4", 4, _block("mxfp4"), "MXFP4 weights and inputs: E2M1 in blocks of 32, powers of two"),
     *map(_cache, (8, 4, 2)),
 )
 

@@ -7,7 +7,6 @@ every setting of the algorithm.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from quantgate.core.errors import ModelError
 from quantgate.quantize.base import Settings
+from quantgate.quantize.settings import as_settings
 
 QUANT_METHOD: Final = "quantgate"
 PREFIX: Final = "quantized."
@@ -22,7 +22,7 @@ PREFIX: Final = "quantized."
 
 def layout_config(format_name: str, settings: Settings) -> dict[str, Any]:
     """``quantization_config`` of a checkpoint in this layout."""
-    return {"quant_method": QUANT_METHOD, "format": format_name, **asdict(settings)}
+    return {"quant_method": QUANT_METHOD, "format": format_name, **as_settings(settings)}
 
 
 def stored_parts(shape: tuple[int, int], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ ROWS = {
     "its summary or source is": {"source": "a\n| pass |"},
     "needs_calibration and standard": {"needs_calibration": "yes"},
     "its settings cannot be recorded": {"settings": None},
-    "its settings cannot be recorded (": {"settings": RtnSettings(4, object())},
+    "its settings cannot be recorded (": {"settings": RtnSettings(4, sym=object())},
 }
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from quantgate.core.errors import MethodError
-from quantgate.quantize.algorithms.quip import Rotation, balance_of, quip
+from quantgate.quantize.algorithms.quip import balance_of, quip
 from quantgate.quantize.algorithms.rtn import rtn
+from quantgate.quantize.numerics.rotations import Rotation
 from quantgate.quantize.settings import QuipSettings, RtnSettings
 from tests.unit.quantize.test_gptq import correlated_inputs, hessian_of, weight_matrix
 
