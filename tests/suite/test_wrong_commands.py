@@ -107,6 +107,11 @@ COMMANDS = {
     "a recipe that is not there": (["--recipe", "mine.toml"], "--recipe: mine.toml is no file"),
     "a candidate that is not there": (["--candidate", "mine=nowhere"], "'nowhere' is not there"),
     "a candidate without a name": (["--candidate", "checkpoint"], "no NAME=DIR"),
+    "a server that does not answer": (["--candidate", "mine=http://127.0.0.1:9"], "candidate 'mine': ConnectError"),
+    "a server with a key in its address": (
+        ["--candidate", "mine=http://me:secret@127.0.0.1:9"],
+        "--candidate mine=…: an address with a user, a key or a query in it",
+    ),
     "a store that is a file": (["--store", __file__], "is a file; expected a directory"),
     "a store with a name too long": (["--store", "x" * 300], "cannot be used (File name too long)"),
     "baselines that are a file": (["--baselines", __file__], "a file; expected a directory"),

@@ -40,12 +40,16 @@ class Likely:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of itself. ``details``: plain values; when one of them changes, so has the model."""
+    """What a server says of itself. ``details``: plain values; when one of them changes, so has the model.
+
+    ``slots``: questions that it works on at a time, each with a cache of its own; 0 where it does not say.
+    """
 
     server: str
     model: str
     version: str = ""
     details: Mapping[str, str | int | float] = field(default_factory=dict)
+    slots: int = field(default=0, compare=False)
 
     def as_record(self) -> dict[str, Any]:
         """For records and digests."""

@@ -136,7 +136,11 @@ class LlamaCpp:
             if isinstance(value, (str, int)) and value:
                 details[key] = value
         name = model or str(props.get("model_alias") or details.get("file", ""))
-        return Facts(self.name, name.rpartition("/")[2], str(props.get("build_info", "")), details)
+        slots = props.get("total_slots")
+        return Facts(
+            self.name, name.rpartition("/")[2], str(props.get("build_info", "")), details,
+            slots if isinstance(slots, int) and slots > 0 else 0,
+        )  # fmt: skip
 
     def top(self, line: Line, tokens: Tokens, count: int) -> list[Likely]:
         """See `Dialect.top`."""

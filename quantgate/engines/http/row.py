@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from quantgate.core.errors import EngineError
 from quantgate.core.remote import RemoteError, SpentError
 from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, RollingResponse, Sink, Tokens
-from quantgate.engines.http.flight import Flight
+from quantgate.engines.http.flight import MOST, Flight
 from quantgate.engines.http.lines import NotOfferedError
 from quantgate.engines.http.probe import Canary, Server
 from quantgate.engines.protocol import Capabilities, Job, Setting, Weights
@@ -74,7 +74,9 @@ class HttpEngine:
     canary: Canary
 
     def __post_init__(self) -> None:
-        self.flight = Flight(lambda: self.server.line.remote.complaints)
+        # more questions than slots would take each other's cached prefix away
+        most = min(MOST, self.server.facts.slots or MOST)
+        self.flight = Flight(lambda: self.server.line.remote.complaints, most)
 
     def run(self, requests: Sequence[Request], sink: Sink, job: Job) -> dict[str, float]:
         """See `Engine.run`.
