@@ -99,10 +99,11 @@ def open_served(model: ModelFiles, method: Method, calibration: Calibration | No
         workshop.progress.note(note)
     described = {"method": method.as_record(), **server.facts.as_record(), "address": server.line.remote.base}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    draw = _draw(workshop.store, digest, server.canary())
+    canary = server.canary()
+    draw = _draw(workshop.store, digest, canary)
     return Subject(
         method, model.path, _record(method, server), hashlib.sha256(f"{digest} {draw}".encode()).hexdigest(), False,
-        stamps=stamps(model.path), loader=_refuse, engine=HttpRow(server), served=server.as_record(),
+        stamps=stamps(model.path), loader=_refuse, engine=HttpRow(server, canary), served=server.as_record(),
     )  # fmt: skip
 
 

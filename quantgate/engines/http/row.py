@@ -31,14 +31,17 @@ Indices: TypeAlias = tuple[int, ...]
 
 
 class HttpRow:
-    """One probed server as a row. Its company is its own affair: what was answered is kept item by item."""
+    """One probed server as a row. Its company is its own affair: what was answered is kept item by item.
+
+    ``canary``: what it said of a known string when it was probed, and has to say to the end; None: it is asked now.
+    """
 
     name: Final = "http"
     comparison: Final = 0
     by_item: Final = True
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    def __init__(self, server: Server, canary: Canary | None = None) -> None:
+        self.server, self.canary = server, canary or server.canary()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -62,8 +65,8 @@ class HttpRow:
         }
 
     def open(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> HttpEngine:
-        """See `EngineRow.open`; what it says of a known string now is what it has to say to the end."""
-        return HttpEngine(self.server, self.server.canary())
+        """See `EngineRow.open`; it is open already."""
+        return HttpEngine(self.server, self.canary)
 
 
 @dataclass

@@ -113,6 +113,16 @@ def test_another_model_behind_the_server_is_regressed_and_shares_no_answer(scene
         assert server.calls[before:].count("/v1/completions") < 20  # probed, and nothing asked again
 
 
+def test_a_model_exchanged_between_two_cases_is_invalid(scene, spoken):
+    with serving("vllm", spoken) as server:
+        evaluation = scene()
+        evaluation.subject(parse_candidate(f"mine={server.address}"))
+        evaluation.release()
+        server.table = Table(1)
+        with pytest.raises(EngineError, match="it answers a known string otherwise than at first"):
+            judged(evaluation, server)
+
+
 def test_what_a_server_cannot_give_is_said(scene, spoken):
     with serving("lmstudio", spoken, "no logprobs") as server, pytest.raises(UsageError) as caught:
         judged(scene(), server)
