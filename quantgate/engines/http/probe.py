@@ -123,10 +123,23 @@ def recognised(remote: Remote, model: str) -> tuple[Dialect, Facts]:
     for dialect in DIALECTS:
         if (facts := dialect.facts(remote, model)) is not None:
             return dialect, facts
+    _check_let_in(remote)
     raise EngineError(
         remote.who, f"{remote.shown(remote.base)} speaks no API that is known here",
         expected="a server of " + ", ".join(dialect.name for dialect in DIALECTS), hint=_HINT,
     )  # fmt: skip
+
+
+def _check_let_in(remote: Remote) -> None:
+    """Raise UsageError for a server that wants a key, or another one."""
+    try:
+        remote.get("/v1/models")
+    except RemoteError as error:
+        if error.status in (401, 403):
+            raise UsageError(
+                remote.who, error.found, expected="a key that the server takes",
+                hint=f"set {' or '.join(remote.keys) or 'its key'} in the environment",
+            ) from error  # fmt: skip
 
 
 # --- tokens ---------------------------------------------------------------------------------------------------------

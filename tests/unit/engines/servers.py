@@ -108,6 +108,8 @@ class Server:
                 self.scored += path not in ("/tokenize", "/detokenize")
                 if self.has("swap") and self.scored == 30:
                     self.swap()
+        if self.has("wants a key"):
+            raise Refusal(401, "a key, please")
         found = ROUTES[self.dialect].get(path)
         if found is None:
             raise Refusal(404, "not found")

@@ -169,6 +169,16 @@ def test_what_speaks_nothing_that_is_known(tokenizer):
         probed(server, tokenizer)
 
 
+def test_a_server_that_wants_a_key_says_which_variable_holds_it(tokenizer, monkeypatch):
+    monkeypatch.setenv("QG_TEST_KEY", "s3cret-value")
+    with serving("vllm", tokenizer, "wants a key") as server:
+        with pytest.raises(
+            UsageError, match=r"status 401 of /v1/models .*set QG_TEST_KEY in the environment"
+        ) as caught:
+            probed(server, tokenizer)
+        assert "s3cret" not in str(caught.value)
+
+
 # --- the line --------------------------------------------------------------------------------------------------------
 
 
