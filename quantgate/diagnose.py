@@ -91,11 +91,12 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     record = diagnose(evaluation, method, tasks, Wish(plan, args.length), progress)
     print(json.dumps(record, indent=2) if args.json else "\n".join(lines(record)))
     if args.out is not None:
-        _write(record, args.out)
+        write(record, args.out)
     return 0
 
 
-def _write(record: dict[str, Any], place: Path) -> None:
+def write(record: dict[str, Any], place: Path) -> None:
+    """Write a diagnosis as `FILES` into the directory ``place``. Raises StoreError where that cannot be done."""
     from quantgate.diagnosis.picture import page, svg
     from quantgate.diagnosis.record import as_csv, lines
 

@@ -14,7 +14,7 @@ from quantgate.models.layers import hooks
 
 _FEW: Final = 0.01  # share of the channels
 _MOST: Final = 0.5  # share of an energy that few channels hold
-_CLIPPED: Final = 0.8  # of a row's greatest weight
+_CLIPPED: Final = 0.6  # of a row's greatest weight; a symmetric 2-bit grid ends at 2/3 of it by itself
 _CLIPPED_ROWS: Final = 0.1
 _GAIN: Final = 0.1
 
@@ -27,7 +27,7 @@ class Profile:
     ``few_inputs``: share of the inputs' energy in the strongest 1% of the channels (at least one); ``few_errors``:
     share of the output error in the worst 1%; ``gain``: factor that the subject's matrix has by least squares;
     ``dead_inputs``, ``dead_outputs``: columns and rows that became zero; ``clipped_rows``: share of the rows whose
-    greatest weight lost a fifth or more.
+    greatest weight lost two fifths or more.
     """
 
     weight_error: float

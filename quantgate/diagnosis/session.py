@@ -24,12 +24,13 @@ TEXT: Final = "kld_prose"
 
 @dataclass(frozen=True)
 class Wish:
-    """``length``: tokens of a segment; ``dtype``: in which both models are run. float32: the rounding of 16-bit
-    arithmetic is of the size of many units' effects."""
+    """``length``: tokens of a segment; ``segments``: of a task, at most; ``dtype``: in which both models are run.
+    float32: the rounding of 16-bit arithmetic is of the size of many units' effects."""
 
     plan: Plan = field(default_factory=Plan)
     length: int = 128
     dtype: str = "float32"
+    segments: int | None = None
 
 
 def diagnose(
@@ -50,7 +51,9 @@ def diagnose(
         theirs = opened.load(wish.dtype, device)
     segments: list[Segment] = []
     for task in tasks:
-        segments += segments_of(task.id, evaluation.asked(task), wish.length, reference)
+        asked = evaluation.asked(task)
+        count = len(asked.items) if wish.segments is None else min(wish.segments, len(asked.items))
+        segments += segments_of(task.id, asked.part(range(count)), wish.length, reference)
     scanner = Scanner(reference, theirs.requires_grad_(False), segments, opened.record.folds, opened.name, progress)
     scan = scanner.run(wish.plan)
     found = profiles(scanner.bench, scanner.donors, scan.anatomy.kinds)
