@@ -19,6 +19,7 @@ from quantgate.diagnosis.scan import Row, Scan, sums, value_of
 _DOMINANT: Final = 0.5  # share of the effect of all units of a level
 _TIMES: Final = 3  # an equal share, where there are few units
 _LOPSIDED: Final = 0.7
+_BEYOND: Final = 1.15  # times its share of the weights: to cost as much as it weighs is no finding
 _ADDS_UP: Final = 0.25  # relative distance of KL(all) from the sum of its parts
 _LATE: Final = 2.0
 _FEW_TOKENS: Final = 0.02
@@ -94,7 +95,8 @@ def attention_or_feed_forward(case: Case) -> Iterator[Cause]:
         pair.sort(key=lambda row: -row.effect)
         total = math.fsum(row.effect for row in pair)
         weights = sum(row.weights for row in pair)
-        if total > 0 and pair[0].effect / total > _LOPSIDED:
+        share = pair[0].effect / total if total > 0 else 0.0
+        if share > _LOPSIDED and share > _BEYOND * pair[0].weights / weights:
             yield Cause(
                 f"mostly {pair[0].unit.component}",
                 f"{pair[0].unit.component} alone costs {pair[0].effect:.4f} nats a token and {pair[1].unit.component} "
