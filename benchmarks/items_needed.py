@@ -23,8 +23,8 @@ from pathlib import Path
 
 from quantgate.runs.evaluation import FIRST_LOOK, LOOK_GROWTH
 from quantgate.verdict.companions import compare_companion
+from quantgate.verdict.comparison import Comparison
 from quantgate.verdict.evidence import Evidence, conclude, evidence_from_json
-from quantgate.verdict.paired import Comparison
 from quantgate.verdict.power import items_to_decide
 from quantgate.verdict.sequential import can_stop_early, looks, visiting_order
 from quantgate.verify import EVIDENCE, Findings, read_cases

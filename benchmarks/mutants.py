@@ -463,10 +463,18 @@ of(
 of(
     "quantgate/verdict/power.py",
     "tests/unit/verdict/test_power.py",
-    ("return max(float(rule.min_items), few)", "return few"),
-    ("square * (1 / margin.amount - 1)", "square / margin.amount"),
-    ("math.log1p(margin.amount) if metric.kind", "margin.amount if metric.kind"),
-    ("if stake is not None and stake > allowed:", NEVER),
+    ("return max(float(rule.min_items), _whole(few))", "return _whole(few)"),
+)
+of(
+    "quantgate/verdict/comparators/binary.py",
+    "tests/unit/verdict/test_power.py",
+    ("* (1 / amount - 1) * (1 - 1e-12)", "/ amount"),
+)
+of(
+    "quantgate/verdict/comparators/means.py",
+    "tests/unit/verdict/test_power.py",
+    ('return math.log1p(amount) if kind == "relative" else None', 'return amount if kind == "relative" else None'),
+    ("if allowed is None or stake is None or not stake > allowed:", "if True:"),
 )
 of(
     "quantgate/verdict/guided.py",

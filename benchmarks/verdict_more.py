@@ -30,12 +30,12 @@ from verdict_ugly import (
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict import intervals
+from quantgate.verdict.comparators.ratio import ratio_statistic
 from quantgate.verdict.exact import bootstrap_difference
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Margin, Rule
-from quantgate.verdict.relative import ratio_statistic
 from quantgate.verdict.sequential import log_capital, looks
 from quantgate.verdict.unseen import unseen_tail
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from quantgate.core.records import Result
 from quantgate.reports.table import number, ordered
-from quantgate.verdict.companions import COMPANIONS, FLIPS
+from quantgate.verdict.companions import COMPANIONS
+from quantgate.verdict.turns import FLIPS
 
 HEADER: Final = ("method", "task", "beside the metric", "16-bit", "subject", "items for one of the metric's")
 _FLIPS: Final = "flips"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ class Metric:
 
     name: str
     higher_is_better: bool
-    kind: Literal["binary", "mean", "exp_mean", "corpus"]
+    kind: str
     unit: str = ""
     aggregate: Callable[[npt.NDArray[np.float64]], float] | None = None
     best: float | None = None

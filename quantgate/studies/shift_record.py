@@ -22,6 +22,7 @@ from quantgate.studies.own import is_own
 from quantgate.studies.shift import Block, Contrast, advice, contrast, contrasts, shares, wins
 from quantgate.studies.shift_words import answer, sentence
 from quantgate.tasks.table import TASKS
+from quantgate.verdict.comparators.table import comparator_of
 from quantgate.verdict.evidence import outcomes_from_json
 
 Sides = Callable[[CaseKey], Mapping[str, Any] | None]
@@ -170,9 +171,7 @@ def _share(subject: Mapping[str, Any]) -> float:
 
 def _margin(result: Result) -> float:
     """The margin on the scale of the item scores: nats where the value is exp of the mean score."""
-    if TASKS[result.task].metric.kind == "exp_mean" and result.reference > 0:
-        return math.log1p(result.margin / result.reference)
-    return result.margin
+    return comparator_of(TASKS[result.task].metric).on_scores(result.margin, result.reference)
 
 
 def _matrix(block: Block, cells: Sequence[_Cell]) -> list[dict[str, Any]]:

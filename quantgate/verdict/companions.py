@@ -16,7 +16,8 @@ import numpy as np
 
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import GUESSING, PROB_RIGHT, Metric
-from quantgate.verdict.paired import Comparison, companion_outcomes, compare
+from quantgate.verdict.comparison import Comparison
+from quantgate.verdict.paired import companion_outcomes, compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,6 @@ COMPANIONS: Final[Mapping[str, Companion]] = {
         1.0,
     ),
 }
-FLIPS: Final[Mapping[str, str]] = {
-    "right_to_wrong": "right to wrong",
-    "wrong_to_right": "wrong to right",
-    "wrong_to_other": "to another wrong answer",
-}
 
 
 def compare_companion(
@@ -120,21 +116,6 @@ def companion_means(outcomes: Sequence[ItemOutcome]) -> dict[str, float]:
             for name, value in outcome.companions.items():
                 values.setdefault(name, []).append(value)
     return {name: math.fsum(each) / len(each) for name, each in sorted(values.items())}
-
-
-def calls(reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> dict[str, int]:
-    """Flips by kind: ``right_to_wrong``, ``wrong_to_right`` and ``wrong_to_other`` (another wrong answer)."""
-    before = {outcome.item_id: outcome for outcome in reference}
-    found = dict.fromkeys(FLIPS, 0)
-    for after in subject:
-        old = before.get(after.item_id)
-        if old is None or old.score is None or after.score is None:
-            continue
-        if old.score != after.score:
-            found["right_to_wrong" if after.score < old.score else "wrong_to_right"] += 1
-        elif old.answer != after.answer:
-            found["wrong_to_other"] += 1
-    return found
 
 
 def items_for_companion(of_metric: Comparison, of_companion: Comparison) -> float:

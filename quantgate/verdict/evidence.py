@@ -16,11 +16,12 @@ from typing import Any, Final
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.tasks.table import TASKS
-from quantgate.verdict.companions import COMPANIONS, calls, companion_means, compare_companion, items_for_companion
+from quantgate.verdict.companions import COMPANIONS, companion_means, compare_companion, items_for_companion
+from quantgate.verdict.comparators.table import comparator_of
+from quantgate.verdict.comparison import Comparison
 from quantgate.verdict.judge import Judgement, judge, judge_companions, judge_counted, with_companions
-from quantgate.verdict.paired import Comparison, compare
+from quantgate.verdict.paired import compare, relative
 from quantgate.verdict.policy import Floor, Margin, Rule
-from quantgate.verdict.relative import relative
 from quantgate.verdict.sequential import SequentialTest, score_differences
 from quantgate.verdict.visit import Bets, EarlyTest, Guide, guided_test
 
@@ -202,8 +203,7 @@ def _companions(
 ) -> dict[str, float]:
     """Means beside the metric, flips by kind, and how many items a companion needs for one of the metric's."""
     found = companion_means(subject)
-    if comparison.metric.kind == "binary":
-        found |= {name: float(count) for name, count in calls(reference, subject).items()}
+    found |= comparator_of(comparison.metric).turns(reference, subject)
     for name in COMPANIONS:
         if name in found and comparison.metric.name != name and not comparison.undefined:
             stake = comparison.metric.stake

@@ -20,11 +20,11 @@ from quantgate.core.items import REPEATED, ItemOutcome
 from quantgate.core.records import Verdict
 from quantgate.core.words import counted
 from quantgate.verdict.companions import compare_companion
-from quantgate.verdict.exact import beats_chance
-from quantgate.verdict.paired import Comparison
+from quantgate.verdict.comparators.table import comparator_of
+from quantgate.verdict.comparison import Comparison
+from quantgate.verdict.paired import relative
 from quantgate.verdict.policy import Floor, Rule
 from quantgate.verdict.power import detectable, hidden_alone, items_to_decide, items_to_rule_out, p_values
-from quantgate.verdict.relative import relative
 from quantgate.verdict.wording import Wording
 
 
@@ -107,8 +107,8 @@ def _unusable(comparison: Comparison, rule: Rule) -> str:
         return f"nothing to judge: {comparison.undefined}"
     if missing := _missing(comparison, rule):
         return missing
-    if comparison.metric.kind == "exp_mean" and not comparison.items_worse and not comparison.items_better:
-        return f"all {comparison.n_items} losses are exactly the reference's: nothing was quantized"
+    if unchanged := comparator_of(comparison.metric).unchanged(comparison):
+        return unchanged
     numbers = (comparison.reference, comparison.value, comparison.ci_low, comparison.ci_high)
     if not all(map(math.isfinite, numbers)):
         return "the difference or its interval is not a finite number"
@@ -154,12 +154,8 @@ def _hopeless(comparison: Comparison, floor: Floor | None) -> str:
     says = (
         f"the reference itself is at chance ({words.value(reference)} on {n} items, chance {words.value(floor.chance)})"
     )
-    if comparison.metric.kind == "binary":
-        right = round((reference if comparison.metric.higher_is_better else 1 - reference) * n)
-        chance = floor.chance if comparison.metric.higher_is_better else 1 - floor.chance
-        beaten = beats_chance(right, n, chance) <= floor.significance
-    else:
-        beaten = reference > floor.chance if comparison.metric.higher_is_better else reference < floor.chance
+    comparator = comparator_of(comparison.metric)
+    beaten = comparator.beats(comparison.metric, reference, n, floor.chance, floor.significance)
     return "" if beaten else f"{says}: it has nothing to lose, so nothing can be shown"
 
 

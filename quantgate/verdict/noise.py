@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
+from quantgate.verdict.comparators.table import comparator_of
+from quantgate.verdict.comparison import Comparison
 from quantgate.verdict.intervals import normal_quantile
-from quantgate.verdict.paired import Comparison
 
 
 def noise_floor(again: Comparison, of_items: int = 0) -> float:
@@ -25,9 +26,7 @@ def noise_floor(again: Comparison, of_items: int = 0) -> float:
         return 0.0 if _all_the_same(again) else math.nan
     size = abs(again.shift) + normal_quantile(again.confidence) * again.spread.se
     size *= math.sqrt(again.n_items / max(of_items, again.n_items))
-    if again.metric.kind == "exp_mean":
-        return again.reference * math.expm1(size) if size < 700 else math.inf
-    return size
+    return comparator_of(again.metric).in_units(size, again.reference)
 
 
 def _all_the_same(again: Comparison) -> bool:

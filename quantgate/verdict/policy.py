@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 from quantgate.core.errors import PolicyError
 from quantgate.core.metrics import GUESSING, Metric
 from quantgate.verdict.companions import COMPANIONS
+from quantgate.verdict.comparators.table import comparator_of
 
 Correction: TypeAlias = Literal["holm", "bh", "none"]
 FamilyExit: TypeAlias = Literal["confirmed", "case"]
@@ -195,8 +196,8 @@ _WORST: Final[Mapping[str, float]] = {
 
 def worst_change(metric: Metric) -> float:
     """By how much ``metric`` can get worse at all, in its unit; infinity where nothing bounds it."""
-    if metric.kind == "binary":
-        return 1.0
+    if (known := comparator_of(metric).worst_change) is not None:
+        return known
     return next((worst for name, worst in _WORST.items() if fnmatch.fnmatchcase(metric.name, name)), math.inf)
 
 

@@ -29,8 +29,10 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import Metric
 from quantgate.core.records import Verdict
 from quantgate.verdict import intervals
+from quantgate.verdict.comparators.table import comparator_of
+from quantgate.verdict.comparison import Comparison
 from quantgate.verdict.intervals import Codes, Floats
-from quantgate.verdict.paired import Comparison, at_worst
+from quantgate.verdict.paired import at_worst
 from quantgate.verdict.policy import Rule
 
 Population: TypeAlias = Literal["beyond", "benchmark"]
@@ -41,7 +43,7 @@ _BISECTIONS: Final = 50
 
 def can_stop_early(metric: Metric, rule: Rule) -> bool:
     """Whether a case may be stopped early: 0/1 scores, and no companion number that needs all items."""
-    return metric.kind == "binary" and not rule.companions
+    return comparator_of(metric).stops_early and not rule.companions
 
 
 def visiting_order(n: int, seed: int) -> list[int]:

@@ -16,9 +16,9 @@ from quantgate.core.errors import ProvenanceError
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import Metric
 from quantgate.verdict import guided
+from quantgate.verdict.comparison import Comparison
 from quantgate.verdict.intervals import Floats
-from quantgate.verdict.paired import Comparison, at_worst
-from quantgate.verdict.relative import relative
+from quantgate.verdict.paired import at_worst, relative
 from quantgate.verdict.sequential import SequentialTest, looks, visiting_order
 
 # The engine is quick with many items at a time, so looks are far apart: half as many items again each time.

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from quantgate.verdict.paired import ABOUT, Comparison
+from quantgate.verdict.comparators.table import comparator_of
+from quantgate.verdict.comparison import ABOUT, Comparison
 
 FEW_DF: Final = 7.0  # degrees of freedom below which groups widen an interval by a fifth
 
@@ -26,19 +27,13 @@ class Wording:
 
     def value(self, value: float) -> str:
         """A value of the metric: accuracies in percent."""
-        if self.comparison.metric.kind == "binary":
-            return f"{100 * value:.1f}%"
-        unit = self.comparison.metric.unit
-        return f"{value:.4g} {unit}" if unit else f"{value:.4g}"
+        return comparator_of(self.comparison.metric).shown(self.comparison.metric, value)
 
     def amount(self, difference: float) -> str:
         """A difference: points for accuracies, percent of the reference for relative margins."""
         if self.share_of:
             return f"{100 * difference / abs(self.share_of):.3g}%"
-        if self.comparison.metric.kind == "binary":
-            return f"{100 * difference:.2f} points"
-        unit = self.comparison.metric.unit
-        return f"{difference:.3g} {unit}" if unit else f"{difference:.3g}"
+        return comparator_of(self.comparison.metric).shown_amount(self.comparison.metric, difference)
 
     def passed(self, margin: float) -> str:
         """Why this passes."""

@@ -1,5 +1,6 @@
 """The package in examples/, installed beside quantgate, adds a row behind each seam, and pytest runs them."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from quantgate.core import registry
 from quantgate.core.errors import UsageError
+from quantgate.core.metrics import Metric
 from quantgate.reports.reporters import Reporter, reporters
 from quantgate.tasks import table
 
@@ -29,14 +31,20 @@ def installed(tmp_path_factory):
     return target
 
 
-def test_the_example_adds_a_row_behind_each_seam(gate, installed):
-    words = ("--methods", "coarse-w4", "--tasks", "parity", "--engine", "counted", "--limit", "16")
+def test_the_example_adds_a_row_behind_each_seam(gate, installed, policy):
+    words = ("--methods", "coarse-w4", "--tasks", "parity,sureness", "--engine", "counted", "--limit", "16")
+    margin = "[metrics.sureness]\nmargin = { absolute = 0.9 }\nmin_items = 4\nfloor = 'none'\n"
+    policy.write_text(policy.read_text() + margin)
     paths = os.pathsep.join((str(installed), str(ROOT)))
     command = [sys.executable, "-m", "pytest", *map(str, gate.arguments(*words))]
     shown = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
-    [result] = gate.report["results"]
+    assert shown.returncode in (0, 1), shown.stdout + shown.stderr
+    result, sureness = gate.report["results"]
+    half = math.sqrt(2 * math.log(2 / 0.05) / 16)  # the example's comparator
+    assert sureness["ci_high"] - sureness["delta"] == pytest.approx(half)
+    assert sureness["verdict"] == "pass"
     assert (result["method"], result["task"], result["n_items"]) == ("coarse-w4", "parity", 16), shown.stdout
     assert gate.report["model"]["engine"] == "counted"
     assert "reference on parity: 32 requests" in shown.stdout
@@ -87,3 +95,12 @@ def test_a_reporter_writes_under_a_name_of_its_own(monkeypatch, gate, file):
     reporters.cache_clear()
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*reporter 'theirs': its file is called *expected a name of its own*"])
+
+
+def test_a_metric_of_a_kind_that_nobody_compares_ends_the_command(monkeypatch, gate):
+    odd = Metric("oddness", True, "odd")
+    task = table.TASKS["truthfulqa"]
+    monkeypatch.setattr(type(task), "metric", odd)
+    result = gate.run("--tasks", "truthfulqa")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*metric oddness: nothing compares the kind 'odd'; expected binary or mean or *"])

@@ -1,5 +1,6 @@
 """A benchmark: items, what is asked about each, and what an answer scores. A real one reads rows of a data source."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,4 +42,21 @@ class Parity:
         return ItemOutcome(item.id, item.group, float(answer == item.row["number"] % 2), OPTIONS[answer].strip())
 
 
-TASK = Parity()
+SURENESS = Metric("sureness", True, "bounded", best=1.0, worst=0.0)  # compared by this package's own comparator
+
+
+class Sureness(Parity):
+    """How sure is the right word: its share of the probability of both."""
+
+    id: ClassVar[str] = "sureness"
+    protocol: ClassVar[str] = "0-shot, the right word's share of the probability of even and odd"
+    metric: ClassVar[Metric] = SURENESS
+
+    def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
+        """From 0 to 1."""
+        even, odd = (each.logprob for each in responses if isinstance(each, LikelihoodResponse))
+        right, wrong = (odd, even) if item.row["number"] % 2 else (even, odd)
+        return ItemOutcome(item.id, item.group, 1 / (1 + math.exp(wrong - right)))
+
+
+TASKS = [Parity(), Sureness()]

@@ -10,7 +10,8 @@ from scipy import optimize
 
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, Metric
-from quantgate.verdict.paired import Comparison, compare
+from quantgate.verdict.comparison import Comparison
+from quantgate.verdict.paired import compare
 from quantgate.verdict.policy import Margin, Rule
 
 

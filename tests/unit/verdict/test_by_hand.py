@@ -19,9 +19,8 @@ from quantgate.verdict.corpus import corpus_interval
 from quantgate.verdict.exact import beats_chance, mcnemar_worse
 from quantgate.verdict.family import benjamini_hochberg, holm
 from quantgate.verdict.judge import judge
-from quantgate.verdict.paired import compare
+from quantgate.verdict.paired import compare, relative
 from quantgate.verdict.power import p_values
-from quantgate.verdict.relative import relative
 from quantgate.verdict.sequential import log_capital
 from quantgate.verdict.unseen import unseen_bound
 from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones

@@ -7,9 +7,10 @@ import pytest
 
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
-from quantgate.verdict.companions import COMPANIONS, calls, companion_means, compare_companion, items_for_companion
+from quantgate.verdict.companions import COMPANIONS, companion_means, compare_companion, items_for_companion
 from quantgate.verdict.noise import noise_floor
 from quantgate.verdict.paired import compare
+from quantgate.verdict.turns import calls
 from tests.unit.verdict.samples import outcomes, zeros_and_ones
 
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import optimize, stats
 
 from quantgate.core.metrics import ACCURACY, Metric
+from quantgate.verdict.comparators.ratio import ratio_interval, ratio_shares, ratio_statistic
 from quantgate.verdict.judge import judge
-from quantgate.verdict.paired import compare
+from quantgate.verdict.paired import compare, relative
 from quantgate.verdict.power import items_to_decide, p_values
-from quantgate.verdict.relative import ratio_interval, ratio_shares, ratio_statistic, relative
 from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones
 
 

@@ -12,10 +12,9 @@ P(both right) = φs - (1+φ)q, so one quadratic in q is left.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Final
 
-from quantgate.verdict.paired import Comparison, against_share
+from quantgate.verdict.comparison import Comparison
 
 _BISECTIONS: Final = 80
 
@@ -95,27 +94,3 @@ def deviations(comparison: Comparison, margin: float) -> tuple[float, float, flo
         null = ratio * sum(ratio_shares(both, lost, won, n, ratio)) if ratio > 0 else 0.0
     own = (both * (1 - ratio) ** 2 + lost * ratio**2 + won) / n - mean**2
     return abs(mean), math.sqrt(max(null, 0.0)), math.sqrt(max(own, 0.0))
-
-
-def relative(comparison: Comparison, share: float) -> Comparison:
-    """``comparison`` with an interval made for a margin of ``share`` of the reference's value.
-
-    Of 0/1 scores it is the ratio's, given as a difference from the reference's value here, (ratio - 1) · reference, so
-    that a relative margin lies on it where it lies on the ratio. Of other scores: ``paired.against_share``. A
-    perplexity is compared by its ratio anyway.
-    """
-    if comparison.undefined or comparison.relative or comparison.metric.kind == "exp_mean":
-        return comparison
-    if comparison.metric.kind != "binary":
-        return against_share(comparison, share) if 0 < share < math.inf else comparison
-    if not comparison.reference > 0:
-        return comparison
-    both, lost, won, n = counts(comparison)
-    # Only what the reference answers tells about the ratio: with few such items the normal quantile is too short.
-    df = min(comparison.spread.df, max(1.0, both + lost - 1))
-    comparison = replace(comparison, spread=replace(comparison.spread, df=df))
-    low, high = ratio_interval(both, lost, won, n, comparison.spread.arms(comparison.quantile))
-    low, high = ((bound - 1) * comparison.reference for bound in (low, min(high, 1 / comparison.reference)))
-    name = "Nam and Blackwelder's score interval of the ratio"
-    statement = comparison.statement.replace("Tango's score interval", name)
-    return replace(comparison, ci_low=low, ci_high=high, relative=True, statement=statement)
