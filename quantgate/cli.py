@@ -19,7 +19,7 @@ from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
 from quantgate.core.words import for_stream
 from quantgate.fixtures import command as suite
-from quantgate.reports import again, check
+from quantgate.reports import again, check, imported
 
 _WRONG_USAGE: Final = 4
 
@@ -56,6 +56,7 @@ COMMANDS: Final = (
     Command("doctor", "what a run would stumble over here", doctor.add_arguments, doctor.run),
     Command("init", "write what to judge, a policy and a workflow to begin with", starting.add_arguments, starting.run),
     Command("report", "make a run's files again, or show runs side by side", again.add_arguments, again.run),
+    Command("import", "judge two sample files of lm-eval, paired", imported.add_arguments, imported.run),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
 

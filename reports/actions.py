@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from quantgate.core.records import Result
-from quantgate.reports import markdown, waivers
+from quantgate.reports import markdown
 from quantgate.reports.report import Report
 
 MOST_BYTES: Final = 1000 * 1024  # of GitHub's 1024 KiB; other steps' words need some
@@ -37,17 +36,13 @@ def _cut(text: str, most: int) -> str:
 def errors(report: Report, red: set[str]) -> list[str]:
     """Workflow commands that show the first red cases as errors; ``red``: ids of cases that make the run red."""
     cases = [result for result in report.rows if result.key.id in red]
-    shown = [_error(f"{each.key}: {each.verdict}", _words(report, each)) for each in cases]
+    shown = [_error(f"{each.key}: {each.verdict}", report.sentence(each)) for each in cases]
     more = len(shown) - _MOST_ERRORS
     return [*shown[:_MOST_ERRORS], *([f"::error::{more} more cases are red"] if more > 0 else [])]
 
 
 def _error(title: str, words: str) -> str:
     return f"::error title={_property(title)}::{_data(words)}"
-
-
-def _words(report: Report, result: Result) -> str:
-    return waivers.sentence(result, report.alone.get(result.key, ""))
 
 
 def _data(text: str) -> str:

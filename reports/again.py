@@ -1,18 +1,19 @@
-"""``quantgate report RUN ...``: a run's files made again from its record, or several runs side by side."""
+"""``quantgate report RUN ...``: a run's files made again, or as lm-eval writes them, or several runs side by side."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.core.cases import CaseKey
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
+from quantgate.reports import runs
+from quantgate.reports.beside import Row, beside
+from quantgate.reports.lm_eval_out import write_samples
 from quantgate.reports.report import Report
 from quantgate.reports.reporters import drawn
 from quantgate.reports.stored import load_report
@@ -22,25 +23,13 @@ from quantgate.store.store import write_atomically
 _EPILOG: Final = "example: quantgate report last-week/ reports/out"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One case in several runs; None where a run has no such case."""
-
-    key: CaseKey
-    cells: tuple[Result | None, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Whether two runs say otherwise of it, or one says nothing."""
-        return len({cell and cell.verdict for cell in self.cells}) > 1
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     add = parser.add_argument
     add("runs", metavar="RUN", type=Path, nargs="+", help="report.json, or the directory it lies in")
-    add("--out", type=Path, metavar="DIR", help="of one run: write its page, tables and pictures there")
+    add("--out", type=Path, metavar="DIR", help="write the page, tables and pictures there; of several runs, runs.html")
+    add("--lm-eval", type=Path, metavar="DIR", help="of one run: write results and samples there as lm-eval does")
     add("--json", action="store_true", help="of several runs: as JSON")
 
 
@@ -49,16 +38,23 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 
     Raises:
         StoreError: a report cannot be read.
-        UsageError: one run without a place to write to, or several with one.
+        UsageError: one run without a place to write to, or lm-eval's files of several.
     """
-    if (len(args.runs) == 1) != (args.out is not None):
-        expected = "quantgate report RUN --out DIR, or quantgate report RUN RUN ..."
-        raise UsageError("quantgate report", "one run is written to --out, several are compared", expected=expected)
+    single = len(args.runs) == 1
+    if (single and args.out is None and args.lm_eval is None) or (not single and args.lm_eval is not None):
+        expected = "quantgate report RUN --out DIR, RUN --lm-eval DIR, or quantgate report RUN RUN ... [--out DIR]"
+        raise UsageError("quantgate report", "one run is written, several are compared", expected=expected)
     reports = [load_report(place) for place in args.runs]
-    if args.out is not None:
-        _write(reports[0], args.out, progress)
+    if args.lm_eval is not None:
+        print("\n".join(map(str, write_samples(reports[0], args.lm_eval))))
+    if single:
+        if args.out is not None:
+            _write(reports[0], args.out, progress)
         return 0
     rows = beside(reports)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out / runs.FILE, runs.render(rows, reports))
     print(json.dumps([_as_record(row) for row in rows], indent=2) if args.json else "\n".join(lines(rows, reports)))
     return 0
 
@@ -72,13 +68,6 @@ def _write(report: Report, place: Path, progress: Progress) -> None:
         if text:
             write_atomically(place / name, text)
             print(place / name)
-
-
-def beside(reports: Sequence[Report]) -> list[Row]:
-    """Every case of any of the runs, in the order of the first that has it."""
-    known: list[Mapping[CaseKey, Result]] = [{each.key: each for each in report.rows} for report in reports]
-    keys = dict.fromkeys(key for cases in known for key in cases)
-    return [Row(key, tuple(cases.get(key) for cases in known)) for key in keys]
 
 
 def lines(rows: Sequence[Row], reports: Sequence[Report]) -> list[str]:

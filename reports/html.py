@@ -15,13 +15,12 @@ from markupsafe import Markup
 
 from quantgate.core import reading
 from quantgate.core.records import Result
-from quantgate.reports import companions, shapes, shift, turned, waivers
+from quantgate.reports import companions, shapes, turned, waivers
 from quantgate.reports.report import Report
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
 from quantgate.reports.turned import Turned
 
-_SIGNS: Final = {"pass": "✓", "regressed": "✗", "inconclusive": "?", "invalid": "!"}
-_DIVERGENCES: Final = ("kld_mean",)
+SIGNS: Final = {"pass": "✓", "regressed": "✗", "inconclusive": "?", "invalid": "!"}
 _WORST: Final = 5
 _PAGE: Final = Path(__file__).parent / "page"
 
@@ -44,13 +43,13 @@ class CaseView:
 
 def render(report: Report) -> str:
     """The page."""
-    template = _environment().get_template("page.html")
+    template = templates().get_template("page.html")
     return str(
         template.render(
             report=report,
-            decisions=[(each, _SIGNS[each.verdict]) for each in report.derived.decisions],
+            decisions=[(each, SIGNS[each.verdict]) for each in report.derived.decisions],
             cases=[_case(report, result) for result in report.rows],
-            signs=_SIGNS,
+            signs=SIGNS,
             header=HEADER,
             subject_header=SUBJECT_HEADER,
             subjects=[subject_row(each) for each in report.subjects.values()],
@@ -58,24 +57,23 @@ def render(report: Report) -> str:
             meanings=companions.meanings(report.results),
             fronts=[(each.lines(), shapes.front(each)) for each in report.derived.fronts],
             waived=waivers.summary(report.results),
-            style=Markup(_part("page.css")),
-            script=Markup(_part("page.js")),
+            style=Markup(page_part("page.css")),
+            script=Markup(page_part("page.js")),
             facts=_facts(report),
-            study=_study(report),
+            studies=report.shown_studies,
             phases=[(what, f"{seconds:.1f}") for what, seconds in report.phases.items()],
         )
     )
 
 
 def _case(report: Report, result: Result) -> CaseView:
-    found = report.turned(result)
-    scores = _scores(report, result)
+    found, scores = report.looked_at(result)
     worst = sorted(scores.items(), key=lambda pair: -pair[1])[:_WORST]
     return CaseView(
         result=result,
         cells=result_row(result, alone=result.key in report.alone),
         picture=shapes.interval(result),
-        reason=waivers.sentence(result, report.alone.get(result.key, "")),
+        reason=report.sentence(result),
         beside=[row[2:] for row in companions.rows([result])],
         turned=found[: turned.MOST_SHOWN],
         more=len(found) - turned.MOST_SHOWN,
@@ -83,21 +81,6 @@ def _case(report: Report, result: Result) -> CaseView:
         histogram=shapes.histogram(list(scores.values()), "divergence in nats a token"),
         worst=worst,
     )
-
-
-def _scores(report: Report, result: Result) -> dict[str, float]:
-    """Item -> divergence, of a case that compares distributions."""
-    sides = report.evidence.sides(result.key) if result.metric in _DIVERGENCES else None
-    return turned.scores(sides["subject"]) if sides else {}
-
-
-def _study(report: Report) -> dict[str, Any]:
-    """The calibration study: sentences and tables; empty without one."""
-    if not (record := shift.study_of(report)):
-        return {}
-    header, rows = shift.contrast_rows(record)
-    contrasts = shift.Matrix("Own distribution against each other set", header, tuple(rows))
-    return {"lines": shift.sentences(record), "tables": [*shift.matrices(record), contrasts]}
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
@@ -120,13 +103,15 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 @cache
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """A file of the folder ``page``."""
     return reading.read_text(_PAGE / name)
 
 
 @cache
-def _environment() -> Any:
+def templates() -> Any:
+    """What renders the pages: everything is escaped."""
     import jinja2
 
-    loader = jinja2.FunctionLoader(_part)
+    loader = jinja2.FunctionLoader(page_part)
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)

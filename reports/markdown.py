@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantgate.reports import companions, shift, turned, waivers
+from quantgate.reports import companions, turned, waivers
 from quantgate.reports.report import Report
+from quantgate.reports.studies import Shown
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
 
 
@@ -34,7 +35,7 @@ def render(report: Report) -> str:
     if beside:
         added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(report.results).items()]
         parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
-    parts += _study(report)
+    parts += [part for study in report.shown_studies for part in _study(study)]
     parts += _turned(report)
     if report.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in report.subjects.values()])]
@@ -69,18 +70,12 @@ def _decisions(report: Report) -> list[str]:
     return [*told, *waivers.summary(report.results), *report.account]
 
 
-def _study(report: Report) -> list[str]:
-    """The calibration study: what it says, its matrices and contrasts."""
-    if not (record := shift.study_of(report)):
-        return []
-    parts = ["## Calibration study", "\n".join(f"- {_plain(line)}" for line in shift.sentences(record))]
-    for matrix in shift.matrices(record):
-        parts += [_plain(matrix.title), _table(matrix.header, matrix.rows)]
-    if not record["matrix"]:
-        return parts
-    header, rows = shift.contrast_rows(record)
-    parts += ["Own distribution against each other set, on the scale of the item scores (more is better):"]
-    return [*parts, _table(header, rows), f"![calibration]({shift.PICTURE})"]
+def _study(study: Shown) -> list[str]:
+    """What a study says, its tables, and its picture."""
+    parts = [f"## {_plain(study.title)}", "\n".join(f"- {_plain(line)}" for line in study.lines)]
+    for each in study.tables:
+        parts += [_plain(each.title), _table(each.header, each.rows)]
+    return [*parts, f"![{_plain(study.title)}]({study.picture})"] if study.picture else parts
 
 
 def _turned(report: Report) -> list[str]:

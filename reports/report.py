@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
 from quantgate.core.words import counted
-from quantgate.reports import efficiency, turned
+from quantgate.reports import efficiency, turned, waivers
 from quantgate.reports.efficiency import Rows
+from quantgate.reports.studies import Shown, shown
 from quantgate.reports.table import ordered
 from quantgate.reports.turned import Turned
 from quantgate.studies.derived import Derived
 from quantgate.verdict.seal import EvidenceFile
 
 SCHEMA: Final = 2
+_DIVERGENCES: Final = ("kld_mean",)
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,33 @@ class Report:
         """``3 pass, 1 regressed``."""
         return ", ".join(f"{count} {verdict}" for verdict, count in self.derived.counts.items() if count) or "none"
 
+    @cached_property
+    def shown_studies(self) -> list[Shown]:
+        """What its studies say, with their tables."""
+        return shown(self.studies)
+
+    def sentence(self, result: Result) -> str:
+        """Verdict and reason of a case, its waiver, and what the family says of it."""
+        return waivers.sentence(result, self.alone.get(result.key, ""))
+
     def turned(self, result: Result) -> list[Turned]:
         """The items of a case that came out otherwise, the most harmed first."""
-        sides = self.evidence.sides(result.key) if result.dimension != "efficiency" else None
-        return turned.turned(result, sides) if sides else []
+        return self.looked_at(result)[0]
+
+    def looked_at(self, result: Result) -> tuple[list[Turned], dict[str, float]]:
+        """The items of a case that came out otherwise, and, of one that compares distributions, item -> divergence.
+
+        The evidence is read once for all that shows them.
+        """
+        if result.key not in self._looks:
+            sides = self.evidence.sides(result.key) if result.dimension != "efficiency" else None
+            diverged = turned.scores(sides["subject"]) if sides and result.metric in _DIVERGENCES else {}
+            self._looks[result.key] = (turned.turned(result, sides) if sides else [], diverged)
+        return self._looks[result.key]
+
+    @cached_property
+    def _looks(self) -> dict[CaseKey, tuple[list[Turned], dict[str, float]]]:
+        return {}
 
     def turned_title(self, result: Result, found: int) -> str:
         """Heads the table of a case's turned items."""

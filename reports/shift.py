@@ -7,9 +7,8 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from quantgate.reports.report import Report
 from quantgate.studies.shift_record import STUDY, budget_words
 
 CSV_FILE: Final = "calibration.csv"
@@ -18,6 +17,14 @@ _OWN: Final = "*"
 _COLUMNS: Final = (
     "method", "test", "set", "own", "metric", "draws", "items", "reference", "value", "change", "low", "high", "margin",
 )  # fmt: skip
+
+
+class Studied(Protocol):
+    """A report, as far as its studies go."""
+
+    @property
+    def studies(self) -> Sequence[Mapping[str, Any]]:
+        """Their records."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,13 @@ def matrices(record: Mapping[str, Any]) -> list[Matrix]:
         rows = []
         for test in dict.fromkeys(cell["test"] for cell in cells):
             mine = {cell["set"]: cell for cell in cells if cell["test"] == test}
-            rows.append((test, _number(next(iter(mine.values()))["reference"]), *(_shown(mine[name]) for name in sets)))
+            rows.append(
+                (
+                    test,
+                    _number(next(iter(mine.values()))["reference"]),
+                    *(_shown(mine[name]) if name in mine else "none" for name in sets),
+                )
+            )
         title = f"{method}: metric by calibration set (columns) and test (rows), {_OWN} own distribution"
         found.append(Matrix(title, ("test", "16-bit", *sets), tuple(rows)))
     return found
@@ -75,12 +88,12 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
                    for each in record["holes"]]  # fmt: skip
 
 
-def study_of(report: Report) -> Mapping[str, Any]:
+def study_of(report: Studied) -> Mapping[str, Any]:
     """The calibration study of a run; empty when there is none."""
     return next((each for each in report.studies if each.get("study") == STUDY), {})
 
 
-def cells_csv(report: Report) -> str:
+def cells_csv(report: Studied) -> str:
     """A line a cell; empty without a study."""
     if not (record := study_of(report)):
         return ""
@@ -91,7 +104,7 @@ def cells_csv(report: Report) -> str:
     return buffer.getvalue()
 
 
-def heat_map(report: Report) -> str:
+def heat_map(report: Studied) -> str:
     """An SVG: colour is the change from 16 bit in margins, the text its interval; empty where no cell was filled."""
     record = study_of(report)
     if not record or not record["matrix"]:

@@ -9,7 +9,7 @@ import pytest
 
 from quantgate.core.phases import sentence
 from quantgate.core.words import folded
-from quantgate.reports import shift, waivers
+from quantgate.reports import waivers
 from quantgate.reports.fit import Look, draw, fit
 from quantgate.reports.report import Report
 from quantgate.reports.table import (
@@ -44,8 +44,8 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
     for table in report.tables:
         page.line(f"{table.title}:")
         page.table(table.header, table.rows, table.give_up)
-    study = shift.study_of(report)
-    for matrix in shift.matrices(study) if study else ():
+    studies = report.shown_studies
+    for matrix in (each for study in studies for each in study.matrices):
         page.line(f"{matrix.title}:")
         page.table(matrix.header, matrix.rows, range(len(matrix.header) - 1, 1, -1))
     page.say_what_is_left_out()
@@ -54,10 +54,10 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
             page.line(line)
     for result in results:
         if result.verdict != "pass":
-            page.line(waivers.sentence(result, alone.get(result.key, "")))
+            page.line(report.sentence(result))
     for note in report.notes:
         page.line(f"note: {note}")
-    for line in shift.sentences(study) if study else ():
+    for line in (line for study in studies for line in study.lines):
         page.line(line)
     if report.phases:
         page.line(sentence(report.phases))

@@ -1,6 +1,7 @@
 """The commands around a run: what there is, whether it would run here, a first policy and workflow, runs compared."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,10 +180,30 @@ def test_runs_side_by_side_name_what_changed(told, place):
     assert rows[2]["runs"][0] is None
 
 
+def test_runs_side_by_side_are_a_page(told, place, tmp_path):
+    first, second = place("a", payload("gptq4", 0.8)), place("b", payload("gptq4", 0.3), payload("<b>", 0.8))
+    assert told("report", first, second, "--out", tmp_path / "page")[0] == 0
+    page = (tmp_path / "page" / "runs.html").read_text()
+    assert "2 of 2 cases have another verdict" in page
+    assert page.count("<svg") == 3
+    assert "&lt;b&gt; on truthfulqa" in page
+    assert "<b>" not in page
+    assert "<script" not in page
+    assert "http" not in re.sub(r'http-equiv="[^"]*"|http://www.w3.org/2000/svg', "", page)
+
+
+def test_a_run_is_written_as_lm_eval_does(told, place, tmp_path):
+    first = place("a", payload("gptq4", 0.8))
+    code, out, _ = told("report", first, "--lm-eval", tmp_path / "lm")
+    assert code == 0
+    assert {path.name[:8] for path in (tmp_path / "lm" / "gptq4").iterdir()} == {"results_", "samples_"}
+    assert len(out.splitlines()) == 4
+    assert told("report", first, first, "--lm-eval", tmp_path / "lm")[0] == 4
+
+
 def test_a_report_needs_a_place_or_company(told, place):
     first = place("a", payload("gptq4", 0.8))
     assert told("report", first)[0] == 4
-    assert told("report", first, first, "--out", first)[0] == 4
     assert told("report", first / "nothing", first)[0] == 1
 
 

@@ -71,7 +71,7 @@ def test_nothing_is_loaded_or_sent(page):
     assert not [name for name, _ in page.attributes if name in ("src", "srcset", "action", "onload", "onclick")]
     assert all(value.startswith("#case-") for name, value in page.attributes if name == "href")
     assert "link" not in page.tags
-    assert "http" not in html._part("page.js") + html._part("page.css")
+    assert "http" not in html.page_part("page.js") + html.page_part("page.css")
 
 
 def test_the_same_report_gives_the_same_page():

@@ -1,0 +1,162 @@
+"""lm-evaluation-harness's sample files (``samples_TASK_DATE.jsonl``, of ``--log_samples``), read for comparison.
+
+A line is an item under one filter: what was asked (as digests), what was answered, and its score under each metric. Two
+files can be paired when they hold the same items, asked the same: `paired` refuses everything else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.core import reading
+from quantgate.core.errors import UsageError
+from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import ACC_NORM, ACCURACY, EXACT_MATCH, PERPLEXITY, Metric
+from quantgate.core.reading import Unreadable, visible
+from quantgate.tasks.choices import probabilities
+
+_METRICS: Final[Mapping[str, Metric]] = {
+    "acc": ACCURACY, "acc_norm": ACC_NORM, "exact_match": EXACT_MATCH, "perplexity": PERPLEXITY,
+}  # fmt: skip
+_SAME: Final = {"doc_hash": "question", "target_hash": "right answer", "prompt_hash": "prompt"}
+_FILE: Final = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\d.*)?")
+_ANSWER: Final = 200
+_USUAL: Final = "none"
+_HINT: Final = "run both with the same lm-eval, tasks, examples and chat template, and --log_samples"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A file: filter -> item -> its line. ``task``: as its name says."""
+
+    name: str
+    task: str
+    digest: str
+    lines: Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of one task under one filter and metric. ``chance``: of a guess among the options, None without."""
+
+    task: str
+    metric: Metric
+    filter: str
+    reference: tuple[ItemOutcome, ...]
+    subject: tuple[ItemOutcome, ...]
+    chance: float | None
+
+
+def read_samples(path: Path) -> Samples:
+    """The lines of a file. Raises UsageError naming the file and the line that is none of lm-eval's."""
+    try:
+        text = reading.read_text(path, reading.MOST_ROWS)
+    except (OSError, Unreadable) as error:
+        raise UsageError(str(path), f"cannot be read ({error})", expected="a sample file of lm-eval") from error
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
+        who = f"{path.name}, line {number}"
+        try:
+            row = reading.parse_object(line, reading.MOST_LINE)
+        except Unreadable as error:
+            raise UsageError(who, str(error), expected="a line of lm-eval's --log_samples") from error
+        item, metrics = row.get("doc_id"), row.get("metrics")
+        if type(item) is not int or not isinstance(metrics, list) or not all(isinstance(each, str) for each in metrics):
+            found_ = f"doc_id {item!r} and metrics {metrics!r}"[:120]
+            raise UsageError(who, found_, expected="a line of lm-eval's --log_samples (0.4.2 or newer)")
+        mine = found.setdefault(str(row.get("filter", _USUAL)), {})
+        if item in mine:
+            raise UsageError(who, f"item {item} stands there twice", expected="every item once", hint=_HINT)
+        mine[item] = row
+    match = _FILE.fullmatch(path.stem)
+    task = re.sub(r"[^a-z0-9_]", "_", (match[1] if match else path.stem).lower())
+    return Samples(path.name, task, sha256(text.encode()).hexdigest()[:16], found)
+
+
+def paired(reference: Samples, subject: Samples) -> tuple[list[Pair], list[str]]:
+    """Both files item by item, a pair a filter and metric; and a sentence for each metric that cannot be compared.
+
+    Raises:
+        UsageError: they do not hold the same items, asked the same.
+    """
+    if set(reference.lines) != set(subject.lines):
+        raise _unlike(reference, subject, f"filters {sorted(reference.lines)} and {sorted(subject.lines)}")
+    pairs, notes = [], []
+    for filter_, lines in reference.lines.items():
+        others = subject.lines[filter_]
+        _check(reference, subject, lines, others)
+        first, second = (next(iter(each.values()))["metrics"] for each in (lines, others))
+        shared = [name for name in first if name in second]
+        for name in shared:
+            if (metric := _METRICS.get(name)) is None:
+                notes.append(f"the metric {name} is left out: read are {', '.join(_METRICS)}")
+                continue
+            pairs.append(_pair(reference, subject, filter_, metric, name))
+    if not pairs:
+        raise _unlike(reference, subject, f"no metric of {', '.join(_METRICS)} in both")
+    return pairs, list(dict.fromkeys(notes))
+
+
+def _check(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]) -> None:
+    if set(lines) != set(others):
+        alone = sorted(set(lines) ^ set(others))
+        raise _unlike(one, other, f"{len(alone)} items are in one of them only (item {alone[0]})")
+    for item, line in lines.items():
+        for key, what in _SAME.items():
+            mine, theirs = line.get(key), others[item].get(key)
+            if not mine or mine != theirs:
+                raise _unlike(one, other, f"item {item} has another {what} in each ({key})")
+
+
+def _unlike(one: Samples, other: Samples, found: str) -> UsageError:
+    return UsageError(f"{one.name} and {other.name}", found, expected="the same items, asked the same", hint=_HINT)
+
+
+def _pair(reference: Samples, subject: Samples, filter_: str, metric: Metric, name: str) -> Pair:
+    suffix = {"acc_norm": "_norm", "perplexity": "_perplexity"}.get(name, "")
+    label = "" if filter_ == _USUAL or len(reference.lines) == 1 else "_" + re.sub(r"[^a-z0-9_]", "_", filter_.lower())
+    sides = [
+        tuple(_outcome(samples, item, line, name) for item, line in sorted(samples.lines[filter_].items()))
+        for samples in (reference, subject)
+    ]
+    options = [len(_options(line)) for line in reference.lines[filter_].values()]
+    chosen = metric.kind == "binary" and min(options) > 1
+    chance = math.fsum(1 / count for count in options) / len(options) if chosen else None
+    return Pair(f"{reference.task}{label}{suffix}", metric, filter_, sides[0], sides[1], chance)
+
+
+def _outcome(samples: Samples, item: int, line: Mapping[str, Any], name: str) -> ItemOutcome:
+    value = line.get(name)
+    who = f"{samples.name}, item {item}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UsageError(who, f"{name} is {value!r}"[:120], expected="a number", hint=_HINT)
+    score = -float(value) if name == "perplexity" else float(value)
+    if not math.isfinite(score):
+        return ItemOutcome(str(item), str(item), None, unscored="its score is not finite")
+    if name != "perplexity" and score not in (0.0, 1.0):
+        raise UsageError(who, f"{name} is {value!r}", expected="0 or 1")
+    options = _options(line)
+    companions = {}
+    answer = visible(str(line.get("filtered_resps", ""))[:_ANSWER])
+    if len(options) > 1:
+        answer = str(max(range(len(options)), key=options.__getitem__))
+        if isinstance(right := line.get("target"), (int, str)) and str(right).isdecimal() and int(right) < len(options):
+            companions["prob_right"] = probabilities(options)[int(right)]
+    return ItemOutcome(str(item), str(item), score, answer, companions)
+
+
+def _options(line: Mapping[str, Any]) -> Sequence[float]:
+    """Log-likelihoods of the options; empty for free answers."""
+    found = []
+    for each in line.get("filtered_resps") or []:
+        try:
+            found.append(float(each[0]) if isinstance(each, list) else math.nan)
+        except (TypeError, ValueError, IndexError):
+            return []
+    return found if all(map(math.isfinite, found)) else []

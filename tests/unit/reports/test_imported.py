@@ -1,0 +1,128 @@
+"""Two sample files of lm-eval: paired by item, judged as a run's own items are, or refused."""
+
+import json
+import math
+
+import pytest
+
+from quantgate import cli
+from quantgate.reports.lm_eval_out import write_samples
+from tests.unit.reports.shown import payload, report_of
+
+
+def line(item, metrics, *, filter="none", answers=("yes",), target="0", **changes):
+    digests = {"doc_hash": f"d{item}", "prompt_hash": f"p{item}", "target_hash": f"t{item}"}
+    resps = {"resps": [[each] for each in answers], "filtered_resps": list(answers)}
+    return {"doc_id": item, "target": target, "filter": filter, "metrics": list(metrics), **digests, **resps, **metrics,
+            **changes}  # fmt: skip
+
+
+def options(item, right, **changes):
+    values = [-1.0 - 0.01 * item, -3.0] if right else [-3.0, -1.0 - 0.01 * item]
+    answers = [[str(value), "False"] for value in values]
+    return line(item, {"acc": float(right), "acc_norm": float(right)}, answers=answers, **changes)
+
+
+@pytest.fixture
+def judged(tmp_path, capsys):
+    def run(reference, subject, *words, name="samples_sciq_2026-11-26T12-00-00.jsonl"):
+        paths = []
+        for side, rows in (("a", reference), ("b", subject)):
+            path = tmp_path / side / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(row) + "\n" if isinstance(row, dict) else row for row in rows))
+            paths.append(str(path))
+        code = cli.main(["import", *paths, *map(str, words)])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def test_the_same_accuracy_is_judged_by_the_policys_margin(judged):
+    before = [options(n, n % 5 > 0) for n in range(300)]
+    code, out, _ = judged(before, before)
+    assert code == 1
+    assert "invalid" in out  # all log-likelihoods are the reference's to the last bit: nothing was quantized
+    moved = [{**row, "filtered_resps": [[f"{float(row['filtered_resps'][0][0]) + 0.002}", "False"],
+                                        row["filtered_resps"][1]]} for row in before]  # fmt: skip
+    code, out, _ = judged(before, moved, "--name", "int4")
+    assert code == 0
+    assert "int4 on sciq: pass" in out
+    assert "int4 on sciq_norm: pass" in out
+
+
+def test_a_loss_is_red_and_the_report_stands(judged, tmp_path):
+    before = [options(n, n % 5 > 0) for n in range(300)]
+    after = [options(n, n % 5 > 2) for n in range(300)]
+    code, out, _ = judged(before, after, "--name", "int2", "--report-dir", tmp_path / "out", "--json")
+    assert code == 1
+    [acc, norm] = json.loads(out)
+    assert (acc["task"], norm["task"], acc["verdict"], acc["n_items"]) == ("sciq", "sciq_norm", "regressed", 300)
+    assert (acc["reference"], acc["value"]) == pytest.approx((0.8, 0.4))
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert cli.main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_filters_are_cases_of_their_own_and_losses_are_perplexities(judged):
+    def rows(shift):
+        both = [(n, way) for n in range(90) for way in (0, 1)]
+        return [line(n, {"exact_match": float((n + way) % 3 > shift)}, filter=f"way-{way}") for n, way in both]
+
+    out = judged(rows(0), rows(0), "--json")[1]
+    assert [each["task"] for each in json.loads(out)] == ["sciq_way_0", "sciq_way_1"]
+    losses = [[line(n, {"perplexity": -1.0 - n % 4 - more, "acc": 1.0}) for n in range(50)] for more in (0.0, 0.5)]
+    [loss] = [each for each in json.loads(judged(*losses, "--json")[1]) if each["metric"] == "ppl"]
+    assert loss["value"] / loss["reference"] == pytest.approx(math.exp(0.5))
+
+
+GOOD = [options(n, True) for n in range(4)]
+REFUSED = {
+    "fewer items": (GOOD[:3], "1 items are in one of them only (item 3)"),
+    "another prompt": ([*GOOD[:3], {**GOOD[3], "prompt_hash": "x"}], "item 3 has another prompt in each (prompt_hash)"),
+    "another question": ([*GOOD[:3], {**GOOD[3], "doc_hash": "x"}], "item 3 has another question in each"),
+    "no digests": ([*GOOD[:3], {**GOOD[3], "target_hash": None}], "item 3 has another right answer in each"),
+    "other filters": ([{**row, "filter": "x"} for row in GOOD], "filters ['none'] and ['x']"),
+    "twice": ([*GOOD, GOOD[0]], "line 5: item 0 stands there twice"),
+    "no metric": ([{**row, "metrics": ["f1"]} for row in GOOD], "no metric of acc, acc_norm"),
+    "half a point": ([{**row, "acc": 0.5} for row in GOOD], "acc is 0.5; expected 0 or 1"),
+    "a text": ([{**row, "acc": "1"} for row in GOOD], "acc is '1'; expected a number"),
+    "no lines": (["x\n"], "line 1: no JSON"),
+    "rows of something else": ([{"question": "?"}], "line 1: doc_id None and metrics None"),
+    "cut": ([*GOOD[:3], '{"doc_id": 3'], "line 4: no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_paired_is_refused(judged, name):
+    rows, words = REFUSED[name]
+    code, out, err = judged(GOOD, rows)
+    assert (code, out) == (4, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_metric_that_is_not_read_is_told(judged):
+    rows = [{**row, "metrics": ["acc", "f1"]} for row in GOOD]
+    assert "the metric f1 is left out" in judged(rows, rows)[1]
+
+
+def test_what_a_run_writes_for_lm_eval_is_judged_the_same_when_it_is_read_again(judged, tmp_path, capsys):
+    case = payload("gptq4", 0.72, answer="yes")
+    report = report_of(case)
+    written = write_samples(report, tmp_path / "lm")
+    assert sorted({path.parent.name for path in written}) == ["gptq4", "reference"]
+    results = json.loads(
+        next(path for path in written if path.parent.name == "gptq4" and path.suffix == ".json").read_text()
+    )
+    found = results["results"]["truthfulqa"]
+    assert found["acc,none"] == pytest.approx(0.72)
+    assert found["acc_stderr,none"] == pytest.approx(math.sqrt(0.72 * 0.28 / 199))
+    samples = [str(next((tmp_path / "lm" / name).glob("samples_*"))) for name in ("reference", "gptq4")]
+    code = cli.main(["import", *samples, "--name", "gptq4", "--json"])
+    [again] = json.loads(capsys.readouterr().out)
+    result = report.results[0]
+    assert code == int(result.verdict == "regressed")
+    assert [again[key] for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")] == pytest.approx(
+        [getattr(result, key) for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")]
+    )
