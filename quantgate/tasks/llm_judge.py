@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from quantgate.core import reading
 from quantgate.core.errors import UsageError
@@ -89,13 +89,11 @@ class Judge:
         try:
             for attempt in range(1, _ATTEMPTS_AT_TEXT + 1):
                 try:
-                    return _content(remote.read("/chat/completions", body))
+                    return _content(_body(remote, body))
                 except _NoTextError:
                     if attempt == _ATTEMPTS_AT_TEXT:
                         raise
         except RemoteError as error:
-            if error.status in range(200, 300):  # it came, and was too long for any judgement
-                raise _NoTextError(error.found) from error
             raise self._error(error.found) from error
         finally:
             remote.close()
@@ -108,6 +106,15 @@ class Judge:
             expected="an OpenAI-compatible endpoint",
             hint=f"check --judge, --judge-model and {KEY}; replies so far are kept",
         )
+
+
+def _body(remote: Remote, asked: dict[str, Any]) -> bytes:
+    try:
+        return remote.read("/chat/completions", asked)
+    except RemoteError as error:
+        if error.status in range(200, 300):  # it came, and was too long for any judgement
+            raise _NoTextError(error.found) from error
+        raise
 
 
 def _kept(path: Path, model: str, prompt: str) -> str | None:

@@ -70,14 +70,16 @@ def test_a_command(capsys):
 
 
 def test_a_recipe(tmp_path):
-    [content] = re.findall(r"(?s)```toml\n(.*?)```", HOWTO)
-    (tmp_path / "recipe.toml").write_text(content)
-    assert load_recipe(tmp_path / "recipe.toml").id == "recipe-attention-more"
+    found = []
+    for content in re.findall(r"(?s)```toml\n(.*?)```", HOWTO):
+        (tmp_path / "recipe.toml").write_text(content)
+        found.append(load_recipe(tmp_path / "recipe.toml").id)
+    assert found == ["recipe-attention-more", "recipe-w4a8"]
 
 
 def test_every_page_is_in_the_index_once():
     pages = sorted(path.name for path in (CLONE / "docs").glob("*.md") if path.name != "index.md")
-    assert sorted(re.findall(r"\]\((\w+\.md)\)", INDEX)) == pages
+    assert sorted(re.findall(r"\]\(([\w-]+\.md)\)", INDEX)) == pages
 
 
 @pytest.mark.parametrize("room", sorted(path.name for path in (CLONE / "quantgate").iterdir() if path.is_dir()))
