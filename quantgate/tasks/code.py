@@ -139,9 +139,9 @@ class Mbpp(_Written):
         return [Generate(prompts.encode(solved + _ask(item.row)), self.max_new_tokens, ("[DONE]",))]
 
     def program(self, item: Item, text: str) -> str:
-        """What the item says must come first, the answer, its tests."""
+        """The answer, what the item builds with it (task 367 a tree of the answer's own class), its tests."""
         tests = "\n".join(map(_lines, item.row["test_list"]))
-        return f"{_lines(item.row.get('test_setup_code') or '')}\n{text}\n{tests}\n"
+        return f"{text}\n{_lines(item.row.get('test_setup_code') or '')}\n{tests}\n"
 
 
 def _ask(row: Mapping[str, Any]) -> str:
