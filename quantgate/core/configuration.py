@@ -25,7 +25,10 @@ FILE: Final = "quantgate.toml"
 VARIABLE: Final = "QUANTGATE_CONFIG"
 """Names another file; empty: none is read."""
 _PROJECT: Final = "pyproject.toml"
-_NEVER: Final = {"update-baselines": "a command says so each time, or nobody would look at the change"}
+_NEVER: Final = {
+    "update-baselines": "a command says so each time, or nobody would look at the change",
+    "confirm-run-unsafe-code": "whoever runs what a model wrote says so each time",
+}
 _OTHERWISE: Final = {
     "candidates": "candidate", "recipes": "recipe", "task-files": "task-file", "report": "report-dir",
 }  # fmt: skip

@@ -81,6 +81,7 @@ WRONG = {
     "candidates = 'a=b'": "candidates: found 'a=b'; expected a table of NAME = PLACE",
     "candidates = { ours = 1 }": "expected a table of NAME = PLACE",
     "update_baselines = true": "update_baselines: not taken from a file",
+    "confirm-run-unsafe-code = true": "confirm-run-unsafe-code: not taken from a file",
     "num-fewshot = 1\nnum_fewshot = 2": "num_fewshot: given twice",
     "limit = ": "cannot be read (no TOML",
     "[policy]\nmargin = 1": "policy: found {'margin': 1}; expected a text",
