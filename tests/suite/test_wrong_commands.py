@@ -154,19 +154,13 @@ def test_workers_do_not_repeat_it(gate):
     assert [line for line in result.stderr.lines if line.strip()] == [refused(gate, "--methods", "gtpq4")]
 
 
-LIGHT = {  # commands that compute nothing: exit code, and what they say
+LIGHT = {  # commands that compute nothing, one for each way to their end: exit code, and what they say
     "--device banana": (4, "*ERROR: --device: unknown device*"),
-    "--model nowhere": (4, "*ERROR: model 'nowhere'*"),
-    "--seed -1": (4, "*ERROR: --seed*"),
-    "--store {file}": (4, "*ERROR: --store*"),
     "--methods gtpq4": (4, "*ERROR: --methods: unknown method 'gtpq4'*"),
-    "--tasks truthful_qa": (4, "*ERROR: --tasks: unknown task 'truthful_qa'*"),
-    "-k rtn88": (5, "*did you mean 'rtn8'?*"),
     "-k lambada": (
         5,
         "*lambada is no part of this run's plan: name it in --tasks, with --data that holds what it reads*",
     ),
-    "-k gptq4": (5, "*gptq4 is no part of this run's plan: name it in --methods*"),
     "--methods all --collect-only -q": (0, "*listed * planned cases; nothing was judged*"),
     "--help": (0, "*--candidate*"),
 }
@@ -196,6 +190,22 @@ def test_nothing_heavy_is_imported_by_a_command_that_computes_nothing(gate, pyte
     text = "\n".join([*result.stdout.lines, *result.stderr.lines])
     assert fnmatch.fnmatchcase(text, says)
     assert "was imported" not in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"),
+    [
+        ("--model nowhere", 4, "*ERROR: model 'nowhere'*"),
+        ("--seed -1", 4, "*ERROR: --seed*"),
+        ("--tasks truthful_qa", 4, "*ERROR: --tasks: unknown task 'truthful_qa'*"),
+        ("-k rtn88", 5, "*did you mean 'rtn8'?*"),
+        ("-k gptq4", 5, "*gptq4 is no part of this run's plan: name it in --methods*"),
+    ],
+)
+def test_what_a_command_that_selects_nothing_is_told(gate, typed, code, says):
+    result = gate.run(*typed.split())
+    assert result.ret == code
+    assert fnmatch.fnmatchcase("\n".join([*result.stdout.lines, *result.stderr.lines]), says)
 
 
 @pytest.mark.parametrize("where", ["above", "below", "beside", "empty"])

@@ -61,22 +61,26 @@ def written(model_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ALL)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_loaded_weights_are_the_computed_ones(method, dtype, written):
-    directory, _, computed = written(method)
-    model = load_quantized(directory, dtype)
-    for name, result in computed.items():
-        weight = model.get_submodule(name).weight
-        if weight.dtype == torch.int8:
-            assert torch.equal(weight, result.weight.codes)
-        else:
-            assert weight.dtype == dtype
-            assert torch.equal(weight, result.weight.dequantize(dtype)), name
+def test_a_checkpoint_holds_what_was_computed_and_says_so(method, written):
+    """One test, because workers do not share what they have quantized."""
+    loaded_weights_are_the_computed_ones(*written(method))
+    only_linear_layers_of_blocks_change(*written(method))
+    bytes_and_bits_are_those_of_the_files(*written(method))
 
 
-@pytest.mark.parametrize("method", ALL)
-def test_only_linear_layers_of_blocks_change(method, written, model_dir):
-    directory, record, _ = written(method)
+def loaded_weights_are_the_computed_ones(directory, record, computed):
+    for dtype in (torch.bfloat16, torch.float32):
+        model = load_quantized(directory, dtype)
+        for name, result in computed.items():
+            weight = model.get_submodule(name).weight
+            if weight.dtype == torch.int8:
+                assert torch.equal(weight, result.weight.codes)
+            else:
+                assert weight.dtype == dtype
+                assert torch.equal(weight, result.weight.dequantize(dtype)), name
+
+
+def only_linear_layers_of_blocks_change(directory, record, computed):
     loaded, original = load_quantized(directory, torch.bfloat16).state_dict(), tiny_llama().state_dict()
     same = {name for name in original if torch.equal(loaded[name], original[name])}
     folded = {f"{name}.weight" for name in record.folds.values()}  # norms that carry the inverse of a scale
@@ -84,9 +88,7 @@ def test_only_linear_layers_of_blocks_change(method, written, model_dir):
     assert {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"} <= same
 
 
-@pytest.mark.parametrize("method", ALL)
-def test_bytes_and_bits_are_those_of_the_files(method, written, model_dir):
-    directory, record, _ = written(method)
+def bytes_and_bits_are_those_of_the_files(directory, record, computed):
     assert record.bytes_on_disk == sum(
         path.stat().st_size for path in directory.iterdir() if path.name != "quantgate.json"
     )

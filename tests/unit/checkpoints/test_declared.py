@@ -130,7 +130,7 @@ def test_what_other_tools_note_in_this_layout_is_harmless(further, tmp_path):
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({**KV8, "configs": [{**GPTQ, "activations": {"bits": 8, "rotation": 1}}]}, "rotation"),
+        ({**KV8, "configs": [{**GPTQ, "activations": {"bits": 8, "twist": 1}}]}, "twist"),
         ({"quant_method": "quantgate", "format": "unheard"}, "format 'unheard'"),
         ({**GPTQ, "group_size": True}, "group_size"),
     ],

@@ -257,7 +257,7 @@ def test_distributions_that_were_not_compared_are_no_distance_of_zero():
      ({"dimension": "speed"}, "knowledge or alignment or fidelity"), ({"dimension": None}, "dimension None"),
      ({"protocol": None}, "protocol is no text"), ({"protocol": "a\n| pass |"}, "protocol is no text of one line"),
      ({"version": "1"}, "version is no integer"), ({"dataset": 5}, "dataset no text"),
-     ({"metric": "acc"}, "its metric is acc, no Metric"), ({"metric": Metric("wise", True, "median")}, "no Metric"),
+     ({"metric": "acc"}, "its metric is acc, no Metric"), ({"metric": Metric("wise", True, 3)}, "no Metric"),
      ({"metric": Metric("acc", False, "binary")}, "called 'acc', and is another one"),
      ({"metric": Metric("ppl", False, "exp_mean", stake=0.0)}, "called 'ppl', and is another one"),
      ({"metric": Metric("a b", True, "mean")}, "called 'a b'"),

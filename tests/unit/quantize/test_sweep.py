@@ -88,8 +88,9 @@ def test_the_model_is_what_it_was(model_dir, calibration):
     model, original = tiny_llama(), tiny_llama().state_dict()
     jobs = []
     for name in ("awq4", "gptq4", "smoothquant8"):
+        from quantgate.quantize.sweep.rotation import Rotated
         from quantgate.subjects.make import _Work
 
-        jobs.append(_Work(METHODS[name], model).job)
+        jobs.append(_Work(METHODS[name], model, Rotated()).job)
     driver.run_jobs(model, jobs, calibration, Silent())
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.state_dict().items())
