@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from quantgate.core import reading
+from quantgate.core.arguments import made
 from quantgate.core.configuration import FILE
 from quantgate.core.errors import UsageError
 from quantgate.core.places import EVALS
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         )
     for name, text in texts.items():
         path = args.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made(path.parent, "--directory")
         write_atomically(path, text)
         print(path)
     print(f"next: edit the margins in {POLICY} and what is judged in {CONFIGURATION}, then: quantgate run")

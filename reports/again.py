@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.core.arguments import made
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
@@ -53,14 +54,13 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         return 0
     rows = beside(reports)
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.out / runs.FILE, runs.render(rows, reports))
+        write_atomically(made(args.out, "--out") / runs.FILE, runs.render(rows, reports))
     print(json.dumps([_as_record(row) for row in rows], indent=2) if args.json else "\n".join(lines(rows, reports)))
     return 0
 
 
 def _write(report: Report, place: Path, progress: Progress) -> None:
-    place.mkdir(parents=True, exist_ok=True)
+    made(place, "--out")
     texts, failed = drawn(report)
     for sentence in failed:
         progress.note(sentence)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core import reading
+from quantgate.core.arguments import made
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.words import say
@@ -54,8 +55,12 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         PolicyError: the policy says nothing of one of the metrics.
         StoreError: the report cannot be written.
     """
-    if not _NAME.fullmatch(args.name):
-        raise UsageError("--name", repr(args.name), expected="letters, digits and . _ - only")
+    if not _NAME.fullmatch(args.name) or args.name == "reference":
+        raise UsageError("--name", repr(args.name), expected="letters, digits and . _ - only, and not 'reference'")
+    if args.report_dir is not None:
+        made(args.report_dir, "--report-dir")
+    if args.policy is not None and not args.policy.is_file():
+        raise UsageError("--policy", f"{args.policy} is no file", expected="a policy file (docs/policy.md)")
     reference, subject = read_samples(args.reference), read_samples(args.subject)
     pairs, notes = paired(reference, subject)
     judged = _judged(args, load_policy(args.policy), (reference, subject), pairs)
@@ -95,7 +100,7 @@ def _payload(name: str, policy: Policy, files: tuple[Samples, Samples], pair: Pa
     known = TASKS.get(pair.task)
     dimension = known.dimension if known else _DIMENSION
     rule = policy.rule(pair.task, dimension, pair.metric, "", name)
-    evidence = Evidence(rule, pair.reference, pair.subject, chance=pair.chance)
+    evidence = Evidence(rule, pair.reference, pair.subject, problems=pair.problems, chance=pair.chance)
     told = Told(
         task=pair.task,
         dimension=dimension,
@@ -120,7 +125,7 @@ def _command(args: argparse.Namespace) -> str:
 def _write(report: Report, place: Path) -> None:
     reporters()
     texts: dict[str, Any] = sealed(report)
-    place.mkdir(parents=True, exist_ok=True)
+    made(place, "--report-dir")
     for file, text in texts.items():
         if text:
             write_atomically(place / file, text)

@@ -6,17 +6,19 @@ files can be paired when they hold the same items, asked the same: `paired` refu
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core import reading
 from quantgate.core.errors import UsageError
-from quantgate.core.items import ItemOutcome
+from quantgate.core.items import REPEATED, ItemOutcome
 from quantgate.core.metrics import ACC_NORM, ACCURACY, EXACT_MATCH, PERPLEXITY, Metric
 from quantgate.core.reading import Unreadable, visible
 from quantgate.tasks.choices import probabilities
@@ -28,6 +30,9 @@ _SAME: Final = {"doc_hash": "question", "target_hash": "right answer", "prompt_h
 _FILE: Final = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\d.*)?")
 _ANSWER: Final = 200
 _USUAL: Final = "none"
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_PERHAPS: Final = "all answers are the reference's, letter by letter"
+_LONG: Final = 160  # characters of an item's answers from which on two models never give the same everywhere
 _HINT: Final = "run both with the same lm-eval, tasks, examples and chat template, and --log_samples"
 
 
@@ -43,7 +48,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides of one task under one filter and metric. ``chance``: of a guess among the options, None without."""
+    """Both sides of one task under one filter and metric. ``chance``: of a guess among the options, None without.
+
+    ``problems``: what shows that the two sides are one.
+    """
 
     task: str
     metric: Metric
@@ -51,6 +59,7 @@ class Pair:
     reference: tuple[ItemOutcome, ...]
     subject: tuple[ItemOutcome, ...]
     chance: float | None
+    problems: tuple[str, ...] = ()
 
 
 def read_samples(path: Path) -> Samples:
@@ -91,16 +100,44 @@ def paired(reference: Samples, subject: Samples) -> tuple[list[Pair], list[str]]
     for filter_, lines in reference.lines.items():
         others = subject.lines[filter_]
         _check(reference, subject, lines, others)
-        first, second = (next(iter(each.values()))["metrics"] for each in (lines, others))
-        shared = [name for name in first if name in second]
-        for name in shared:
+        one = _one_model(reference, subject, lines, others)
+        notes += [one] if one.startswith(_PERHAPS) else []
+        for name in _metrics(reference, subject, [*lines.values(), *others.values()]):
             if (metric := _METRICS.get(name)) is None:
                 notes.append(f"the metric {name} is left out: read are {', '.join(_METRICS)}")
                 continue
-            pairs.append(_pair(reference, subject, filter_, metric, name))
+            pair = _pair(reference, subject, filter_, metric, name)
+            pairs.append(pair if not one or one.startswith(_PERHAPS) else replace(pair, problems=(one,)))
     if not pairs:
         raise _unlike(reference, subject, f"no metric of {', '.join(_METRICS)} in both")
+    names = Counter(pair.task for pair in pairs)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise _unlike(reference, subject, f"filters and metrics of which {names[twice[0]]} would be called {twice[0]}")
     return pairs, list(dict.fromkeys(notes))
+
+
+def _metrics(one: Samples, other: Samples, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What every line of both files names; a metric that some lack may be the one that fell."""
+    named = {tuple(dict.fromkeys(line["metrics"])) for line in lines}
+    if len({frozenset(each) for each in named}) > 1:
+        every = sorted({name for each in named for name in each})
+        raise _unlike(one, other, f"not every line names the metrics {', '.join(every)}"[:200])
+    return list(next(iter(named)))
+
+
+def _one_model(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]) -> str:
+    """Why one model seems to have answered both times; empty when an answer differs.
+
+    Log-likelihoods move with every weight, and so do long texts; of short ones a good quantization may give the same.
+    """
+    if one.digest == other.digest:
+        return "both files are the same to the last byte"
+    said = [[line.get("filtered_resps"), line.get("resps")] for line in lines.values()]
+    if said != [[others[item].get("filtered_resps"), others[item].get("resps")] for item in lines]:
+        return ""
+    if any(_options(line) for line in lines.values()) or len(json.dumps(said)) > _LONG * len(said):
+        return "all answers equal the reference's to the last bit"
+    return f"{_PERHAPS}; short answers of a good quantization may be"
 
 
 def _check(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]) -> None:
@@ -112,6 +149,23 @@ def _check(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mappi
             mine, theirs = line.get(key), others[item].get(key)
             if not mine or mine != theirs:
                 raise _unlike(one, other, f"item {item} has another {what} in each ({key})")
+    forms = {len(_entries(line)) > 1 for line in (*lines.values(), *others.values())}
+    if len(forms) > 1:
+        raise _unlike(one, other, "some items have log-likelihoods of options and some have none")
+    if 2 * len(_copies(lines)) > len(lines):
+        raise _unlike(one, other, f"{len(_copies(lines))} of {len(lines)} items ask the same as another one")
+
+
+def _copies(lines: Mapping[int, Any]) -> set[int]:
+    """Items that ask the same as an earlier one."""
+    seen: set[tuple[str, str]] = set()
+    found = set()
+    for item, line in sorted(lines.items()):
+        asked = (str(line["doc_hash"]), str(line["prompt_hash"]))
+        if asked in seen:
+            found.add(item)
+        seen.add(asked)
+    return found
 
 
 def _unlike(one: Samples, other: Samples, found: str) -> UsageError:
@@ -121,11 +175,17 @@ def _unlike(one: Samples, other: Samples, found: str) -> UsageError:
 def _pair(reference: Samples, subject: Samples, filter_: str, metric: Metric, name: str) -> Pair:
     suffix = {"acc_norm": "_norm", "perplexity": "_perplexity"}.get(name, "")
     label = "" if filter_ == _USUAL or len(reference.lines) == 1 else "_" + re.sub(r"[^a-z0-9_]", "_", filter_.lower())
+    copies = _copies(reference.lines[filter_])
     sides = [
-        tuple(_outcome(samples, item, line, name) for item, line in sorted(samples.lines[filter_].items()))
+        tuple(
+            ItemOutcome(str(item), str(item), None, unscored=REPEATED)
+            if item in copies
+            else _outcome(samples, item, line, name)
+            for item, line in sorted(samples.lines[filter_].items())
+        )
         for samples in (reference, subject)
     ]
-    options = [len(_options(line)) for line in reference.lines[filter_].values()]
+    options = [len(_entries(line)) for line in reference.lines[filter_].values()]
     chosen = metric.kind == "binary" and min(options) > 1
     chance = math.fsum(1 / count for count in options) / len(options) if chosen else None
     return Pair(f"{reference.task}{label}{suffix}", metric, filter_, sides[0], sides[1], chance)
@@ -146,17 +206,37 @@ def _outcome(samples: Samples, item: int, line: Mapping[str, Any], name: str) ->
     answer = visible(str(line.get("filtered_resps", ""))[:_ANSWER])
     if len(options) > 1:
         answer = str(max(range(len(options)), key=options.__getitem__))
-        if isinstance(right := line.get("target"), (int, str)) and str(right).isdecimal() and int(right) < len(options):
-            companions["prob_right"] = probabilities(options)[int(right)]
+        if (right := _right(line, len(options))) is not None:
+            companions["prob_right"] = probabilities(options)[right]
+            chosen = float(options[right] == max(options))
+            tie = options.count(max(options)) > 1
+            if name == "acc" and chosen != score and not tie:
+                found = f"acc is {score:g}, and by its log-likelihoods it is {chosen:g}"
+                raise UsageError(who, found, expected="the score of these answers", hint=_HINT)
     return ItemOutcome(str(item), str(item), score, answer, companions)
 
 
-def _options(line: Mapping[str, Any]) -> Sequence[float]:
-    """Log-likelihoods of the options; empty for free answers."""
+def _right(line: Mapping[str, Any], count: int) -> int | None:
+    """Number of the right option, where the line tells it as one."""
+    target = line.get("target")
+    if isinstance(target, bool) or not isinstance(target, (int, str)) or not _NUMBER.fullmatch(str(target)[:20]):
+        return None
+    return int(target) if int(target) < count else None
+
+
+def _entries(line: Mapping[str, Any]) -> list[Any]:
+    """The answers that are (log-likelihood, greedy) pairs: one for each option; empty for free answers."""
+    given = line.get("filtered_resps")
+    found = [each for each in given if isinstance(each, list) and each] if isinstance(given, list) else []
+    return found if isinstance(given, list) and len(found) == len(given) else []
+
+
+def _options(line: Mapping[str, Any]) -> list[float]:
+    """Log-likelihoods of the options; empty for free answers, and where one is no finite number."""
     found = []
-    for each in line.get("filtered_resps") or []:
+    for each in _entries(line):
         try:
-            found.append(float(each[0]) if isinstance(each, list) else math.nan)
-        except (TypeError, ValueError, IndexError):
+            found.append(float(each[0]))
+        except (TypeError, ValueError):
             return []
     return found if all(map(math.isfinite, found)) else []

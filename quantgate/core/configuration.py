@@ -246,9 +246,10 @@ def _of_project(path: Path) -> Configuration:
     name = f"{path.name} [tool.quantgate]"
     try:
         text = reading.read_text(path, reading.MOST_TOML)
-        if "tool.quantgate" not in text.replace(" ", ""):
+        if "quantgate" not in text:
             return Configuration()  # somebody else's file, whatever may be wrong with it
-        table = reading.parse_toml(text).get("tool", {}).get("quantgate")
+        tools = reading.parse_toml(text).get("tool")
+        table = tools.get("quantgate") if isinstance(tools, dict) else None
     except (OSError, Unreadable) as error:
         return Configuration(name, fault=f"cannot be read ({error})")
     if table is None:

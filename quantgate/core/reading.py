@@ -39,9 +39,9 @@ def read_bytes(path: Path, most: int = MOST_SETTINGS) -> bytes:
         Unreadable: it is a directory or a device, too large, or cannot be read.
     """
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # before it is opened: a pipe would wait
+            raise Unreadable("it is no plain file")
         with path.open("rb") as file:
-            if not path.is_file():
-                raise Unreadable("it is no plain file")
             size = os.fstat(file.fileno()).st_size
             if size > most:
                 raise Unreadable(f"it holds {size} bytes, more than the {most} that are read")

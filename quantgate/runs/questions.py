@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from quantgate.core.errors import QuantgateError
 from quantgate.core.items import digest_items, splits_note
 from quantgate.core.phases import PHASES
 from quantgate.models.ending import end_tokens
@@ -77,7 +78,11 @@ class Questions:
         tested: list[tuple[str, str]] = []
         for task in self.planned.tasks:
             stock = stock_of(task)
-            for item in self.asked(task).items:
+            try:
+                items = self.asked(task).items
+            except QuantgateError:
+                continue  # nothing of it is scored; its own cases say why
+            for item in items:
                 if isinstance(task, RollingTask):
                     tested.append((item.id, self.prompts.decode(item.row["tokens"][item.row.get("first", 0) :])))
                 else:

@@ -58,7 +58,10 @@ class Scorer:
         return self.extractor if self.extractor != "filters" else "lm-eval's filters"
 
     def check(self, answers: Sequence[str], where: str) -> None:
-        """Raise DataError where no answer could be right."""
+        """Raise DataError where no answer could be right, or any."""
+        if empty := [answer for answer in answers if self.extractor != "last_number" and not self.normal(answer)]:
+            found = f"nothing is left of the right answer {empty[0][:80]!r} once what is ignored is taken out"
+            raise DataError(where, found, expected="a right answer that can be told from others")
         if self.extractor == "last_number":
             for answer in answers:
                 try:
@@ -72,7 +75,7 @@ class Scorer:
             found = [last_number(text, answer.replace(",", "")) for answer in answers]
             return next((each for each in found if each[1]), found[0])
         taken = self._taken(text)
-        return taken, self._normal(taken) in [self._normal(answer) for answer in answers]
+        return taken, self.normal(taken) in [self.normal(answer) for answer in answers]
 
     def _taken(self, text: str) -> str:
         if self.extractor == "first_line":
@@ -81,7 +84,8 @@ class Scorer:
             text = step(text)
         return text.strip() if self.strip else text
 
-    def _normal(self, text: str) -> str:
+    def normal(self, text: str) -> str:
+        """The text less what does not count."""
         for pattern in self.ignore:
             text = substituted(pattern, "", text)
         text = text.lower() if self.ignore_case else text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from quantgate.core.errors import UsageError
+from quantgate.core.errors import UsageError, translated
 from quantgate.tasks.base import Task
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.table import TASKS, check_table
@@ -14,6 +14,7 @@ from quantgate.tasks.written.described import Described
 from quantgate.tasks.written.lm_eval import LmEval
 
 _ADDED: Final[list[str]] = []
+_HINT: Final = "a key holds something else than lm-eval takes there"
 
 
 def add_task_files(paths: Sequence[Path], note: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -43,8 +44,10 @@ def _tasks_of(path: Path, note: Callable[[str], None]) -> list[Task]:
     if path.suffix == ".toml":
         return Described(path).tasks()
     if path.suffix in (".yaml", ".yml"):
-        file = LmEval(path)
-        found = file.tasks()
+        kinds = (TypeError, AttributeError, ValueError)
+        with translated(f"task file {path.name}", "cannot be read", kind=UsageError, hint=_HINT, also=kinds):
+            file = LmEval(path)
+            found = file.tasks()
         for each in file.notes:
             note(each)
         return found

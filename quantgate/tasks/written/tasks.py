@@ -222,8 +222,8 @@ class WrittenAnswer(_Written):
         return ItemOutcome(item.id, item.group, float(right), answer, {"capped": float(response.finish == "length")})
 
     def golds(self, item: Item) -> list[str]:
-        """The right answers."""
-        return list(item.row["answers"])
+        """The right answers, as they are compared."""
+        return [self.scorer.normal(answer) for answer in item.row["answers"]]
 
 
 def _solved(form: Form, shot: Mapping[str, Any]) -> str:

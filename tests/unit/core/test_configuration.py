@@ -107,7 +107,15 @@ def test_a_table_of_pyproject_stands_in(write, monkeypatch):
     assert parsed()["limit"] is None
 
 
-@pytest.mark.parametrize("text", ["[tool.other]\nx = 1", "no toml at all = =", ""])
+@pytest.mark.parametrize(
+    "text", ['[tool."quantgate"]\nlimit = 7', "tool = { quantgate = { limit = 7 } }", "[tool]\nquantgate.limit = 7"]
+)
+def test_the_table_of_pyproject_may_be_spelt_as_toml_allows(write, text):
+    write(text, "pyproject.toml")
+    assert parsed()["limit"] == 7
+
+
+@pytest.mark.parametrize("text", ["[tool.other]\nx = 1", "no toml at all = =", "", "# quantgate\ntool = 3"])
 def test_a_pyproject_of_somebody_else_says_nothing(write, text):
     write(text, "pyproject.toml")
     assert configuration().check(declared_options()) == []

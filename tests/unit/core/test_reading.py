@@ -109,3 +109,9 @@ def test_what_is_no_toml(text, words):
 
 def test_lists_come_back_from_a_file_of_json():
     assert reading.through_json({"a": (1, 2)}) == {"a": [1, 2]}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Unreadable, match="no plain file"):
+        reading.read_bytes(tmp_path / "pipe")

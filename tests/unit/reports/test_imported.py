@@ -18,7 +18,7 @@ def line(item, metrics, *, filter="none", answers=("yes",), target="0", **change
 
 
 def options(item, right, **changes):
-    values = [-1.0 - 0.01 * item, -3.0] if right else [-3.0, -1.0 - 0.01 * item]
+    values = [-1.0 - 0.001 * item, -3.0] if right else [-3.0, -1.0 - 0.001 * item]
     answers = [[str(value), "False"] for value in values]
     return line(item, {"acc": float(right), "acc_norm": float(right)}, answers=answers, **changes)
 
@@ -84,7 +84,12 @@ REFUSED = {
     "no digests": ([*GOOD[:3], {**GOOD[3], "target_hash": None}], "item 3 has another right answer in each"),
     "other filters": ([{**row, "filter": "x"} for row in GOOD], "filters ['none'] and ['x']"),
     "twice": ([*GOOD, GOOD[0]], "line 5: item 0 stands there twice"),
-    "no metric": ([{**row, "metrics": ["f1"]} for row in GOOD], "no metric of acc, acc_norm"),
+    "a metric dropped": (
+        [{**row, "metrics": ["acc"]} for row in GOOD],
+        "not every line names the metrics acc, acc_norm",
+    ),
+    "a score of other answers": ([{**row, "acc": 0.0} for row in GOOD], "acc is 0, and by its log-likelihoods it is 1"),
+    "no options": ([{**row, "filtered_resps": 5} for row in GOOD], "some items have log-likelihoods of options"),
     "half a point": ([{**row, "acc": 0.5} for row in GOOD], "acc is 0.5; expected 0 or 1"),
     "a text": ([{**row, "acc": "1"} for row in GOOD], "acc is '1'; expected a number"),
     "no lines": (["x\n"], "line 1: no JSON"),
@@ -126,3 +131,69 @@ def test_what_a_run_writes_for_lm_eval_is_judged_the_same_when_it_is_read_again(
     assert [again[key] for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")] == pytest.approx(
         [getattr(result, key) for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")]
     )
+
+
+def texts(count, right, **changes):
+    return [line(n, {"exact_match": float(right(n))}, answers=(f"answer {n}",), **changes) for n in range(count)]
+
+
+def test_one_file_given_twice_is_no_comparison(judged):
+    """Whatever it holds: short texts, a text for a target, losses."""
+    forms = (
+        texts(300, lambda n: n % 5 > 0),
+        [{**options(n, n % 5 > 0), "target": "paris"} for n in range(300)],
+        [line(n, {"perplexity": -1.0 - n % 4, "acc": 1.0}) for n in range(50)],
+    )
+    for rows in forms:
+        code, out, err = judged(rows, rows)
+        assert code == 1, err
+        assert "both files are the same to the last byte" in out
+        assert "may replace" not in out
+
+
+def test_the_same_answers_in_another_file_are_told(judged):
+    before = texts(300, lambda n: n % 5 > 0)
+    code, out, _ = judged(before, [{**row, "note": "x"} for row in before])
+    assert code == 0
+    assert "all answers are the reference's, letter by letter" in out
+    long = [{**row, "resps": [["so it is said, and so it was written " * 8]]} for row in before]
+    code, out, _ = judged(long, [{**row, "note": "x"} for row in long])
+    assert code == 1
+    assert "all answers equal the reference's to the last bit" in out
+
+
+def test_copies_count_once_and_mostly_copies_are_refused(judged):
+    same = {"doc_hash": "d", "prompt_hash": "p", "target_hash": "t"}
+    before, after = texts(40, lambda n: n % 5 > 0), texts(40, lambda n: n % 4 > 0)
+    twelve = [[{**row, **same} if n < 12 else row for n, row in enumerate(rows)] for rows in (before, after)]
+    [result] = json.loads(judged(*twelve, "--json")[1])
+    assert result["n_items"] == 29
+    _, _, err = judged(*[[{**row, **same} for row in rows] for rows in (before, after)])
+    assert "39 of 40 items ask the same as another one" in err
+
+
+def test_names_that_fall_together_are_refused(judged):
+    rows = [
+        line(n, {"exact_match": float(n % 5 > 0)}, filter=filter_, answers=(f"{n} {filter_}",))
+        for n in range(40)
+        for filter_ in ("a-b", "a_b")
+    ]
+    after = [{**row, "exact_match": 1.0} for row in rows]
+    code, _, err = judged(rows, after)
+    assert code == 4
+    assert "2 would be called sciq_a_b" in err
+
+
+def test_one_log_likelihood_that_is_no_number_leaves_the_chance_as_it_is(judged):
+    before = [options(n, n % 2 > 0) for n in range(200)]
+    before[0] = {**before[0], "filtered_resps": [["nan", "False"], before[0]["filtered_resps"][1]]}
+    code, out, _ = judged(before, [options(n, n % 2 == 0) for n in range(200)])
+    assert code == 1
+    assert "at chance" in out
+
+
+@pytest.mark.parametrize("words", [("--name", "reference"), ("--policy", "nope.toml"), ("--report-dir", "{file}")])
+def test_words_that_cannot_be_meant_end_with_exit_code_4(judged, tmp_path, words):
+    (tmp_path / "file").write_text("x")
+    before, after = texts(40, lambda n: n % 5 > 0), texts(40, lambda n: n % 4 > 0)
+    assert judged(before, after, *[word.format(file=tmp_path / "file") for word in words])[0] == 4

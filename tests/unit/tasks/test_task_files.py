@@ -112,6 +112,15 @@ def test_free_answers(at, more, text, right):
     assert task.score(item, [GenerateResponse(text, 3, "stop")]).score == float(right)
 
 
+@pytest.mark.parametrize("key", ["...", " . "])
+def test_a_right_answer_of_which_nothing_is_left_is_refused(at, key):
+    """Every answer of which nothing is left would be right."""
+    at("rows.jsonl", lines([{"ask": "2 + 2?", "key": key}]))
+    [task] = Described(at("t.toml", f"{ANSWER}ignore_punctuation = true\n")).tasks()
+    with pytest.raises(DataError, match="nothing is left of the right answer"):
+        asked(task)
+
+
 def test_a_pattern_that_comes_to_no_end_leaves_the_item_unscored(at):
     at("rows.jsonl", lines([{"ask": "?", "key": "a"}]))
     [task] = Described(at("t.toml", ANSWER + 'extractor = "pattern"\npattern = "^(a|a)*$"\n')).tasks()
@@ -398,3 +407,19 @@ def test_what_is_left_out_is_told(at):
     file = LmEval(at("t.yaml", PLAIN.replace("acc_norm", "brier_score")))
     assert [task.id for task in file.tasks()] == ["lm_my_task"]
     assert file.notes == ["t.yaml: the metric brier_score is left out; done here: acc or acc_norm"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "output_type: []", "dataset_kwargs: 5", "generation_kwargs: 5", "filter_list: 5", "filter_list: [{filter: 5}]",
+        "filter_list: [{filter: [5]}]", "generation_kwargs: {temperature: hot}", "generation_kwargs: {until: 5}",
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_are_one_sentence(at, line):
+    key = line.partition(":")[0]
+    text = "\n".join(each for each in PLAIN.split("\n") if not each.startswith(f"{key}:")) + f"\n{line}\n"
+    if key != "output_type":
+        text = text.replace("output_type: multiple_choice", "output_type: generate_until")
+    with pytest.raises(UsageError, match=r"t\.yaml"):
+        add_task_files([at("t.yaml", text)])
