@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,7 +89,9 @@ def facts(
     }
 
 
+@cache
 def _version(name: str) -> str:
+    """Read once: it means going through the files of all that is installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
