@@ -63,6 +63,7 @@ def written(model_dir, tmp_path_factory):
 @pytest.mark.parametrize("method", ALL)
 def test_a_checkpoint_holds_what_was_computed_and_says_so(method, written):
     """One test, because workers do not share what they have quantized."""
+    assert {path.suffix for path in written(method)[0].iterdir()} == {".json", ".safetensors"}  # no pickles
     loaded_weights_are_the_computed_ones(*written(method))
     only_linear_layers_of_blocks_change(*written(method))
     bytes_and_bits_are_those_of_the_files(*written(method))
