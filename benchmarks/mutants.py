@@ -313,7 +313,7 @@ of(
 of(
     "quantgate/core/reading.py",
     "tests/unit/core/test_reading.py",
-    ("            if not path.is_file():", f"            {NEVER}"),
+    ("        if path.exists() and not path.is_file() and not path.is_dir():", f"        {NEVER}"),
     ("            if size > most:", f"            {NEVER}"),
     ("    if len(content) > most:", f"    {NEVER}"),
     ("    except UnicodeDecodeError as error:", "    except KeyError as error:"),
