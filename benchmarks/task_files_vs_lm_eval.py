@@ -12,7 +12,6 @@ file names a split or configuration that the data directory lacks, `CHANGES` say
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.tasks_vs_lm_eval import Ours, Peer
+from benchmarks.tasks_vs_lm_eval import Ours, Peer, serve_peer
 
 CHANGES: dict[str, dict[str, object]] = {
     "arc/arc_easy.yaml": {},
@@ -66,25 +65,6 @@ class Generating(Peer):
         command = [python, __file__, "--peer", "--model", model, "--threads", str(threads)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.version = self._answer()["version"]
-
-
-def serve(model: str, threads: int) -> None:
-    """The peer's side: only lm-eval, torch and transformers are imported here."""
-    import importlib.metadata
-    import os
-
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints goes to stderr
-    import torch
-    from lm_eval.models.huggingface import HFLM
-
-    torch.set_num_threads(threads)
-    lm = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=4)
-    out.write(json.dumps({"version": importlib.metadata.version("lm-eval")}) + "\n")
-    out.flush()
-    for line in sys.stdin:
-        out.write(json.dumps({"items": answered(lm, json.loads(line))}) + "\n")
-        out.flush()
 
 
 def answered(lm, job: dict) -> list[dict]:
@@ -195,7 +175,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
-        serve(args.model, args.threads)
+        serve_peer(args.model, args.threads, answered, batch_size=4)
         return
     import torch
 

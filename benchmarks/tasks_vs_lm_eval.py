@@ -16,9 +16,10 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -77,8 +78,8 @@ class Peer:
         self.process.wait()
 
 
-def serve_peer(model: str, threads: int) -> None:
-    """The peer's side: only lm-eval, torch and transformers are imported here."""
+def serve_peer(model: str, threads: int, answer: Callable[[Any, dict], list[dict]], batch_size: int = 8) -> None:
+    """The peer's side: only lm-eval, torch and transformers are imported here. ``answer``: of its model and a job."""
     import importlib.metadata
     import os
 
@@ -88,11 +89,11 @@ def serve_peer(model: str, threads: int) -> None:
     from lm_eval.models.huggingface import HFLM
 
     torch.set_num_threads(threads)
-    lm = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=8)
+    lm = HFLM(pretrained=model, dtype="float32", device="cpu", batch_size=batch_size)
     out.write(json.dumps({"version": importlib.metadata.version("lm-eval")}) + "\n")
     out.flush()
     for line in sys.stdin:
-        out.write(json.dumps({"items": answer_job(lm, json.loads(line))}) + "\n")
+        out.write(json.dumps({"items": answer(lm, json.loads(line))}) + "\n")
         out.flush()
 
 
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
-        serve_peer(args.model, args.threads)
+        serve_peer(args.model, args.threads, answer_job)
         return
     import torch
 

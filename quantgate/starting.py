@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from quantgate.core import reading
-from quantgate.core.arguments import made
 from quantgate.core.configuration import FILE
 from quantgate.core.errors import UsageError
 from quantgate.core.places import EVALS
 from quantgate.core.progress import Progress
+from quantgate.runs.preflight import check_writable
 from quantgate.store.store import write_atomically
 
 _EPILOG: Final = "example: quantgate init --install ./quantgate --model org/Model --candidate mine=./Model-W4"
@@ -85,9 +85,10 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
             expected="a folder without",
             hint="--force",
         )
+    check_writable(args.directory, "--directory")
     for name, text in texts.items():
         path = args.directory / name
-        made(path.parent, "--directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
         print(path)
     print(f"next: edit the margins in {POLICY} and what is judged in {CONFIGURATION}, then: quantgate run")

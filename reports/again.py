@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.core.arguments import made
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
@@ -19,6 +18,7 @@ from quantgate.reports.report import Report
 from quantgate.reports.reporters import drawn
 from quantgate.reports.stored import load_report
 from quantgate.reports.table import digits_of, number
+from quantgate.runs.preflight import check_writable
 from quantgate.store.store import write_atomically
 
 _EPILOG: Final = "example: quantgate report last-week/ reports/out"
@@ -45,6 +45,9 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     if (single and args.out is None and args.lm_eval is None) or (not single and args.lm_eval is not None):
         expected = "quantgate report RUN --out DIR, RUN --lm-eval DIR, or quantgate report RUN RUN ... [--out DIR]"
         raise UsageError("quantgate report", "one run is written, several are compared", expected=expected)
+    for option, place in (("--out", args.out), ("--lm-eval", args.lm_eval)):
+        if place is not None:
+            check_writable(place, option)
     reports = [load_report(place) for place in args.runs]
     if args.lm_eval is not None:
         print("\n".join(map(str, write_samples(reports[0], args.lm_eval))))
@@ -54,13 +57,14 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         return 0
     rows = beside(reports)
     if args.out is not None:
-        write_atomically(made(args.out, "--out") / runs.FILE, runs.render(rows, reports))
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out / runs.FILE, runs.render(rows, reports))
     print(json.dumps([_as_record(row) for row in rows], indent=2) if args.json else "\n".join(lines(rows, reports)))
     return 0
 
 
 def _write(report: Report, place: Path, progress: Progress) -> None:
-    made(place, "--out")
+    place.mkdir(parents=True, exist_ok=True)
     texts, failed = drawn(report)
     for sentence in failed:
         progress.note(sentence)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core import reading
-from quantgate.core.arguments import made
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.words import say
@@ -21,6 +20,7 @@ from quantgate.reports.report import Report
 from quantgate.reports.reporters import reporters
 from quantgate.reports.run import Run, sealed
 from quantgate.reports.samples import Pair, Samples, paired, read_samples
+from quantgate.runs.preflight import check_writable
 from quantgate.store.store import write_atomically
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.evidence import Evidence, conclude, evidence_to_json
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     if not _NAME.fullmatch(args.name) or args.name == "reference":
         raise UsageError("--name", repr(args.name), expected="letters, digits and . _ - only, and not 'reference'")
     if args.report_dir is not None:
-        made(args.report_dir, "--report-dir")
+        check_writable(args.report_dir, "--report-dir")
     if args.policy is not None and not args.policy.is_file():
         raise UsageError("--policy", f"{args.policy} is no file", expected="a policy file (docs/policy.md)")
     reference, subject = read_samples(args.reference), read_samples(args.subject)
@@ -125,7 +125,7 @@ def _command(args: argparse.Namespace) -> str:
 def _write(report: Report, place: Path) -> None:
     reporters()
     texts: dict[str, Any] = sealed(report)
-    made(place, "--report-dir")
+    place.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         if text:
             write_atomically(place / file, text)

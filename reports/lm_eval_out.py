@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from quantgate.core.arguments import made
 from quantgate.core.errors import UsageError
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import Result
@@ -34,7 +33,8 @@ def write_samples(report: Report, place: Path) -> list[Path]:
     date = re.sub(r"[^\dT]", "-", report.run.started.partition("+")[0]) or "unknown"
     written: list[Path] = []
     for name, cases in _by_model(report).items():
-        folder = made(place / name, "--lm-eval")
+        folder = place / name
+        folder.mkdir(parents=True, exist_ok=True)
         results, further = _results(report, name, cases), folder / f"results_{date}.json"
         write_atomically(further, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         written.append(further)

@@ -31,7 +31,6 @@ _FILE: Final = re.compile(r"samples_(.+?)(?:_\d{4}-\d\d-\d\d.*)?")
 _ANSWER: Final = 200
 _USUAL: Final = "none"
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
-_PERHAPS: Final = "all answers are the reference's, letter by letter"
 _LONG: Final = 160  # characters of an item's answers from which on two models never give the same everywhere
 _HINT: Final = "run both with the same lm-eval, tasks, examples and chat template, and --log_samples"
 
@@ -100,14 +99,13 @@ def paired(reference: Samples, subject: Samples) -> tuple[list[Pair], list[str]]
     for filter_, lines in reference.lines.items():
         others = subject.lines[filter_]
         _check(reference, subject, lines, others)
-        one = _one_model(reference, subject, lines, others)
-        notes += [one] if one.startswith(_PERHAPS) else []
+        problems, told = _one_model(reference, subject, lines, others)
+        notes += told
         for name in _metrics(reference, subject, [*lines.values(), *others.values()]):
             if (metric := _METRICS.get(name)) is None:
                 notes.append(f"the metric {name} is left out: read are {', '.join(_METRICS)}")
                 continue
-            pair = _pair(reference, subject, filter_, metric, name)
-            pairs.append(pair if not one or one.startswith(_PERHAPS) else replace(pair, problems=(one,)))
+            pairs.append(replace(_pair(reference, subject, filter_, metric, name), problems=problems))
     if not pairs:
         raise _unlike(reference, subject, f"no metric of {', '.join(_METRICS)} in both")
     names = Counter(pair.task for pair in pairs)
@@ -125,19 +123,21 @@ def _metrics(one: Samples, other: Samples, lines: Sequence[Mapping[str, Any]]) -
     return list(next(iter(named)))
 
 
-def _one_model(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]) -> str:
-    """Why one model seems to have answered both times; empty when an answer differs.
+def _one_model(
+    one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Why one model has answered both times, and what only looks like it; both empty when an answer differs.
 
     Log-likelihoods move with every weight, and so do long texts; of short ones a good quantization may give the same.
     """
     if one.digest == other.digest:
-        return "both files are the same to the last byte"
+        return ("both files are the same to the last byte",), []
     said = [[line.get("filtered_resps"), line.get("resps")] for line in lines.values()]
     if said != [[others[item].get("filtered_resps"), others[item].get("resps")] for item in lines]:
-        return ""
+        return (), []
     if any(_options(line) for line in lines.values()) or len(json.dumps(said)) > _LONG * len(said):
-        return "all answers equal the reference's to the last bit"
-    return f"{_PERHAPS}; short answers of a good quantization may be"
+        return ("all answers equal the reference's to the last bit",), []
+    return (), ["all answers are the reference's, letter by letter; short answers of a good quantization may be"]
 
 
 def _check(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]) -> None:

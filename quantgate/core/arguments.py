@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
-from pathlib import Path
-
-from quantgate.core.errors import UsageError
 
 
 def whole_number(at_least: int | None = None) -> Callable[[str], int]:
@@ -34,13 +31,3 @@ def names(text: str) -> list[str]:
     if not all(found):
         raise ArgumentTypeError(f"found {text!r}, which holds an empty name; expected names with commas between them")
     return found
-
-
-def made(folder: Path, option: str) -> Path:
-    """``folder``, made with all above it. Raises UsageError, naming ``option``, where it cannot be a directory."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = f"{str(folder)!r} cannot be made ({error.strerror or error})"
-        raise UsageError(option, found, expected="a directory that can be written") from error
-    return folder

@@ -35,6 +35,7 @@ class Questions:
     def __init__(self, options: Options, planned: Planned, sources: Sources, store: Store) -> None:
         self.options, self.planned, self.sources, self.store = options, planned, sources, store
         self._asked: dict[str, Asked] = {}
+        self._refused: dict[str, QuantgateError] = {}
         self._sets: dict[CalibrationChoice, Calibration] = {}
 
     @cached_property
@@ -81,7 +82,7 @@ class Questions:
             try:
                 items = self.asked(task).items
             except QuantgateError:
-                continue  # nothing of it is scored; its own cases say why
+                continue  # it stays refused (`asked`), so nothing of it is scored; its own cases say why
             for item in items:
                 if isinstance(task, RollingTask):
                     tested.append((item.id, self.prompts.decode(item.row["tokens"][item.row.get("first", 0) :])))
@@ -91,15 +92,25 @@ class Questions:
         return ScoredTexts(tested)
 
     def asked(self, task: Task) -> Asked:
-        """Items and requests of ``task``, built once."""
+        """Items and requests of ``task``, built once; a task that was refused once stays refused."""
+        if task.id in self._refused:
+            raise self._refused[task.id]
         if task.id not in self._asked:
-            with PHASES.of(f"{task.id}: items and prompts"):
-                items = items_of(task, self.sources.data, self.options.selection, self.prompts)
-                with told_of(task, "cannot ask about its items"):
-                    self._asked[task.id] = asked = ask_items(task, items, self.prompts)
+            try:
+                asked = self._built(task)
+            except QuantgateError as error:
+                self._refused[task.id] = error
+                raise
+            self._asked[task.id] = asked
             for note in asked.notes(task.id):
                 self.store.progress.note(note)
         return self._asked[task.id]
+
+    def _built(self, task: Task) -> Asked:
+        with PHASES.of(f"{task.id}: items and prompts"):
+            items = items_of(task, self.sources.data, self.options.selection, self.prompts)
+            with told_of(task, "cannot ask about its items"):
+                return ask_items(task, items, self.prompts)
 
     def keep(self, task: Task, asked: Asked) -> None:
         """From now on ask this of the task, a part of its items for example."""

@@ -33,8 +33,10 @@ def test_workers_give_the_same_records_and_load_each_method_once(gate, workers, 
     common = ("--methods", "gptq4,rtn4", "--tasks", "kld,truthfulqa")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    alone = gate.run(*common)
-    torch.set_num_threads(before)
+    try:
+        alone = gate.run(*common)
+    finally:
+        torch.set_num_threads(before)
     single = gate.report["results"]
     both, loads = workers(*common, "--store", tmp_path / "other")
     assert both.ret == alone.ret

@@ -368,3 +368,18 @@ def test_a_guided_draw_learns_from_what_earlier_runs_asked_in_full(evaluation, t
     again.result(METHODS["rtn2"], task)  # its own answers of the earlier run are not taken for another method's
     own = again.evidence[CaseKey("rtn2", "mmlu")].guide.curve
     assert own == curve_of(found.reference, [found.subject])
+
+
+def test_a_task_that_was_refused_when_calibration_text_was_compared_stays_refused(evaluation, monkeypatch):
+    """Or its items would be scored without having been kept apart from that text."""
+    questions, task = evaluation.questions, TASKS["mmlu"]
+    items = type(task).items
+
+    def gone(*_):
+        raise DataError("mmlu", "the disk is gone")
+
+    monkeypatch.setattr(type(task), "items", gone)
+    assert questions._tested.items == {}
+    monkeypatch.setattr(type(task), "items", items)
+    with pytest.raises(DataError, match="the disk is gone"):
+        questions.asked(task)
