@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,14 +37,40 @@ TABLE = {
     "winogrande": ("winogrande/default.yaml", {"acc": "winogrande"}),
     "openbookqa": ("openbookqa/openbookqa.yaml", {"acc": "openbookqa", "acc_norm": "openbookqa_norm"}),
     "lambada": ("lambada/lambada_openai.yaml", {"acc": "lambada"}),
+    **{name: (f"{name}/{name}.yaml", {"acc": name, "acc_norm": f"{name}_norm"}) for name in ("swag", "sciq", "mathqa")},
+    "logiqa": ("logiqa/logiqa.yaml", {"acc": "logiqa", "acc_norm": "logiqa_norm"}),
+    "copa": ("super_glue/copa/default.yaml", {"acc": "copa"}),
+    "wsc273": ("wsc273/default.yaml", {"acc": "wsc273"}),
+    "pubmedqa": ("pubmedqa/pubmedqa.yaml", {"acc": "pubmedqa"}),
+    **{name: (f"glue/{name}/default.yaml", {"acc": name}) for name in ("mnli", "rte", "qnli", "wnli", "mrpc", "sst2")},
+    "asdiv": ("asdiv/default.yaml", {"acc": "asdiv"}),
+    "webqs": ("webqs/webqs.yaml", {"exact_match": "webqs"}),
+    "blimp": ("blimp/adjunct_island.yaml", {"acc": "blimp"}),
     "truthfulqa_mc1": ("truthfulqa/truthfulqa_mc1.yaml", {"acc": "truthfulqa_mc1"}),
     "truthfulqa_mc2": ("truthfulqa/truthfulqa_mc2.yaml", {"acc": "truthfulqa_mc2"}),
 }
 
 
 def peer_row(task: str, row: dict) -> dict:
-    """BoolQ is part of SuperGLUE in lm-eval, where the answer is called label."""
-    return {**row, "label": int(row["answer"])} if task == "boolq" else row
+    """The row as lm-eval's definition reads it, where the data at hand names or writes something else."""
+    if task == "boolq":  # part of SuperGLUE there
+        return {**row, "label": int(row["answer"])}
+    if task == "mathqa":
+        return {**row, "options": re.sub(r"[A-E] \)", lambda found: found.group().lower(), row["options"])}
+    if task == "pubmedqa":
+        return {**row, "CONTEXTS": row["context"]["contexts"], "QUESTION": row["question"]}
+    if task == "wsc273" and "pronoun_loc" not in row:
+        return {**row, "pronoun": "[MASK]", "pronoun_loc": row["text"].replace("  ", " ").find("[MASK]")}
+    return row
+
+
+def in_our_order(pairs: list, their: dict) -> dict:
+    """Their options in our order, where both have the same (SciQ and BLiMP name the right one at a fixed place)."""
+    places = {(tuple(context), tuple(option)): n for n, (context, option) in enumerate(their["pairs"])}
+    order = [places.get((tuple(context), tuple(option))) for context, option in pairs]
+    if sorted(n for n in order if n is not None) != list(range(len(pairs))):
+        return their
+    return {**their, **{key: [their[key][n] for n in order] for key in ("pairs", "logprobs", "greedy")}}
 
 
 class Peer:
@@ -191,7 +218,7 @@ def ask_peer(peer: Peer, name: str, items: list) -> dict[str, dict]:
     """lm-eval's answers by item id."""
     found = {}
     for definition, mine in jobs(name, TABLE[name][0], items):
-        split = mine[0].id.split("/")[-2]
+        split = "validation" if name == "mrpc" else mine[0].id.split("/")[-2]
         splits = {split: [peer_row(name, dict(item.row)) for item in mine]}
         if mine[0].shots:
             splits["dev"] = [dict(shot) for shot in mine[0].shots]
@@ -207,8 +234,8 @@ def compare(name: str, items: list, requests: list, responses: list, theirs: dic
     worst, options, same_tokens, same_best = 0.0, 0, 0, 0
     same_score = dict.fromkeys(TABLE[name][1], 0)
     for item, asked, answered in zip(items, requests, responses, strict=True):
-        their = theirs[item.id]
         pairs = [(list(each.context), list(each.continuation)) for each in asked]
+        their = in_our_order(pairs, theirs[item.id])
         options += len(pairs)
         same_tokens += sum(mine == tuple(peer) for mine, peer in zip(pairs, map(tuple, their["pairs"]), strict=True))
         values = [each.logprob for each in answered]

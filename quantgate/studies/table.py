@@ -100,14 +100,14 @@ def _dataset(task: str) -> str:
 
 
 S1_CATEGORIES: Final[dict[str, tuple[str, ...]]] = {
-    "commonsense": ("hellaswag", "piqa", "winogrande"),
-    "scientific questions": ("arc_easy", "arc_challenge", "openbookqa"),
-    "reading": ("boolq",),
-    "mathematics": ("gsm8k_cot",),
-    "inference": ("snli_likelihood",),
+    "commonsense": ("hellaswag", "swag", "piqa", "winogrande", "wsc273", "copa"),
+    "scientific questions": ("arc_easy", "arc_challenge", "openbookqa", "sciq", "pubmedqa"),
+    "reading and logic": ("boolq", "logiqa"),
+    "mathematics": ("gsm8k_cot", "mathqa", "asdiv"),
+    "inference": ("snli_likelihood", "mnli", "rte", "qnli", "wnli", "mrpc", "qqp", "sst2"),
     "truthfulness": ("truthfulqa",),
-    "language modelling": ("lambada",),
-    "knowledge": ("mmlu_cloze",),
+    "language": ("lambada", "blimp"),
+    "knowledge": ("mmlu_cloze", "webqs", "triviaqa"),
     "bias": ("bbq",),
 }
 """Nine categories of our own naming: which tests are in which of paper B's nine is not published."""

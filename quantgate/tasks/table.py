@@ -32,6 +32,8 @@ from quantgate.tasks.lambada import Lambada
 from quantgate.tasks.mass import Mass
 from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.rolling import RollingTask
+from quantgate.tasks.scenario_rows import SCENARIO
+from quantgate.tasks.short_answers import GreedyAnswer, TriviaQa
 from quantgate.tasks.snli import Snli, SnliLikelihood
 from quantgate.tasks.summaries import Summaries
 from quantgate.tasks.truthfulqa import TruthfulQa
@@ -85,12 +87,17 @@ _ZERO_SHOT: Final[list[Task]] = [
     Lambada(),
     Lambada("lambada_perplexity", "ppl"),
 ]
+_NORMED: Final = ("swag", "sciq", "mathqa", "logiqa")  # options of unlike length
+_SCENARIO: Final[list[Task]] = [
+    *(MultipleChoice(name, name) for name in SCENARIO),
+    *(MultipleChoice(f"{name}_norm", name, "characters") for name in _NORMED),
+]
 
 _OTHER_CHOICES: Final = (TruthfulQa(), TruthfulQa("truthfulqa_mc1", "mc1"), SnliLikelihood())
 _SURE: Final = (ExamLikelihood, MultipleChoice, SnliLikelihood, TruthfulQa, BossLikelihood)
 _MASS: Final[list[Task]] = [
     Mass(task)
-    for task in (*_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS)
+    for task in (*_EXAMS, *_ZERO_SHOT, *_SCENARIO, *_OTHER_CHOICES, *_BOSS)
     if isinstance(task, _SURE) and task.metric is not ACC_NORM
 ]
 """One of each benchmark with options: the two metrics of the zero-shot standards read the same answers."""
@@ -118,10 +125,14 @@ _OTHERS: Final[list[Task]] = [
     Mbpp(),
     Bbh(),
 ]
+_SHORT: Final[list[Task]] = [GreedyAnswer("asdiv"), GreedyAnswer("webqs"), TriviaQa()]
 
 GROUP: Final = "quantgate.tasks"
 """Entry point group by which other packages add rows: tasks, or lists of them."""
-_OWN: Final[tuple[Task, ...]] = (*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_OTHER_CHOICES, *_BOSS, *_MASS, *_OTHERS)
+_OWN: Final[tuple[Task, ...]] = (
+    *(*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_SCENARIO, *_OTHER_CHOICES),
+    *(*_BOSS, *_MASS, *_OTHERS, *_SHORT),
+)
 _DIMENSIONS: Final = ("knowledge", "alignment", "fidelity")  # each is a file in evals/
 
 
@@ -179,6 +190,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "kld": tuple(f"kld_{name}" for name in CORPORA),
     "kld_exact": tuple(f"kld_exact_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
+    "scenario": tuple(task.id for task in (*_SCENARIO, *_SHORT)),
     "mass": tuple(task.id for task in _MASS if isinstance(task, Mass) and not _is_part(task.of)),
     "boss": tuple(task.id for task in _BOSS if not isinstance(task, (BossLikelihood, BossLoss))),
     "boss_sure": (

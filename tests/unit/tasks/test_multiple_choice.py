@@ -10,6 +10,7 @@ from quantgate.core.requests import GenerateResponse, LikelihoodResponse
 from quantgate.engines.torch.engine import TorchEngine
 from quantgate.models.loading import load_reference
 from quantgate.tasks.base import Selection
+from quantgate.tasks.choice_rows import ZERO_SHOT
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.items import with_shots
 from quantgate.tasks.multiple_choice import BENCHMARKS, MultipleChoice
@@ -63,7 +64,7 @@ def prompts(tokenizer):
 
 @pytest.fixture
 def data(tmp_path, write_jsonl):
-    for name, where in BENCHMARKS.items():
+    for name, where in ZERO_SHOT.items():
         for split, mark in ((where.split, "TEST"), ("train", "SHOT")):
             rows = [marked(ROWS[name], f"{mark}{number}") for number in range(3)]
             write_jsonl(tmp_path, where.dataset, where.config, split, rows)
@@ -162,7 +163,7 @@ def test_items_of_one_source_are_one_group(tmp_path, write_jsonl, prompts):
     assert groups[0] == groups[1] != groups[2]
 
 
-@pytest.mark.parametrize("name", [*BENCHMARKS, "lambada"])
+@pytest.mark.parametrize("name", [*ZERO_SHOT, "lambada"])
 def test_examples_come_from_train_and_hold_no_test_row(data, prompts, name):
     task = TASKS[name]
     for number, item in enumerate(with_shots(task, 2).items(data, Selection(), prompts)):
