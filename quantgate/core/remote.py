@@ -7,12 +7,12 @@ out of whatever a server says about it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,15 +26,18 @@ from quantgate.core.reading import Unreadable, visible
 if TYPE_CHECKING:
     import httpx
 
+    from quantgate.core.punctual import Clock
+
 ATTEMPTS: Final = 6
 PAUSE_S: Final = 0.5  # before the second attempt; twice as long before every further one
 LONGEST_PAUSE_S: Final = 30.0
 TIMEOUT_S: Final = 300.0
 CONNECT_S: Final = 10.0
+FACTS_S: Final = 30.0  # for what a server says of itself, while it is not known whether there is one
 CONNECTIONS: Final = 64
 AGAIN: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses after which the same question may be answered all the same."""
-_PIECE: Final = 1 << 16  # bytes
+_SHORTEST_SECRET: Final = 8  # letters
 _SHOWN: Final = 200  # letters of what a server says
 _SECRET: Final = "<key>"
 
@@ -129,6 +132,7 @@ class Remote:
         keys: environment variables that may hold its key; the first one that is set counts.
         manners: attempts, pauses, bounds.
 
+    ``stop()`` ends what is in flight, for good.
     ``patient``: it answered before, so what it says of itself is asked for as often as anything else.
     """
 
@@ -139,10 +143,17 @@ class Remote:
         self.complaints = 0
         self._lock = threading.Lock()
         self._opened: httpx.Client | None = None
+        self._clock: Clock | None = None
 
     def get(self, path: str) -> Any:
         """The JSON at ``path``, asked for once unless the machine is known to be there. Raises RemoteError."""
         return self._asked("GET", path, None, self.manners.attempts if self.patient else 1, self._parsed)
+
+    def stop(self) -> None:
+        """Nobody waits for answers any more: what is in flight ends within a second, and nothing is asked again."""
+        self._client()
+        assert self._clock is not None
+        self._clock.stop()
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON that ``path`` answers to ``body``; asked again where that may help.
@@ -166,13 +177,13 @@ class Remote:
             except _PassingError as error:
                 with self._lock:
                     self.complaints += 1
-                if attempt == attempts:
+                if attempt == attempts or self._stopped():
                     often = f", asked {attempt} times" if attempt > 1 else ""
                     raise RemoteError(
                         self.who, f"{error.words}{often}", expected="an answer",
                         hint="look whether the server runs; answers so far are kept, so run again",
                     ).at(error.status) from error  # fmt: skip
-                time.sleep(self._pause(attempt, error.wait))
+                self._wait(self._pause(attempt, error.wait))
         raise AssertionError("at least one attempt")
 
     def _pause(self, attempt: int, wait: float) -> float:
@@ -183,24 +194,36 @@ class Remote:
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> bytes:
         import httpx
 
-        started = time.monotonic()
-        content = b""
+        content = bytearray()
+        seconds = self.manners.timeout_s if body is not None or self.patient else min(FACTS_S, self.manners.timeout_s)
         try:
-            with self._client().stream(
-                method, f"{self.base}{path}", headers=self._headers(), content=None if body is None else _bytes(body)
+            client, headers = self._client(), self._headers()
+            assert self._clock is not None
+            self._clock.begin(seconds)
+            with client.stream(
+                method, f"{self.base}{path}", headers=headers, content=None if body is None else _bytes(body)
             ) as response:
-                for piece in response.iter_bytes(_PIECE):
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise self._refused(response.status_code, "a reply that is compressed, which was not asked for")
+                for piece in response.iter_raw():
                     content += piece
                     if len(content) > self.manners.most_reply:
                         raise self._refused(
                             response.status_code, f"a reply of more than {self.manners.most_reply} bytes"
                         )
-                    if time.monotonic() - started > self.manners.timeout_s:
-                        raise _PassingError(f"a reply that takes more than {self.manners.timeout_s:.0f} s")
+        except httpx.ReadTimeout as error:
+            raise _PassingError(f"no whole reply within {seconds:g} s") from error
         except (httpx.TransportError, httpx.InvalidURL, httpx.DecodingError) as error:
             raise _PassingError(self.shown(f"{type(error).__name__}: {error}".rstrip(": "))) from error
-        self._check(response, content, path)
-        return content
+        self._check(response, bytes(content), path)
+        return bytes(content)
+
+    def _stopped(self) -> bool:
+        return self._clock is not None and self._clock.stopped
+
+    def _wait(self, seconds: float) -> None:
+        assert self._clock is not None
+        self._clock.sleep(seconds)
 
     def _check(self, response: httpx.Response, content: bytes, path: str) -> None:
         status = response.status_code
@@ -208,6 +231,21 @@ class Remote:
             raise _PassingError(f"status {status} of {path}{self._said(content)}", status, _wait(response))
         if not 200 <= status < 300:
             raise self._refused(status, f"status {status} of {path}{self._said(content)}")
+        self._check_silent(content, path)
+
+    def _check_silent(self, content: bytes, path: str) -> None:
+        """Refuse a reply with the key in it: it would end in records. Short keys are no secrets, and may be words."""
+        key = self._key()
+        if len(key) < _SHORTEST_SECRET:
+            return
+        told = content
+        if b"\\" in content:  # escapes may hide it
+            with contextlib.suppress(Unreadable):
+                told = json.dumps(reading.parse_json(content, self.manners.most_reply), ensure_ascii=False).encode(
+                    "utf-8", "replace"
+                )
+        if key.encode() in content or json.dumps(key, ensure_ascii=False)[1:-1].encode() in told:
+            raise self._refused(0, f"{path} sends the key back, which would end in records")
 
     def _parsed(self, content: bytes, path: str) -> Any:
         try:
@@ -242,10 +280,17 @@ class Remote:
     def _headers(self) -> dict[str, str]:
         plain = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         key = self._key()
+        if not re.fullmatch(r"[\x21-\x7e]*", key):
+            raise UsageError(
+                self.who, "its key holds a space, a line end or a letter that no header can carry",
+                expected="a key of plain letters", hint=f"look at {' and '.join(self.keys)} in the environment",
+            )  # fmt: skip
         return plain | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def _client(self) -> httpx.Client:
         import httpx
+
+        from quantgate.core.punctual import Clock, make_punctual
 
         with self._lock:
             if self._opened is None:
@@ -253,6 +298,8 @@ class Remote:
                 timeout = httpx.Timeout(self.manners.timeout_s, connect=min(CONNECT_S, self.manners.timeout_s))
                 certificates = self.base.startswith("https")  # reading them takes as long as 20 questions
                 self._opened = httpx.Client(timeout=timeout, limits=limits, verify=certificates)
+                self._clock = self._clock or Clock()
+                make_punctual(self._opened, self._clock)
                 weakref.finalize(self, self._opened.close)
             return self._opened
 

@@ -7,8 +7,9 @@ do. A complaint (429, 5xx, a time-out) halves it for good: the retries are in `q
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,12 +20,14 @@ _GAIN: Final = 1.1
 
 @dataclass
 class Flight:
-    """``complaints``: how often the server complained so far. ``limit``: questions in flight."""
+    """``complaints``: how often the server complained so far. ``limit``: questions in flight. ``stop``: has those in
+    flight end, when nobody will hear their answers."""
 
     complaints: Callable[[], int]
     most: int = MOST
     limit: int = 1
     settled: bool = False
+    stop: Callable[[], None] = lambda: None
     _speed: float = 0.0
     _heard: int = 0
     _pace: list[float] = field(default_factory=list)
@@ -38,7 +41,7 @@ class Flight:
         failed: BaseException | None = None
         waiting = iter(enumerate(jobs))
         flying: dict[Future[Any], int] = {}
-        with ThreadPoolExecutor(self.most, thread_name_prefix="ask") as pool:
+        with ThreadPoolExecutor(self.most, thread_name_prefix="ask") as pool, self._stopping():
             while True:
                 while failed is None and len(flying) < self.limit and (following := next(waiting, None)) is not None:
                     flying[pool.submit(following[1])] = following[0]
@@ -53,6 +56,15 @@ class Flight:
                     self._landed()
         if failed is not None:
             raise failed
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """What interrupts this thread must not wait for answers, each of which may take minutes."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
 
     def _landed(self) -> None:
         """One more answer: go faster, slower, or on."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Protocol
 
+from quantgate.core.errors import EngineError
 from quantgate.core.remote import Budget, Remote, RemoteError
 from quantgate.core.requests import Generate, GenerateResponse, LikelihoodResponse, Tokens
 from quantgate.engines.stops import cut_at_stop
 
 CLIPPED: Final = -9000.0
 """Servers that write -9999 or the like mean minus infinity."""
+ROUNDING: Final = 0.01  # nats above 0 that rounding may make of a certain token
+_MOST: Final = 1 << 31
+_LARGEST: Final = 1 << 63
 CLOSE: Final = 1e-5  # nats: a token as likely as the likeliest one is the greedy one
 
 
@@ -54,6 +58,24 @@ class Facts:
     def as_record(self) -> dict[str, Any]:
         """For records and digests."""
         return {"server": self.server, "model": self.model, "version": self.version, **self.details}
+
+    def fit_to_record(self, remote: Remote) -> Facts:
+        """These facts with nothing in them that is long, steers a terminal, or is too large a number.
+
+        Raises:
+            EngineError: the model's name is so; it is sent back with every question, so it cannot be shortened.
+        """
+        if remote.shown(self.model) != self.model:
+            raise EngineError(
+                remote.who, f"its model calls itself {remote.shown(self.model)!r}",
+                expected="a short name of plain letters", hint="give it another name where it is served",
+            )  # fmt: skip
+        details = {
+            name: remote.shown(value) if isinstance(value, str) else value
+            for name, value in self.details.items()
+            if isinstance(value, str) or abs(value) < _LARGEST
+        }
+        return replace(self, version=remote.shown(self.version), details=details)
 
 
 class Codec:
@@ -147,17 +169,23 @@ def changed(who: str, what: str) -> ChangedError:
     )  # fmt: skip
 
 
+def unlike(who: str, error: NotOfferedError) -> RemoteError:
+    """What to say of a server that answers otherwise than when it was probed."""
+    return RemoteError(who, str(error), expected="an answer of the kind it gave before", hint="look into its log")
+
+
 def check_count(count: Any, tokens: Sequence[int], *, needed: bool = False) -> None:
     """Refuse a prompt that the server cut into another number of tokens, or of which, where ``needed``, it tells none.
 
     Raises:
         NotOfferedError: it does not read what was meant, or nothing shows that it does.
     """
-    if needed and not count:
+    read = count if isinstance(count, int) and not isinstance(count, bool) and 0 < count < _MOST else 0
+    if needed and not read:
         raise NotOfferedError("it does not say how many tokens it read: nothing shows that it cuts text alike")
-    if isinstance(count, int) and not isinstance(count, bool) and count > 0 and count != len(tokens):
-        more = " (BOS put in front twice?)" if count == len(tokens) + 1 else ""
-        raise NotOfferedError(f"it read {count} tokens where {len(tokens)} were meant: it cuts text otherwise{more}")
+    if read and read != len(tokens):
+        more = " (BOS put in front twice?)" if read == len(tokens) + 1 else ""
+        raise NotOfferedError(f"it read {read} tokens where {len(tokens)} were meant: it cuts text otherwise{more}")
 
 
 class Way(Protocol):
@@ -253,19 +281,48 @@ def summed(scores: Sequence[Scored]) -> LikelihoodResponse:
 
 
 def number(value: object) -> float:
-    """A log-probability out of a reply. Raises NotOfferedError for what is none."""
+    """A log-probability out of a reply, nats. Raises NotOfferedError for what is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise NotOfferedError(f"{type(value).__name__} where a log-probability should be")
-    return -math.inf if value <= CLIPPED else float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        found = math.inf if value > 0 else -math.inf
+    if math.isnan(found):
+        raise NotOfferedError("a log-probability that is no number")
+    if found > ROUNDING:
+        raise NotOfferedError(f"a log-probability of {found:.4g}, above 0")
+    return -math.inf if found <= CLIPPED else min(found, 0.0)
+
+
+def whole(value: object, what: str = "number of a token") -> int:
+    """A number of a token, or of tokens, out of a reply. Raises NotOfferedError for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
+        raise NotOfferedError(f"{type(value).__name__} where a {what} should be")
+    return value
+
+
+def wholes(value: object, what: str) -> list[int]:
+    """A list of numbers of tokens out of a reply; as `whole`."""
+    return [whole(each) for each in listed(value, what)]
+
+
+def likeliest(rows: Iterable[tuple[object, object, object]]) -> list[Likely]:
+    """Next tokens as (text, log-probability, number or None) out of a reply, the likeliest first; as `number`."""
+    found = [Likely(str(text), number(value), None if at is None else whole(at)) for text, value, at in rows]
+    return sorted(found, key=lambda each: -each.logprob)
 
 
 def inside(reply: Any, *path: str | int) -> Any:
     """What lies at ``path`` in a reply. Raises NotOfferedError naming what is missing."""
     found = reply
     for at, step in enumerate(path):
+        kind = dict if isinstance(step, str) else list
         try:
+            if not isinstance(found, kind):
+                raise KeyError(step)
             found = found[step]
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError) as error:
             place = ".".join(map(str, path[: at + 1]))
             raise NotOfferedError(f"no {place} in the reply") from error
     return found
@@ -276,6 +333,18 @@ def listed(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
         raise NotOfferedError(f"no list of {what} in the reply")
     return value
+
+
+def table(value: Any, what: str) -> dict[str, Any]:
+    """An object out of a reply. Raises NotOfferedError."""
+    if not isinstance(value, dict):
+        raise NotOfferedError(f"no {what} in the reply")
+    return value
+
+
+def rows(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list in what a server tells of itself; empty where there is none."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def told(remote: Remote, path: str) -> dict[str, Any]:
@@ -289,6 +358,16 @@ def told(remote: Remote, path: str) -> dict[str, Any]:
             return {}
         raise
     return found if isinstance(found, dict) else {}
+
+
+def check_ended(request: Generate, count: int, *, full: bool) -> None:
+    """Refuse an answer that the server says ended at a cap, when the request's own was not reached.
+
+    Raises:
+        NotOfferedError: the server has a cap of its own, or no room in its context: the answer is cut short.
+    """
+    if full and count < request.max_new_tokens:
+        raise NotOfferedError(f"it cut an answer short: {count} tokens where {request.max_new_tokens} were asked for")
 
 
 def cut_answer(line: Line, request: Generate, tokens: Sequence[int]) -> GenerateResponse:

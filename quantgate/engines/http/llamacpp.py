@@ -20,12 +20,18 @@ from quantgate.engines.http.lines import (
     Line,
     Plain,
     Scored,
+    check_count,
+    check_ended,
     cut_answer,
     inside,
+    likeliest,
     listed,
     number,
+    rows,
     summed,
     told,
+    whole,
+    wholes,
 )
 
 BIAS: Final = 1000.0
@@ -88,10 +94,8 @@ def _forced(line: Line, prefix: Tokens, token: int) -> Scored:
     )
     _check_read(reply, prefix)
     chosen = inside(reply, "completion_probabilities", 0)
-    if inside(chosen, "id") != token:
-        raise RemoteError(
-            line.remote.who, f"token {token} was forced and {inside(chosen, 'id')} came", expected="logit_bias to work"
-        )
+    if (came := whole(inside(chosen, "id"))) != token:
+        raise RemoteError(line.remote.who, f"token {token} was forced and {came} came", expected="logit_bias to work")
     value = number(inside(chosen, "logprob"))
     best = number(inside(chosen, "top_logprobs", 0, "logprob"))
     return Scored(value, value >= best - CLOSE)
@@ -102,13 +106,15 @@ def _top(line: Line, prefix: Tokens, count: int) -> list[Likely]:
     reply = line.ask("/completion", body, len(prefix) + 1)
     _check_read(reply, prefix)
     found = listed(inside(reply, "completion_probabilities", 0, "top_logprobs"), "likeliest tokens")
-    likely = [Likely(str(each["token"]), number(each["logprob"]), int(each["id"])) for each in found]
-    return sorted(likely, key=lambda each: -each.logprob)
+    return likeliest((inside(each, "token"), inside(each, "logprob"), inside(each, "id")) for each in found)
 
 
 def _check_read(reply: Any, prefix: Tokens) -> None:
-    """Refuse an answer to a prompt that the server cut short."""
-    if isinstance(reply, dict) and reply.get("truncated") is True:
+    """Refuse an answer to a prompt that the server cut short, or that is another one."""
+    if not isinstance(reply, dict):
+        return
+    check_count(reply.get("tokens_evaluated"), prefix)
+    if reply.get("truncated") is True:
         raise RemoteError("llama.cpp", f"it cut a prompt of {len(prefix)} tokens short", expected="a larger --ctx-size")
 
 
@@ -125,7 +131,8 @@ class LlamaCpp:
             return None
         described = _described(told(remote, "/v1/models"), model)
         details: dict[str, str | int | float] = {}
-        context = props["default_generation_settings"].get("n_ctx")
+        settings = props["default_generation_settings"]
+        context = settings.get("n_ctx") if isinstance(settings, dict) else None
         for key, value in (
             ("file", str(props.get("model_path", "")).replace("\\", "/").rpartition("/")[2]),
             ("quantization", described.get("ftype", props.get("model_ftype"))),
@@ -154,8 +161,9 @@ class LlamaCpp:
         }  # fmt: skip
         reply = line.ask("/completion", body, len(request.prompt))
         _check_read(reply, request.prompt)
-        tokens = [int(each) for each in listed(inside(reply, "tokens"), "tokens")]
+        tokens = wholes(inside(reply, "tokens"), "tokens")
         line.spend(len(tokens))
+        check_ended(request, len(tokens), full=inside(reply, "stop_type") == "limit")
         answer = cut_answer(line, request, tokens)
         if inside(reply, "stop_type") == "word" and answer.finish != "stop":
             # the server leaves out the token that completed the stop string
@@ -165,7 +173,7 @@ class LlamaCpp:
     def cut(self, line: Line, text: str) -> list[int] | None:
         """See `Dialect.cut`."""
         body = {"content": text, "add_special": False, "parse_special": True}
-        return [int(each) for each in listed(inside(line.remote.post("/tokenize", body), "tokens"), "t")]
+        return wholes(inside(line.remote.post("/tokenize", body), "tokens"), "tokens")
 
     def spelt(self, line: Line, tokens: Tokens) -> str | None:
         """See `Dialect.spelt`."""
@@ -175,7 +183,11 @@ class LlamaCpp:
 
 def _described(models: Mapping[str, Any], model: str) -> Mapping[str, Any]:
     """``meta`` of the model that is meant, or of the only one."""
-    rows = [each for each in models.get("data") or [] if isinstance(each, dict)]
-    named = [each for each in rows if model in (each.get("id"), *(each.get("aliases") or []))]
-    meta = (named or rows or [{}])[0].get("meta")
+    found = rows(models.get("data"))
+    named = [each for each in found if model == each.get("id") or model in _list(each.get("aliases"))]
+    meta = (named or found or [{}])[0].get("meta")
     return meta if isinstance(meta, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -17,10 +17,13 @@ from quantgate.engines.http.lines import (
     Line,
     Way,
     check_count,
+    check_ended,
     cut_text,
     inside,
+    likeliest,
     listed,
-    number,
+    rows,
+    table,
     told,
 )
 from quantgate.engines.http.openai import chosen
@@ -44,8 +47,8 @@ class Ollama:
         version = told(remote, "/api/version").get("version")
         if not isinstance(version, str):
             return None
-        rows = [each for each in told(remote, "/api/tags").get("models") or [] if isinstance(each, dict)]
-        row = chosen([{**each, "id": each.get("name")} for each in rows], model, remote.who)
+        known = rows(told(remote, "/api/tags").get("models"))
+        row = chosen([{**each, "id": each.get("name")} for each in known], model, remote.who)
         if row is None:
             return None
         about = row.get("details")
@@ -57,9 +60,8 @@ class Ollama:
     def top(self, line: Line, tokens: Tokens, count: int) -> list[Likely]:
         """See `Dialect.top`."""
         reply = _generate(line, tokens, {"num_predict": 1}, {"logprobs": True, "top_logprobs": count})
-        rows = listed(inside(reply, "logprobs", 0, "top_logprobs"), "likeliest tokens")
-        likely = [Likely(str(inside(row, "token")), number(inside(row, "logprob"))) for row in rows]
-        return sorted(likely, key=lambda each: -each.logprob)
+        shown = listed(inside(reply, "logprobs", 0, "top_logprobs"), "likeliest tokens")
+        return likeliest((inside(row, "token"), inside(row, "logprob"), None) for row in shown)
 
     def generate(self, line: Line, request: Generate) -> GenerateResponse:
         """See `Dialect.generate`: text alone."""
@@ -68,9 +70,11 @@ class Ollama:
             options["stop"] = list(request.stop)
         reply = _generate(line, request.prompt, options, {})
         count = reply.get("eval_count")
-        count = count if isinstance(count, int) and count > 0 else 0
+        count = count if isinstance(count, int) and 0 < count < 1 << 31 else 0
         line.spend(count)
-        return cut_text(request, str(inside(reply, "response")), count, full=reply.get("done_reason") == "length")
+        full = reply.get("done_reason") == "length"
+        check_ended(request, count or request.max_new_tokens, full=full)
+        return cut_text(request, str(inside(reply, "response")), count, full=full)
 
     def cut(self, line: Line, text: str) -> list[int] | None:
         """See `Dialect.cut`: prompts are counted instead."""
@@ -86,7 +90,7 @@ def _generate(line: Line, tokens: Tokens, options: dict[str, Any], more: dict[st
         "model": line.model, "prompt": line.codec.text(tokens), "raw": True, "stream": False,
         "options": {**_PLAIN, **options}, **more,
     }  # fmt: skip
-    reply = line.ask("/api/generate", body, len(tokens) + 1)
+    reply = table(line.ask("/api/generate", body, len(tokens) + 1), "answer")
     inside(reply, "done")
     check_count(reply.get("prompt_eval_count"), tokens, needed=True)
-    return dict(reply)
+    return reply

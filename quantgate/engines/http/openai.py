@@ -7,6 +7,7 @@ comes back is counted against what was sent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,18 +24,23 @@ from quantgate.engines.http.lines import (
     Scored,
     Way,
     check_count,
+    check_ended,
     cut_answer,
     cut_text,
     inside,
+    likeliest,
     listed,
     number,
+    rows,
+    table,
     told,
+    wholes,
 )
 from quantgate.engines.http.topk import TopK
 
 PATH: Final = "/v1/completions"
 _FEW: Final = 4  # stop strings that every server takes
-_NUMBERED: Final = "token_id:"
+_NUMBERED: Final = re.compile(r"token_id:([0-9]{1,9})")
 _LM_STUDIO: Final = "/api/v0/models"
 
 
@@ -48,10 +54,10 @@ class PromptLogprobs(Plain):
         """See `Way.scores`: one call."""
         body = {"model": line.model, "prompt": list(tokens), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
         reply = line.ask(PATH, body, len(tokens) + 1)
-        rows = listed(inside(reply, "choices", 0, "prompt_logprobs"), "prompt_logprobs")
-        if len(rows) != len(tokens):
-            raise NotOfferedError(f"{len(rows)} prompt_logprobs of {len(tokens)} tokens")
-        return [_of(row, token) for row, token in zip(rows[start:], tokens[start:], strict=True)]
+        found = listed(inside(reply, "choices", 0, "prompt_logprobs"), "prompt_logprobs")
+        if len(found) != len(tokens):
+            raise NotOfferedError(f"{len(found)} prompt_logprobs of {len(tokens)} tokens")
+        return [_of(row, token) for row, token in zip(found[start:], tokens[start:], strict=True)]
 
 
 def _of(row: Any, token: int) -> Scored:
@@ -81,7 +87,7 @@ class Echo(Plain):
         if len(values) not in (len(tokens), len(tokens) + 1):
             what = "echo is ignored" if len(values) <= 1 < len(tokens) else "it cuts the text otherwise, or adds tokens"
             raise NotOfferedError(f"{len(values)} log-probabilities of {len(tokens)} tokens: {what}")
-        tops = found.get("top_logprobs")
+        tops = inside(found, "top_logprobs")
         tops = tops if isinstance(tops, list) and len(tops) == len(values) else [None] * len(values)
         return [_echoed(values[at], tops[at]) for at in range(start, len(tokens))]
 
@@ -109,9 +115,7 @@ class OpenAi:
         Raises:
             UsageError: the server has several models, or none of that name.
         """
-        rows = told(remote, "/v1/models").get("data")
-        rows = [each for each in rows if isinstance(each, dict)] if isinstance(rows, list) else []
-        row = chosen(rows, model, remote.who)
+        row = chosen(rows(told(remote, "/v1/models").get("data")), model, remote.who)
         if row is None:
             return None
         version = told(remote, "/version").get("version", "")
@@ -120,8 +124,8 @@ class OpenAi:
         for key, value in (("root", row.get("root")), ("context", row.get("max_model_len"))):
             if isinstance(value, (str, int)) and value:
                 details[key] = value if isinstance(value, int) else value.rpartition("/")[2]
-        for each in told(remote, _LM_STUDIO).get("data") or []:
-            if isinstance(each, dict) and each.get("id") == row["id"]:
+        for each in rows(told(remote, _LM_STUDIO).get("data")):
+            if each.get("id") == row["id"]:
                 owner, details["quantization"] = "LM Studio", str(each.get("quantization", ""))
         server = "vLLM" if owner == "vllm" else owner if owner == "LM Studio" else self.name
         return Facts(server, str(row["id"]), str(version), details)
@@ -136,15 +140,11 @@ class OpenAi:
         check_count(_used(reply, "prompt_tokens"), tokens, needed=line.as_text)
         found = inside(reply, "choices", 0, "logprobs")
         if isinstance(found, dict) and "content" in found:
-            rows = listed(inside(found, "content", 0, "top_logprobs"), "likeliest tokens")
-            pairs = [(inside(each, "token"), inside(each, "logprob")) for each in rows]
+            shown = listed(inside(found, "content", 0, "top_logprobs"), "likeliest tokens")
+            pairs = [(inside(each, "token"), inside(each, "logprob")) for each in shown]
         else:
-            row = inside(found, "top_logprobs", 0)
-            if not isinstance(row, Mapping):
-                raise NotOfferedError("no likeliest tokens in the reply")
-            pairs = list(row.items())
-        likely = [Likely(str(text), number(value), _numbered(str(text))) for text, value in pairs]
-        return sorted(likely, key=lambda each: -each.logprob)
+            pairs = list(table(inside(found, "top_logprobs", 0), "likeliest tokens").items())
+        return likeliest((text, value, _numbered(str(text))) for text, value in pairs)
 
     def generate(self, line: Line, request: Generate) -> GenerateResponse:
         """See `Dialect.generate`: token ids if the server takes them, otherwise text that is read as they were."""
@@ -158,13 +158,17 @@ class OpenAi:
         check_count(_used(reply, "prompt_tokens"), request.prompt, needed=line.as_text)
         choice = inside(reply, "choices", 0)
         reason = inside(choice, "finish_reason")
-        if isinstance(ids := choice.get("token_ids"), list) and reason == "length":
+        if isinstance(choice.get("token_ids"), list) and reason == "length":
+            ids = wholes(choice["token_ids"], "tokens")
             line.spend(len(ids))
-            return cut_answer(line, request, [int(each) for each in ids])
+            check_ended(request, len(ids), full=True)
+            return cut_answer(line, request, ids)
         count = _used(reply, "completion_tokens")
         line.spend(count)
+        check_ended(request, count or request.max_new_tokens, full=reason == "length")
         answer = cut_text(request, str(inside(choice, "text")), count, full=reason == "length")
-        if reason == "stop" and request.stop and choice.get("stop_reason") in request.stop:
+        matched = choice.get("stop_reason")
+        if reason == "stop" and isinstance(matched, str) and matched in request.stop:
             return GenerateResponse(answer.text, answer.n_tokens, "stop")
         return answer
 
@@ -173,7 +177,7 @@ class OpenAi:
         if line.server != "vLLM":
             return None
         body = {"model": line.model, "prompt": text, "add_special_tokens": False}
-        return [int(each) for each in listed(inside(line.remote.post("/tokenize", body), "tokens"), "t")]
+        return wholes(inside(line.remote.post("/tokenize", body), "tokens"), "tokens")
 
     def spelt(self, line: Line, tokens: Tokens) -> str | None:
         """See `Dialect.spelt`: vLLM alone has it."""
@@ -187,22 +191,22 @@ def _used(reply: Any, name: str) -> int:
     """A number of tokens out of ``usage``; 0 where it is not told."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 < count < 1 << 31 else 0
 
 
 def _numbered(text: str) -> int | None:
-    return int(text.removeprefix(_NUMBERED)) if text.startswith(_NUMBERED) and text[9:].isdigit() else None
+    return int(found[1]) if (found := _NUMBERED.fullmatch(text)) else None
 
 
-def chosen(rows: list[dict[str, Any]], model: str, who: str) -> dict[str, Any] | None:
+def chosen(known: list[dict[str, Any]], model: str, who: str) -> dict[str, Any] | None:
     """The row (by ``id``) of the model that is meant; None of no rows. Raises UsageError where that is not clear."""
-    names = [str(row["id"]) for row in rows if row.get("id")]
+    names = [name for row in known if isinstance(name := row.get("id"), str) and name]
     if not names:
         return None
     if not model and len(names) == 1:
         model = names[0]
     if model in names:
-        return next(row for row in rows if row.get("id") == model)
+        return next(row for row in known if row.get("id") == model)
     found = f"no model {model!r} there" if model else f"{len(names)} models there"
     shown = ", ".join(names[:6])
     raise UsageError(who, found, expected=f"one of {shown}", hint="name it behind the address: http://…/v1#NAME")

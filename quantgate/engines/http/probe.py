@@ -16,7 +16,7 @@ from quantgate.core.errors import EngineError, UsageError
 from quantgate.core.remote import BUDGET, Remote, RemoteError
 from quantgate.core.requests import Generate, Tokens
 from quantgate.engines.http.dialects import DIALECTS
-from quantgate.engines.http.lines import Codec, Dialect, Facts, Line, NotOfferedError, Way, changed
+from quantgate.engines.http.lines import Codec, Dialect, Facts, Line, NotOfferedError, Way, changed, unlike
 
 KNOWN: Final = "The ferry left the harbour at seven in the morning, and by noon it had reached the island of"
 _MARKED: Final = "Name the capital of France."
@@ -66,16 +66,19 @@ class Server:
     notes: tuple[str, ...] = ()
 
     def canary(self) -> Canary:
-        """What it says now about a known string."""
+        """What it says now about a known string. Raises RemoteError where that is nothing."""
         tokens = _tokens(self.free.codec, KNOWN)
-        if self.way is not None:
-            return Canary(_sample(self.way, self.free, tokens))
-        return Canary(text=self.dialect.generate(self.free, Generate(tokens, _NEW)).text)
+        try:
+            if self.way is not None:
+                return Canary(_sample(self.way, self.free, tokens))
+            return Canary(text=self.dialect.generate(self.free, Generate(tokens, _NEW)).text)
+        except NotOfferedError as error:
+            raise unlike(self.free.remote.who, error) from error
 
     def check_same(self, before: Canary) -> None:
         """Raise ChangedError when its facts are others, or it answers a known string otherwise than ``before``."""
         try:
-            facts = self.dialect.facts(self.free.remote, self.line.model)
+            facts = _facts(self.dialect, self.free.remote, self.line.model)
         except UsageError as error:
             raise changed(self.free.remote.who, error.found) from error
         if facts != self.facts:
@@ -121,13 +124,19 @@ def probe(remote: Remote, model: str, tokenizer: Any) -> Server:
 def recognised(remote: Remote, model: str) -> tuple[Dialect, Facts]:
     """The dialect that the server speaks, and what it says of itself; raises as `probe`."""
     for dialect in DIALECTS:
-        if (facts := dialect.facts(remote, model)) is not None:
+        if (facts := _facts(dialect, remote, model)) is not None:
             return dialect, facts
     _check_let_in(remote)
     raise EngineError(
         remote.who, f"{remote.shown(remote.base)} speaks no API that is known here",
         expected="a server of " + ", ".join(dialect.name for dialect in DIALECTS), hint=_HINT,
     )  # fmt: skip
+
+
+def _facts(dialect: Dialect, remote: Remote, model: str) -> Facts | None:
+    """See `Dialect.facts`; nothing of them is fit for a record as it comes."""
+    found = dialect.facts(remote, model)
+    return found and found.fit_to_record(remote)
 
 
 def _check_let_in(remote: Remote) -> None:

@@ -17,7 +17,7 @@ from quantgate.core.errors import EngineError
 from quantgate.core.remote import RemoteError, SpentError
 from quantgate.core.requests import Generate, Likelihood, Request, Response, Rolling, RollingResponse, Sink, Tokens
 from quantgate.engines.http.flight import MOST, Flight
-from quantgate.engines.http.lines import NotOfferedError
+from quantgate.engines.http.lines import NotOfferedError, unlike
 from quantgate.engines.http.probe import Canary, Server
 from quantgate.engines.protocol import Capabilities, Job, Setting, Weights
 
@@ -79,7 +79,8 @@ class HttpEngine:
     def __post_init__(self) -> None:
         # more questions than slots would take each other's cached prefix away
         most = min(MOST, self.server.facts.slots or MOST)
-        self.flight = Flight(lambda: self.server.line.remote.complaints, most)
+        remote = self.server.line.remote
+        self.flight = Flight(lambda: remote.complaints, most, stop=remote.stop)
 
     def run(self, requests: Sequence[Request], sink: Sink, job: Job) -> dict[str, float]:
         """See `Engine.run`.
@@ -158,9 +159,7 @@ class HttpEngine:
             continuations = [request.continuation for request in group if isinstance(request, Likelihood)]
             return [*way.likelihoods(line, first.context, continuations)]
         except NotOfferedError as error:
-            raise RemoteError(
-                line.remote.who, str(error), expected="an answer of the kind it gave before", hint="look into its log"
-            ) from error
+            raise unlike(line.remote.who, error) from error
 
 
 def grouped(requests: Sequence[Request]) -> list[Indices]:

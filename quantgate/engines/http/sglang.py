@@ -19,12 +19,16 @@ from quantgate.engines.http.lines import (
     Plain,
     Scored,
     check_count,
+    check_ended,
     cut_answer,
     cut_text,
     inside,
+    likeliest,
     listed,
     number,
+    table,
     told,
+    whole,
 )
 
 _FACTS: Final = ("/get_model_info", "/model_info")
@@ -48,8 +52,8 @@ class Native(Plain):
 
 
 def _score(token: int, value: Any, top: Any) -> Scored:
-    if inside(value, 1) != token:
-        raise NotOfferedError(f"the log-probability of token {inside(value, 1)} where {token} was meant")
+    if (other := whole(inside(value, 1))) != token:
+        raise NotOfferedError(f"the log-probability of token {other} where {token} was meant")
     mine = number(inside(value, 0))
     return Scored(mine, mine >= number(inside(top, 0, 0)) - CLOSE)
 
@@ -60,8 +64,8 @@ def _generate(line: Line, tokens: Tokens, new: int, more: dict[str, Any], **samp
         "return_logprob": True, **more,
     }  # fmt: skip
     reply = line.ask("/generate", body, len(tokens) + 1)
-    meta = inside(reply, "meta_info")
-    check_count(meta.get("prompt_tokens") if isinstance(meta, dict) else None, tokens)
+    meta = table(inside(reply, "meta_info"), "meta_info")
+    check_count(meta.get("prompt_tokens"), tokens)
     return {**meta, "text": reply.get("text", ""), "output_ids": reply.get("output_ids")}
 
 
@@ -86,8 +90,7 @@ class SgLang:
         """See `Dialect.top`."""
         meta = _generate(line, tokens, 1, {"logprob_start_len": -1, "top_logprobs_num": count})
         rows = listed(inside(meta, "output_top_logprobs", 0), "likeliest tokens")
-        likely = [Likely("", number(inside(each, 0)), int(inside(each, 1))) for each in rows]
-        return sorted(likely, key=lambda each: -each.logprob)
+        return likeliest(("", inside(each, 0), inside(each, 1)) for each in rows)
 
     def generate(self, line: Line, request: Generate) -> GenerateResponse:
         """See `Dialect.generate`: token ids where they come back."""
@@ -96,12 +99,14 @@ class SgLang:
             sampling["stop"] = list(request.stop)
         meta = _generate(line, request.prompt, request.max_new_tokens, {"logprob_start_len": -1}, **sampling)
         rows = meta.get("output_token_logprobs")
-        ids = [int(inside(each, 1)) for each in rows] if isinstance(rows, list) else []
+        ids = [whole(inside(each, 1)) for each in rows] if isinstance(rows, list) else []
         line.spend(len(ids))
         reason = meta.get("finish_reason")
         kind = reason.get("type") if isinstance(reason, dict) else reason
+        count = len(ids) or whole(meta.get("completion_tokens") or 0, "number of tokens")
+        check_ended(request, count or request.max_new_tokens, full=kind == "length")
         if not ids:
-            return cut_text(request, str(meta["text"]), int(meta.get("completion_tokens") or 0), full=kind == "length")
+            return cut_text(request, str(meta["text"]), count, full=kind == "length")
         answer = cut_answer(line, request, ids)
         matched = reason.get("matched") if isinstance(reason, dict) else None
         stopped = isinstance(matched, str) and matched in request.stop and answer.finish != "stop"

@@ -20,12 +20,15 @@ from quantgate.engines.http.lines import (
     NotOfferedError,
     Plain,
     Scored,
+    check_ended,
     cut_answer,
     inside,
+    likeliest,
     listed,
     number,
     summed,
     told,
+    whole,
 )
 
 _MOST_TOP: Final = 5
@@ -100,16 +103,16 @@ class Tgi:
         """See `Dialect.top`: five at most."""
         details = _details(line, tokens, 1, {"top_n_tokens": min(count, _MOST_TOP)})
         rows = listed(inside(details, "top_tokens", 0), "likeliest tokens")
-        likely = [Likely(str(inside(row, "text")), number(inside(row, "logprob")), inside(row, "id")) for row in rows]
-        return sorted(likely, key=lambda each: -each.logprob)
+        return likeliest((inside(row, "text"), inside(row, "logprob"), inside(row, "id")) for row in rows)
 
     def generate(self, line: Line, request: Generate) -> GenerateResponse:
         """See `Dialect.generate`: the prompt as text, the answer in tokens."""
         stop = {"stop": list(request.stop[:4])} if request.stop else {}
         details = _details(line, request.prompt, request.max_new_tokens, {"decoder_input_details": True, **stop})
         _same(details, request.prompt)
-        ids = [int(inside(row, "id")) for row in listed(inside(details, "tokens"), "tokens")]
+        ids = [whole(inside(row, "id")) for row in listed(inside(details, "tokens"), "tokens")]
         line.spend(len(ids))
+        check_ended(request, len(ids), full=details.get("finish_reason") == "length")
         return cut_answer(line, request, ids)
 
     def cut(self, line: Line, text: str) -> list[int] | None:

@@ -233,7 +233,8 @@ def sglang_generate(server, body):
     sampling = body["sampling_params"]
     ids = server.said(tokens, sampling["max_new_tokens"], sampling.get("stop_token_ids", ()))
     start = body["logprob_start_len"]
-    meta = {"prompt_tokens": len(tokens), "completion_tokens": len(ids), "finish_reason": {"type": "length"}}
+    reason = "stop" if ids[-1:] and ids[-1] in sampling.get("stop_token_ids", ()) else "length"
+    meta = {"prompt_tokens": len(tokens), "completion_tokens": len(ids), "finish_reason": {"type": reason}}
     if start >= 0:
         values = [None, *[server.value(value) for value in server.table.scores(tokens)]]
         rows = [[value, at, server.text([at])] for value, at in zip(values, tokens, strict=True)][start:]
