@@ -317,14 +317,13 @@ def inside(reply: Any, *path: str | int) -> Any:
     """What lies at ``path`` in a reply. Raises NotOfferedError naming what is missing."""
     found = reply
     for at, step in enumerate(path):
-        kind = dict if isinstance(step, str) else list
+        fits = isinstance(found, dict if isinstance(step, str) else list)
         try:
-            if not isinstance(found, kind):
-                raise KeyError(step)
-            found = found[step]
-        except (KeyError, IndexError) as error:
-            place = ".".join(map(str, path[: at + 1]))
-            raise NotOfferedError(f"no {place} in the reply") from error
+            found = found[step] if fits else None
+        except (KeyError, IndexError):
+            fits = False
+        if not fits:
+            raise NotOfferedError(f"no {'.'.join(map(str, path[: at + 1]))} in the reply")
     return found
 
 
