@@ -202,6 +202,34 @@ class SlimSettings:
 
 
 @dataclass(frozen=True)
+class OmniQuantSettings:
+    """The defaults are the paper's. ``epochs`` of ``step_tokens`` tokens (whole samples) a step; ``clip_rate`` and
+    ``scale_rate``: learning rates of ranges and of scales; ``start``: of the ranges' logits.
+
+    ``transform``: inputs are scaled, too, at first as by SmoothQuant with ``alpha``. ``both``: the outputs of the
+    16-bit block on the quantized model's inputs are aimed at, too. ``salience``: bits of groups differ (SliM-LLM).
+    """
+
+    bits: int
+    group_size: int = 128
+    epochs: int = 20
+    step_tokens: int = 2048
+    clip_rate: float = 5e-3
+    scale_rate: float = 1e-2
+    start: float = 4.0
+    transform: bool = False
+    alpha: float = 0.5
+    both: bool = False
+    salience: bool = False
+
+    def __post_init__(self) -> None:
+        check_grid(self.bits)
+        check_sizes("omniquant", self, "group_size", "epochs", "step_tokens")
+        if self.transform and self.salience:
+            raise MethodError("omniquant", "transform and salience together", expected="one of them")
+
+
+@dataclass(frozen=True)
 class EasyQuantSettings:
     """``sigmas``: distance from the mean, in standard deviations, from which a weight is an outlier (paper: 2.5 to 3).
 
@@ -351,3 +379,28 @@ class CacheSettings:
     def bits_effective(self) -> float:
         """Bits per element with a 16-bit scale and a zero point a group."""
         return self.bits + (16 + self.bits) / self.group_size
+
+
+@dataclass(frozen=True)
+class StoredCacheSettings:
+    """A key/value cache of codes, as in KIVI. ``group_size``: tokens of a channel's keys, or channels of a token's
+    values, that share a range. ``residual``: newest tokens that stay as they are, whole groups.
+
+    Raises:
+        MethodError: bits that do not fill bytes, or a residual that is not whole groups.
+    """
+
+    bits: int = 2
+    group_size: int = 32
+    residual: int = 128
+
+    def __post_init__(self) -> None:
+        check_sizes("stored cache", self, "group_size", "residual")
+        if self.bits not in (2, 4, 8):
+            raise MethodError("stored cache", f"{self.bits} bits", expected="2, 4 or 8 bits")
+        if self.group_size * self.bits % 8 or self.group_size < 1 or self.residual % self.group_size:
+            raise MethodError(
+                "stored cache",
+                f"a residual of {self.residual} tokens in groups of {self.group_size}",
+                expected="whole groups, and whole bytes of codes",
+            )

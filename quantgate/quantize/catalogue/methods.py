@@ -11,7 +11,7 @@ from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
 from quantgate.core.registry import check_packages, with_packages
 from quantgate.quantize.base import Algorithm, Method
-from quantgate.quantize.catalogue import rotated, transformed
+from quantgate.quantize.catalogue import learned, rotated, transformed
 from quantgate.quantize.catalogue.plugins import MethodPlugin, check_rows, installed_plugins, merged, table_of
 from quantgate.quantize.settings import (
     AwqSettings,
@@ -60,6 +60,7 @@ _OWN_ALGORITHMS: Final[dict[str, Callable[[Any], Algorithm]]] = {
     "hqq": Later("algorithms.hqq", "Hqq"),
     "llm_int8": Later("algorithms.bnb", "Int8"),
     "bnb_4bit": Later("algorithms.bnb", "Float4"),
+    "omniquant": Later("algorithms.omniquant", "OmniQuant"),
     "clipped_rtn": Later("algorithms.awq", "ClippedRtn"),
 }
 NO_WEIGHTS: Final = "none"  # the algorithm of rows that leave every weight as it is
@@ -317,6 +318,7 @@ _ROWS: Final = (
     *_FLOATS,
     *transformed.ROWS,
     *rotated.ROWS,
+    *learned.ROWS,
 )
 
 

@@ -164,9 +164,17 @@ def run_block(block: Block, batch: Batch, index: int) -> Tensor:
 
 
 def batches_of(
-    model: nn.Module, blocks: Sequence[Block], calibration: Calibration, who: str, *, ragged: bool
+    model: nn.Module,
+    blocks: Sequence[Block],
+    calibration: Calibration,
+    who: str,
+    *,
+    ragged: bool,
+    budget: int | None = None,
 ) -> list[Batch]:
     """The calibration set at the first block's boundary; ``ragged``: the model attends sample by sample.
+
+    ``budget``: most tokens of a batch, where it is more than one sample (None: what memory allows).
 
     Raises:
         MethodError: the set has no tokens.
@@ -175,10 +183,10 @@ def batches_of(
     texts = [sample for sample in calibration.samples if sample]
     if not texts:
         raise MethodError(who, f"calibration set {calibration.name!r} without tokens", expected="text")
-    lengths = [len(sample) for sample in texts]
+    lengths, most = [len(sample) for sample in texts], (budget,) if budget else ()
     if ragged:
-        rows = [[texts[index] for index in row] for row in plan_rows(lengths)]
+        rows = [[texts[index] for index in row] for row in plan_rows(lengths, *most)]
         ids = [torch.tensor([[token for sample in row for token in sample]], device=device) for row in rows]
         return [capture(model, blocks, each, None, [len(x) for x in row]) for each, row in zip(ids, rows, strict=True)]
-    padded = [_pad([texts[index] for index in batch], device) for batch in plan_batches(lengths)]
+    padded = [_pad([texts[index] for index in batch], device) for batch in plan_batches(lengths, *most)]
     return [capture(model, blocks, ids, keep) for ids, keep in padded]

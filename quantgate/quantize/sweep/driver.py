@@ -33,8 +33,10 @@ from quantgate.quantize.numerics.ragged import attention_of
 from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.settings import ActivationSettings, Need
 from quantgate.quantize.sweep.batches import Batch, Stop, batches_of, capture, run_block
-from quantgate.quantize.sweep.results import dequantized, quantized
+from quantgate.quantize.sweep.learning import LearnedBlock, rounded_inputs
+from quantgate.quantize.sweep.results import dequantized, learned, quantized
 from quantgate.quantize.transforms.activations import static_grid
+from quantgate.quantize.transforms.blocks import BlockAlgorithm, learns
 from quantgate.quantize.transforms.fold import Fold, Transformation, apply, find_folds, restored
 
 Results = dict[str, LayerResult]
@@ -146,7 +148,12 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
         batches = batches_of(model, blocks, calibration, who, ragged=ragged) if calibration and not given else []
         if given:
             _check_given([name for block in blocks for name in block.linears], jobs)
-        walks = _walks(blocks, jobs, batches, given)
+        learning = {id(job): learner for job in jobs if (learner := _learner(blocks, job))}
+        walks = _walks(blocks, [job for job in jobs if id(job) not in learning], batches, given)
+        for job in jobs:
+            if (learner := learning.get(id(job))) and calibration and not given:
+                steps = batches_of(model, blocks, calibration, who, ragged=ragged, budget=learner.step_tokens)
+                walks.append(_LearningWalk(job, learner, steps, keep=len(jobs) > 1))
         probe = probe_of(model, blocks)
         for index, block in enumerate(blocks):
             progress.step(f"{who}: quantizing blocks", index, len(blocks))
@@ -212,7 +219,21 @@ def _place(block: Block, index: int, count: int, probe: Batch, jobs: Sequence[Jo
 
 
 def _transforms(job: Job, place: _Place) -> bool:
-    return any(job.transformation(stage.names) for stage in place.stages)
+    wanted = any(job.transformation(stage.names) for stage in place.stages)
+    return wanted or any(learns(each) and each.scales for each in job.algorithms(place.block.linears))
+
+
+def _learner(blocks: Sequence[Block], job: Job) -> BlockAlgorithm | None:
+    """The algorithm that learns whole blocks, if the job has one.
+
+    Raises:
+        MethodError: another algorithm beside it.
+    """
+    found = job.algorithms(name for block in blocks for name in block.linears)
+    learners = [each for each in found if learns(each)]
+    if learners and len(found) > 1:
+        raise MethodError(job.who, "a method that learns whole blocks beside another", expected="it alone, or none")
+    return learners[0] if learners else None
 
 
 def _check_given(names: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -258,6 +279,8 @@ def _walks(
 
 
 def _takes_data(algorithm: Algorithm) -> bool:
+    if learns(algorithm):
+        return True
     if hasattr(algorithm, "needs"):
         return bool(algorithm.needs)
     return algorithm.statistics(1, torch.device("cpu")) is not None
@@ -381,6 +404,62 @@ class _Walk:
         algorithms = {id(each): each for job in self.jobs for each in job.algorithms(stage.names)}
         needs = frozenset[Need]().union(*(job.needs(stage.names) for job in self.jobs))
         return StageStatistics(list(algorithms.values()), needs, stage.first.in_features, stage.first.weight.device)
+
+
+class _LearningWalk(_Walk):
+    """One job whose algorithm learns a block as a whole: what it should give is what the 16-bit model gives there."""
+
+    def __init__(self, job: Job, learner: BlockAlgorithm, batches: list[Batch], *, keep: bool) -> None:
+        super().__init__([job], learner.order, batches, keep)
+        self.learner, self.originals = learner, [replace(each) for each in batches]
+
+    def _step(self, place: _Place) -> None:
+        (job,), block = self.jobs, place.block
+        wanted = [run_block(block, each, place.index) for each in self.originals]
+        targets = [[each] for each in wanted]
+        if self.learner.both:
+            targets = [[*found, each] for found, each in zip(targets, self._outputs(place), strict=True)]
+        outputs: list[Tensor] = []
+        kept = list(block.module.modules()) if self.keep else []
+        with restored(kept), rounded_inputs(block.linears, job.activations, job.who):
+            self._learn(job, place, targets)
+            if not place.last:
+                outputs = self._outputs(place)
+        for original, batch, hidden, output in zip(self.originals, self.batches, wanted, outputs, strict=False):
+            original.hidden, batch.hidden = hidden, output
+
+    def _learn(self, job: Job, place: _Place, targets: Sequence[Sequence[Tensor]]) -> None:
+        """Quantize the block's layers and put them into the model, folded scales too."""
+        names = [name for name in place.block.linears if job.algorithm(name) is not None]
+        if not names:
+            return
+        scales = self._learned(job, place, targets, names)
+        job.masters.clear()
+        for fold, scale in scales:
+            apply(fold, scale, job.masters)
+            job.folds[fold.stage.names[0]] = fold.source
+        _keep_changed(job, place, [fold for fold, _ in scales])
+        for name in names:
+            linear = place.block.linears[name]
+            weight = dequantized(job.results[name], linear.weight.dtype, linear.weight.shape, f"{job.who}: {name}")
+            replace_weight(linear, weight)
+
+    def _learned(
+        self, job: Job, place: _Place, targets: Sequence[Sequence[Tensor]], names: Sequence[str]
+    ) -> list[tuple[Fold, Tensor]]:
+        """What the algorithm makes of the block; the results are the job's, the scales are given back."""
+        statistics: dict[str, Statistics | None] = dict.fromkeys(names)
+        if self.learner.statistics(1, torch.device("cpu")) is not None:
+            _, found = self._collect(place, place.stages, outputs=False)
+            statistics |= {name: each.of(self.learner) for stage, each in found.items() for name in stage}
+        masters = {name: place.block.linears[name].weight.detach().to(torch.float32) for name in names}
+        folds = [
+            fold for fold in place.folds if {*fold.stage.names, *([] if fold.is_norm else [fold.source])} <= {*names}
+        ]
+        task = LearnedBlock(place.block, place.index, self.batches, targets, masters, folds, statistics)
+        results, scales = learned(self.learner, task, job.who)
+        job.results |= results
+        return scales
 
 
 def _transform(

@@ -14,6 +14,8 @@ from torch import Tensor
 from quantgate.core.errors import MethodError
 from quantgate.core.requests import is_number
 from quantgate.quantize.base import Algorithm, LayerResult, Statistics
+from quantgate.quantize.transforms.blocks import BlockAlgorithm, BlockTask
+from quantgate.quantize.transforms.fold import Fold
 
 
 def quantized(
@@ -38,6 +40,21 @@ def quantized(
         if wrong := _wrong(result, weight):
             raise MethodError(f"{who}: {name}", f"the algorithm gave {wrong}")
     return list(found)
+
+
+def learned(
+    algorithm: BlockAlgorithm, task: BlockTask, who: str
+) -> tuple[dict[str, LayerResult], list[tuple[Fold, Tensor]]]:
+    """``algorithm.learn`` of a block's layers; raises as `quantized`."""
+    try:
+        results, scales = algorithm.learn(task)
+    except MethodError as error:
+        layers = f"{who}: {next(iter(task.weights))} and its block"
+        raise MethodError(layers, error.found, expected=error.expected, hint=error.hint) from error
+    for name, weight in task.weights.items():
+        if wrong := _wrong(results.get(name), weight):
+            raise MethodError(f"{who}: {name}", f"the algorithm gave {wrong}")
+    return results, scales
 
 
 def _wrong(result: object, weight: Tensor) -> str:

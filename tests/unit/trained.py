@@ -1,0 +1,67 @@
+"""A small model that has learned something: rounding it costs what it costs a real one, unlike random weights."""
+
+import functools
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core.progress import Silent
+from quantgate.quantize.calibration.samples import Calibration
+from quantgate.subjects.make import quantize_checkpoint
+from tests.unit.conftest import VOCABULARY, tiny_config
+
+LENGTH = 32
+STEPS = 120
+
+
+def sentences(count: int, seed: int) -> torch.Tensor:
+    """Token ids [count, LENGTH] of a made-up language: every token has four followers, of known odds."""
+    table = torch.randint(3, VOCABULARY, (VOCABULARY, 4), generator=torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randint(3, VOCABULARY, (count, 1), generator=generator)
+    choices = torch.multinomial(torch.tensor([0.7, 0.2, 0.07, 0.03]), count * LENGTH, True, generator=generator)
+    for choice in choices.view(LENGTH, count)[1:]:
+        found = torch.cat([found, table[found[:, -1], choice].unsqueeze(1)], 1)
+    return found
+
+
+@functools.cache
+def _weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config()).float().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    text = sentences(16 * STEPS, 1)
+    for step in range(STEPS):
+        batch = text[16 * step : 16 * step + 16]
+        optimizer.zero_grad()
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+    return {name: tensor.detach().to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+
+
+def trained_llama() -> LlamaForCausalLM:
+    """Trained once a process, then copied."""
+    model = LlamaForCausalLM(tiny_config()).to(torch.bfloat16)
+    model.load_state_dict(_weights())
+    return model.eval()
+
+
+def loss_of(model: torch.nn.Module) -> float:
+    """Mean negative log-likelihood of held-out sentences, in float32."""
+    text = sentences(64, 2)
+    with torch.no_grad():
+        return float(model.float()(text, labels=text).loss)
+
+
+def lessons() -> Calibration:
+    """Sentences to calibrate with, which neither the training nor the held-out ones hold."""
+    return Calibration("sentences", "made up", tuple(map(tuple, sentences(48, 3).tolist())), (), 3)
+
+
+def loss_quantized(method, model_dir: Path, target: Path) -> float:
+    """`loss_of` the checkpoint that ``method`` makes of ``model_dir``."""
+    given = lessons() if method.needs_calibration else None
+    quantize_checkpoint(model_dir, method, given, target, progress=Silent())
+    return loss_of(load_quantized(target, torch.float32))
