@@ -151,7 +151,7 @@ class OmniQuant:
             results[name] = LayerResult(stored, float(error / weight.square().sum().clamp(min=1e-30)))
         return results, [(fold, scale.detach()) for fold, scale in scales]
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]  # torch's
+    @torch.enable_grad()
     def _train(
         self, task: BlockTask, ranges: Mapping[str, LearnedRange], scales: Sequence[tuple[Fold, Tensor]]
     ) -> None:
@@ -165,7 +165,7 @@ class OmniQuant:
             if not bool(torch.isfinite(loss)):
                 raise MethodError(_WHO, f"a loss of {float(loss)} while learning", expected="a finite loss")
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             for each in factors:
                 each.data.clamp_(min=_SMALLEST_FACTOR)

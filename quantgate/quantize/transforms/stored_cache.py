@@ -27,7 +27,7 @@ class Codes:
     """A tensor as codes, with a range for every run of ``size`` entries of its last dimension."""
 
     def __init__(self, values: Tensor, bits: int, size: int) -> None:
-        runs = values.unflatten(-1, (-1, size))
+        runs = values.reshape(*values.shape[:-1], -1, size)
         self.low = runs.amin(-1, keepdim=True)
         self.scale = (runs.amax(-1, keepdim=True) - self.low) / (2**bits - 1)
         steps = torch.where(self.scale == 0, torch.zeros_like(runs), (runs - self.low) / self.scale)
@@ -36,17 +36,18 @@ class Codes:
     def values(self) -> Tensor:
         """The numbers that the codes stand for."""
         codes = _unpacked(self.packed, self.bits).to(self.low.dtype)
-        return (codes.unflatten(-1, (self.low.shape[-2], -1)) * self.scale + self.low).flatten(-2)
+        runs = codes.view(*codes.shape[:-1], self.low.shape[-2], -1)
+        return torch.addcmul(self.low, runs, self.scale).flatten(-2)
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes and ranges."""
-        return self.packed.nbytes + self.low.nbytes + self.scale.nbytes
+        return int(self.packed.nbytes + self.low.nbytes + self.scale.nbytes)
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
     """uint8 codes ``[..., n]`` as bytes ``[..., n * bits / 8]``, low bits first."""
-    parts = codes.unflatten(-1, (-1, _BYTE // bits))
+    parts = codes.reshape(*codes.shape[:-1], -1, _BYTE // bits)
     found = parts[..., 0].clone()
     for at in range(1, _BYTE // bits):
         found |= parts[..., at] << (bits * at)
@@ -69,6 +70,8 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not ty
     def __init__(self, settings: StoredCacheSettings) -> None:
         super().__init__()
         self.settings, self.length = settings, 0
+        self.keys: Tensor
+        self.values: Tensor
         self.coded_keys: Codes | None = None
         self.coded_values: Codes | None = None
 
