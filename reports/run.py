@@ -16,6 +16,7 @@ from quantgate.reports.report import Report, RunFacts
 from quantgate.reports.reporters import drawn, rendered
 from quantgate.studies.derived import derive
 from quantgate.studies.shift_record import shift_record
+from quantgate.studies.steps import steps_record
 from quantgate.verdict.family import alone, alone_words, family_size, green
 from quantgate.verdict.policy import Correction, FamilyExit
 from quantgate.verdict.seal import EVIDENCE, EvidenceFile, finite, seal_of, text_digest
@@ -152,7 +153,9 @@ class Run:
             notes=tuple(self.notes),
             evidence=self.evidence,
             studies=tuple(
-                study for study in (shift_record(self.results, self.evidence.sides, self.subjects),) if study
+                study
+                for draw in (shift_record, steps_record)
+                if (study := draw(self.results, self.evidence.sides, self.subjects))
             ),
         )
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.reports import shift
+from quantgate.reports import shift, steps
 from quantgate.reports.shift import Matrix
 from quantgate.studies.shift_record import STUDY
+from quantgate.studies.steps import STUDY as STEPS
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ def _shift(record: Mapping[str, Any]) -> Shown:
     return Shown("Calibration study", tuple(shift.sentences(record)), matrices, (*matrices, *contrasts), picture)
 
 
-SHOWN: Final[Mapping[str, Callable[[Mapping[str, Any]], Shown]]] = {STUDY: _shift}
+def _steps(record: Mapping[str, Any]) -> Shown:
+    tables = (steps.table(record),) if record["steps"] else ()
+    return Shown("Which step lost what", tuple(steps.sentences(record)), tables, tables)
+
+
+SHOWN: Final[Mapping[str, Callable[[Mapping[str, Any]], Shown]]] = {STUDY: _shift, STEPS: _steps}
 
 
 def shown(records: Sequence[Mapping[str, Any]]) -> list[Shown]:

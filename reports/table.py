@@ -55,13 +55,18 @@ def subject_row(subject: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(subject.get("subject", subject["method"])),
         str(subject["bits_nominal"]),
-        number(float(subject["bits_effective"]), 3),
+        number(known(subject["bits_effective"]), 3),
         number(subject["bytes_on_disk"] / 2**20, 1),
         str(subject["fake_or_packed"]),
         name,
         number(float(subject["quantize_seconds"]), 1),
         "store" if subject["from_cache"] else "this run",
     )
+
+
+def known(value: float | None) -> float:
+    """A number of a record; NaN where JSON holds none (of a server that does not tell its size)."""
+    return math.nan if value is None else float(value)
 
 
 def digits_of(result: Result) -> int:

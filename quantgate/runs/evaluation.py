@@ -26,6 +26,7 @@ from quantgate.runs.reference import Reference
 from quantgate.runs.scoring import Scoring
 from quantgate.runs.subjects import Subjects, record_of
 from quantgate.store.store import Store
+from quantgate.studies.steps import FORMS
 from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.base import Task
@@ -99,7 +100,9 @@ class Evaluation:
 
     def subject_record(self, subject: Method | SubjectSpec) -> dict[str, Any]:
         """What the report says about a subject."""
-        return record_of(self.subject(subject))
+        spec = spec_of(subject)
+        forms = self.options.forms
+        return record_of(self.subject(spec)) | ({FORMS: list(forms)} if spec.method.id in forms else {})
 
     def model_record(self) -> dict[str, Any]:
         """What the report says about the reference."""

@@ -20,7 +20,8 @@ class Options:
     """What the user chose. ``shared``: other workers use this machine and this store at the same time.
     ``sequential``: stop asking a subject as soon as its verdict is certain. ``guided``: do so on items
     drawn by what the reference's outcomes tell. ``family``: how many cases are judged together; a regression is certain
-    only when it is so among that many. ``engine``: a row of the table of engines.
+    only when it is so among that many. ``engine``: a row of the table of engines. ``forms``: subjects that are one
+    model in several forms, in the order in which it goes through them.
     """
 
     model: str = "bundled"
@@ -35,6 +36,7 @@ class Options:
     selection: Selection = field(default_factory=Selection)
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
     engine: str = "torch"
+    forms: tuple[str, ...] = ()
 
     @property
     def setting(self) -> Setting:
