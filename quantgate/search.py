@@ -59,8 +59,8 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     Raises:
         UsageError: an unknown method or task, methods that cannot be mixed, too few items to hold some apart.
     """
-    _check_policy(args.policy)
-    methods = _mixable(args.methods)
+    check_policy(args.policy)
+    methods = mixable(args.methods, "--methods")
     data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
     tasks = select_tasks(args.tasks or ["kld_prose"], data, progress.note)
     check(args, methods, data, {"--out": args.out})
@@ -80,20 +80,21 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     return int(not (found.confirmed and found.confirmed.passes))
 
 
-def _check_policy(path: Path | None) -> None:
+def check_policy(path: Path | None) -> None:
+    """Raise UsageError for a policy that cannot be read."""
     try:
         load_policy(path)
     except PolicyError as error:
         raise UsageError(error.who, error.found, expected=error.expected, hint=error.hint) from error
 
 
-def _mixable(wanted: list[str]) -> list[Method]:
-    """Rows that quantize weights layer by layer. Raises UsageError for any other."""
+def mixable(wanted: list[str], who: str) -> list[Method]:
+    """Rows that quantize weights layer by layer. Raises UsageError of ``who`` for any other."""
     methods = get_methods(wanted)
     for method in methods:
         if method.algorithm == NO_WEIGHTS or method.transformation or method.activations or method.kv_cache:
             raise UsageError(
-                f"--methods {method.id}",
+                f"{who} {method.id}" if who.startswith("-") else who,
                 "it changes more than weights of single layers (scales folded into norms, inputs, keys and values)",
                 expected="rows of weights alone, for example rtn3, gptq4, hqq4, nf4",
             )

@@ -197,7 +197,12 @@ def _open_by_reference(model: ModelFiles, method: Method, workshop: Workshop) ->
     path, who = directory_of(method), f"candidate {method.id!r}"
     checkpoint = open_checkpoint(path, model.path, who)
     added = getattr(checkpoint, "added", None)
-    kept = (lambda name: name not in added) if added is not None else (lambda name: name == "lm_head")
+
+    def kept(name: str) -> bool:
+        if added is None:
+            return name == "lm_head"
+        return name not in added and name not in checkpoint.modules
+
     _check_all_there(model.path, checkpoint, who)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     source = hashlib.sha256("".join(sha256_file(file) for file in files if file.is_file()).encode()).hexdigest()

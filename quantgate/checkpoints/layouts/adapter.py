@@ -1,20 +1,21 @@
-"""LoRA adapters as peft saves them: their matrices are added to those of the 16-bit reference.
+"""LoRA adapters as peft saves them: their matrices are added to those of the 16-bit reference, or of a quantized base.
 
 ``weight + scale * B A`` with ``scale = alpha / r`` (``alpha / sqrt(r)`` for rank-stabilised ones), in float32. What an
-adapter may be beyond that (DoRA, trained embeddings, biases) is refused by name.
+adapter may be beyond that (DoRA, trained embeddings, biases) is refused by name. The base is a checkpoint in the folder
+``base`` of the adapter's own, and nowhere else: where ``base_model_name_or_path`` points is not followed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.findings import FACT, Finding
-from quantgate.checkpoints.layouts.protocol import StoredModule
+from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout, StoredModule
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.models.tensors import StoredTensor, read_header, read_tensor, stored
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG: Final = "adapter_config.json"
-_WEIGHTS: Final = "adapter_model.safetensors"
+WEIGHTS: Final = "adapter_model.safetensors"
+BASE: Final = "base"
+_FLOAT_BITS: Final = 16
 _NAME: Final = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
 _REFUSED: Final = (
     "use_dora", "modules_to_save", "layer_replication", "use_qalora", "use_bdlora", "trainable_token_indices",
@@ -33,8 +36,9 @@ _REFUSED: Final = (
 
 @dataclass(frozen=True)
 class Adapter:
-    """The row; see `Layout`."""
+    """The row; see `Layout`. ``layout_of``: finds the row of the base that lies beside an adapter."""
 
+    layout_of: Callable[[Path, str], Layout]
     name: str = "adapter"
 
     def recognises(self, place: Path, config: Mapping[str, Any]) -> bool:
@@ -56,29 +60,56 @@ class Adapter:
         if config.get("peft_type") != "LORA" or refused or config.get("bias", "none") != "none":
             found = ", ".join(f"{name} {config[name]!r}" for name in refused) or f"{config.get('peft_type')} adapter"
             raise ModelError(who, found, expected="a plain LoRA adapter", hint="merge it into the weights with peft")
-        if not (place / _WEIGHTS).is_file():
-            raise ModelError(who, f"no {_WEIGHTS}", expected="weights in safetensors", hint="finish the download")
-        return AdaptedCheckpoint(place, reference, config, who)
+        if not (place / WEIGHTS).is_file():
+            raise ModelError(who, f"no {WEIGHTS}", expected="weights in safetensors", hint="finish the download")
+        return AdaptedCheckpoint(place, reference, config, who, self._base(place / BASE, reference, who))
+
+    def _base(self, place: Path, reference: Path, who: str) -> Checkpoint | None:
+        """The quantized checkpoint beside an adapter; None where there is none.
+
+        Raises:
+            ModelError: also where it is an adapter itself, or quantizes more than weights: that would not be scored.
+        """
+        if not place.is_dir():
+            return None
+        layout = self.layout_of(place, who)
+        if layout.name == self.name:
+            raise ModelError(who, "an adapter on an adapter", expected="a checkpoint with weights in the folder 'base'")
+        if (place / "config.json").is_file() and _more_than_weights(place, who):
+            raise ModelError(
+                who, "its base quantizes inputs, or keys and values, too", expected="a base of quantized weights alone",
+                hint="judge the base without its adapter, as a candidate of its own",
+            )  # fmt: skip
+        return layout.open(place, reference, who)
 
 
-LAYOUT: Final = Adapter()
+def _more_than_weights(place: Path, who: str) -> bool:
+    """Whether something is quantized that unpacking weights would leave out of the verdict."""
+    from quantgate.checkpoints.declared import read_declared
+
+    declared = read_declared(place, who)
+    own = read_json(place / "config.json", who).get("quantization_config") or {}
+    parts = [own, *own.get("configs", [])]
+    lost = any({"activations", "kv_cache", "kv_cache_scheme"} & each.keys() for each in parts)
+    return lost or min(declared.activation_bits, declared.cache_bits) < _FLOAT_BITS
 
 
 @dataclass
 class AdaptedCheckpoint:
-    """The reference with the adapter added; see `Checkpoint`."""
+    """The reference, or the quantized checkpoint ``under`` the adapter, with the adapter added; see `Checkpoint`."""
 
     place: Path
     reference: Path
     settings: Mapping[str, Any]
     who: str
+    under: Checkpoint | None = None
     layout: str = "adapter"
     base: dict[str, StoredTensor] = field(default_factory=dict)
     added: dict[str, dict[str, StoredTensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.base = stored(self.reference)
-        for name, tensor in read_header(self.place / _WEIGHTS).items():
+        for name, tensor in read_header(self.place / WEIGHTS).items():
             match = _NAME.fullmatch(name)
             if match is None or f"{match['layer']}.weight" not in self.base:
                 raise ModelError(
@@ -95,44 +126,56 @@ class AdaptedCheckpoint:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The reference's."""
-        return read_json(self.reference / "config.json", self.who)
+        """The reference's, with what the base declares."""
+        own = read_json(self.reference / "config.json", self.who)
+        theirs = (self.under.config if self.under else {}).get("quantization_config")
+        return own | ({"quantization_config": theirs} if theirs else {})
 
-    @property
+    @cached_property
     def modules(self) -> Mapping[str, StoredModule]:
-        """None is quantized."""
-        return {}
+        """Those of the base, the bytes of the adapter counted among theirs; none of the 16-bit reference."""
+        return {
+            name: replace(each, nbytes=each.nbytes + sum(part.nbytes for part in self.added.get(name, {}).values()))
+            for name, each in (self.under.modules if self.under else {}).items()
+        }
 
     @cached_property
     def plain(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-        """Everything, as the reference holds it."""
+        """Everything else, as the base, or the reference, holds it."""
+        if self.under is not None:
+            return self.under.plain
         return {name: (each.dtype, each.shape) for name, each in self.base.items()}
 
     def weight(self, module: str) -> Tensor:
-        """Not asked: no module is quantized."""
-        return self.tensor(f"{module}.weight").float()
+        """The base's matrix, changed where the adapter changes it."""
+        if self.under is None:
+            return self.tensor(f"{module}.weight").float()
+        return self._changed(module, self.under.weight(module))
 
     def tensor(self, name: str) -> Tensor:
-        """The reference's tensor, changed where the adapter changes it (float32 then)."""
-        found: Tensor = read_tensor(self.base[name])
+        """A tensor of ``plain``, changed where the adapter changes it (float32 then)."""
+        found: Tensor = read_tensor(self.base[name]) if self.under is None else self.under.tensor(name)
         layer = name.removesuffix(".weight")
-        if layer not in self.added or layer == name:
-            return found
-        parts = {part: read_tensor(each).float() for part, each in self.added[layer].items()}
-        change: Tensor = self._scale(layer, len(parts["A"])) * (parts["B"] @ parts["A"])
-        return found.float() + change
+        return found if layer == name else self._changed(layer, found)
 
     def scales(self, module: str) -> Mapping[str, Tensor]:
-        """None."""
-        return {}
+        """The base's."""
+        return self.under.scales(module) if self.under else {}
 
     def suspicions(self) -> list[Finding]:
-        """How many matrices it changes, and on which model it was trained."""
+        """How many matrices it changes, and on which model it was trained; what the base's reader found."""
         trained = self.settings.get("base_model_name_or_path")
-        sentence = (
-            f"a LoRA adapter of {len(self.added)} matrices, trained on {trained!r}; added to the 16-bit reference"
-        )
-        return [Finding("adapter", FACT, sentence, tuple(self.added))]
+        onto = f"the {self.under.layout} checkpoint beside it" if self.under else "the 16-bit reference"
+        sentence = f"a LoRA adapter of {len(self.added)} matrices, trained on {trained!r}; added to {onto}"
+        found = [Finding("adapter", FACT, sentence, tuple(self.added))]
+        return found + (self.under.suspicions() if self.under else [])
+
+    def _changed(self, layer: str, weight: Tensor) -> Tensor:
+        if layer not in self.added:
+            return weight
+        parts = {part: read_tensor(each).float() for part, each in self.added[layer].items()}
+        change: Tensor = self._scale(layer, len(parts["A"])) * (parts["B"] @ parts["A"])
+        return weight.float() + change
 
     def _scale(self, layer: str, rank: int) -> float:
         patterns = self.settings.get("alpha_pattern") or {}

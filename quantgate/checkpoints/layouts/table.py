@@ -13,10 +13,6 @@ from quantgate.core.registry import rows_of
 from quantgate.models.files import read_json
 
 GROUP: Final = "quantgate.readers"
-_ROWS: Final[tuple[Layout, ...]] = (
-    gguf.LAYOUT, adapter.LAYOUT, native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, awq.AWQ,
-    awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, plain.LAYOUT,
-)  # fmt: skip
 
 
 @cache
@@ -42,6 +38,12 @@ def layout_of(place: Path, who: str) -> Layout:
         expected=f"one of {', '.join(layouts())}",
         hint="export the checkpoint in one of these layouts with the tool that made it",
     )
+
+
+_ROWS: Final[tuple[Layout, ...]] = (
+    gguf.LAYOUT, adapter.Adapter(layout_of), native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, awq.AWQ,
+    awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, plain.LAYOUT,
+)  # fmt: skip
 
 
 def open_checkpoint(place: Path, reference: Path | None, who: str) -> Checkpoint:
