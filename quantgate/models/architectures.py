@@ -38,21 +38,30 @@ QUANTIZABLE: Final = frozenset((
 ONLY_REFERENCE: Final = frozenset((
     "AXK1ForCausalLM", "AXK2ForCausalLM", "AfmoeForCausalLM", "AriaTextForCausalLM", "BambaForCausalLM",
     "BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM",
-    "BltForCausalLM", "Cohere2MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV4ForCausalLM",
-    "Ernie4_5_MoeForCausalLM", "ExaoneMoeForCausalLM", "FalconH1ForCausalLM", "FalconMambaForCausalLM",
-    "FlexOlmoForCausalLM", "GPT2LMHeadModel", "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM", "GptOssForCausalLM",
-    "GraniteMoeForCausalLM", "GraniteMoeHybridForCausalLM", "GraniteMoeSWAForCausalLM", "GraniteMoeSharedForCausalLM",
-    "HYV3ForCausalLM", "HYV4ForCausalLM", "HrmTextForCausalLM", "HunYuanMoEV1ForCausalLM", "InklingForCausalLM",
-    "JambaForCausalLM", "JetMoeForCausalLM", "KimiLinearForCausalLM", "LagunaForCausalLM", "Llama4ForCausalLM",
-    "LongcatFlashForCausalLM", "MBartForCausalLM", "MambaForCausalLM", "MarianForCausalLM", "MellumForCausalLM",
-    "MiMoV2FlashForCausalLM", "MiniMaxForCausalLM", "MiniMaxM2ForCausalLM", "MiniMaxM3VLForCausalLM",
-    "MixtralForCausalLM", "MvpForCausalLM", "NemotronHForCausalLM", "OlmoHybridForCausalLM", "OlmoeForCausalLM",
-    "OpenAIGPTLMHeadModel", "PLBartForCausalLM", "PegasusForCausalLM", "PhimoeForCausalLM", "Qwen2MoeForCausalLM",
-    "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM", "Qwen4ExpForCausalLM",
-    "RecurrentGemmaForCausalLM", "RwkvForCausalLM", "SolarOpenForCausalLM", "TrOCRForCausalLM", "WhisperForCausalLM",
+    "BltForCausalLM", "Cohere2MoeForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM",
+    "DeepseekV4ForCausalLM", "Dots1ForCausalLM", "Ernie4_5_MoeForCausalLM", "ExaoneMoeForCausalLM",
+    "FalconH1ForCausalLM", "FalconMambaForCausalLM", "FlexOlmoForCausalLM", "GPT2LMHeadModel", "Glm4MoeForCausalLM",
+    "Glm4MoeLiteForCausalLM", "GptOssForCausalLM", "GraniteMoeForCausalLM", "GraniteMoeHybridForCausalLM",
+    "GraniteMoeSWAForCausalLM", "GraniteMoeSharedForCausalLM", "HYV3ForCausalLM", "HYV4ForCausalLM",
+    "HrmTextForCausalLM", "HunYuanMoEV1ForCausalLM", "InklingForCausalLM", "JambaForCausalLM", "JetMoeForCausalLM",
+    "KimiLinearForCausalLM", "LagunaForCausalLM", "Llama4ForCausalLM", "LongcatFlashForCausalLM", "MBartForCausalLM",
+    "Mamba2ForCausalLM", "MambaForCausalLM", "MarianForCausalLM", "MellumForCausalLM", "MiMoV2FlashForCausalLM",
+    "MiniMaxForCausalLM", "MiniMaxM2ForCausalLM", "MiniMaxM3VLForCausalLM", "MixtralForCausalLM", "MvpForCausalLM",
+    "NemotronHForCausalLM", "OlmoHybridForCausalLM", "OlmoeForCausalLM", "OpenAIGPTLMHeadModel", "PLBartForCausalLM",
+    "PegasusForCausalLM", "PhimoeForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM",
+    "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM", "Qwen4ExpForCausalLM", "RecurrentGemmaForCausalLM",
+    "RwkvForCausalLM", "SolarOpenForCausalLM", "TrOCRForCausalLM", "WhisperForCausalLM",
 ))  # fmt: skip
 """They load, but their blocks hold more than linear layers: Conv1D, fused experts, state spaces, an encoder's part."""
 # --- end table
+
+SUCCESSORS: Final = {
+    "QWenLMHeadModel": "Qwen2.5 and Qwen3",
+    "BaichuanForCausalLM": "Qwen2.5 (Baichuan-M2 is one)",
+    "ChatGLMModel": "the GLM-4 checkpoints whose names end in -hf",
+    "ChatGLMForConditionalGeneration": "the GLM-4 checkpoints whose names end in -hf",
+}
+"""Models of the source papers that bring their own code, and the nearest ones that transformers has classes for."""
 
 
 def check_known(config: Mapping[str, Any], name: str) -> None:
@@ -73,8 +82,16 @@ def check_known(config: Mapping[str, Any], name: str) -> None:
         if own_code
         else f"architecture {', '.join(named) or 'unnamed'} is unknown",
         expected=f"one that transformers {importlib.metadata.version('transformers')} has a class for",
-        hint=f"did you mean {close[0]}?" if close and not own_code else "docs/methods.md lists those that work",
+        hint=_instead(named, "" if own_code or not close else close[0]),
     )
+
+
+def _instead(named: Sequence[str], close: str) -> str:
+    """What to take in the place of an architecture that cannot be loaded."""
+    successor = next((SUCCESSORS[each] for each in named if each in SUCCESSORS), "")
+    if successor:
+        return f"take a successor that needs none: {successor}"
+    return f"did you mean {close}?" if close else "docs/methods.md lists those that work"
 
 
 def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any, Final
 
 from quantgate.core import reading
-from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE
+from quantgate.models.architectures import ONLY_REFERENCE, QUANTIZABLE, SUCCESSORS
 from quantgate.quantize.base import Method, Settings
 from quantgate.quantize.catalogue.methods import ALGORITHMS, METHODS, NO_WEIGHTS, TRANSFORMATIONS, Later
 from quantgate.quantize.settings import as_settings
@@ -164,6 +164,11 @@ def _architectures() -> list[str]:
         "unless only candidates are judged:",
         "",
         *wrap(", ".join(sorted(ONLY_REFERENCE)) + ".", 120),
+        "",
+        "Code that a checkpoint brings along (`auto_map`) is never run. The source papers' own models need theirs;",
+        "nearest to them, and without it:",
+        "",
+        *(f"- `{name}`: {successor}." for name, successor in SUCCESSORS.items()),
         "",
     ]
 

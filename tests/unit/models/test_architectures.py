@@ -54,6 +54,10 @@ def test_no_architecture_is_in_both_lists_and_all_are_known_to_transformers():
         ),
         ({"architectures": ["LLamaForCausalLM"]}, r"did you mean LlamaForCausalLM\?"),
         ({"architectures": ["XForCausalLM"], "auto_map": {"AutoModel": "x.X"}}, r"needs its own Python code"),
+        (
+            {"architectures": ["QWenLMHeadModel"], "auto_map": {"AutoModel": "x.X"}},
+            "never run.*take a successor that needs none: Qwen2.5 and Qwen3",
+        ),
         ({}, "architecture unnamed is unknown"),
     ],
 )
@@ -63,7 +67,7 @@ def test_what_transformers_cannot_load(config, words):
 
 
 def test_a_class_in_neither_list_is_left_to_the_loader():
-    config = {"architectures": ["DeepseekV3ForCausalLM"]}
+    config = {"architectures": ["YoutuForCausalLM"]}
     assert check_known(config, "m") is check_quantizable(config, "m", ["gptq4"]) is None
 
 
