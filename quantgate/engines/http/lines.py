@@ -253,6 +253,11 @@ class Dialect(Protocol):
         """To likelihoods, the best one first."""
         ...
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether `top` gives as many next tokens as are asked for, all of them too."""
+        ...
+
     def facts(self, remote: Remote, model: str) -> Facts | None:
         """What the server says of itself; None where it is of another kind. ``model``: which one is meant, or empty."""
         ...

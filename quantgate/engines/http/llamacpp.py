@@ -122,6 +122,7 @@ class LlamaCpp:
     """See the module's docstring."""
 
     name: Final = "llama.cpp"
+    shows_all: bool = True
     ways: Final = (Forced(),)
 
     def facts(self, remote: Remote, model: str) -> Facts | None:

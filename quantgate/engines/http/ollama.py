@@ -36,6 +36,7 @@ class Ollama:
     """See the module's docstring."""
 
     name: Final = "Ollama"
+    shows_all: bool = False
 
     @property
     def ways(self) -> tuple[Way, ...]:

@@ -103,6 +103,7 @@ class OpenAi:
     """See the module's docstring."""
 
     name: Final = "openai"
+    shows_all: bool = False
 
     @property
     def ways(self) -> tuple[Way, ...]:

@@ -25,6 +25,7 @@ _CANARY: Final = 8  # tokens scored to see whether it is still the same model
 MOVED: Final = 0.05
 """Mean absolute difference of a canary's log-probabilities, nats, from which on it is another model."""
 UNLIKE: Final = 0.15  # nats between two ways to the same probability, beside the noise
+_OFF: Final = 0.02  # from 1: rounding of a whole vocabulary's probabilities
 _AT_ONCE: Final = 2048  # tokens spelt at a time
 _TEXTS: Final = ("The 3 ships sailed at 07:45.", "  naïve café — 东京\n\tdef f(x): return x**2", "It costs 5 € …")
 _HINT: Final = "docs/servers.md says what each server gives, and how to start it"
@@ -254,6 +255,7 @@ def _tried(way: Way, dialect: Dialect, line: Line) -> float:
     if noise > UNLIKE:
         raise NotOfferedError(f"two answers to the same question differ by {noise:.3g} nats: chance plays in")
     if not way.single:
+        _check_whole(dialect, line, tokens)
         _check_told(way, dialect, line, tokens, noise)
     return noise
 
@@ -267,6 +269,21 @@ def _sample(way: Way, line: Line, tokens: Tokens) -> tuple[float, ...]:
     values = (each.logprob for each in way.likelihoods(line, tokens, ids))
     shown = sorted({value for value in values if not math.isnan(value)}, reverse=True)
     return tuple(shown[:_CANARY]) or (math.nan,)
+
+
+def _check_whole(dialect: Dialect, line: Line, tokens: Tokens) -> None:
+    """All next tokens must have the probability 1 together, where the server shows all. Raises NotOfferedError.
+
+    What shifts or scales all values alike shows in nothing else.
+    """
+    count = len(line.codec.tokenizer)
+    try:
+        shown = dialect.top(line, tokens, count) if dialect.shows_all else []
+    except RemoteError:
+        return
+    total = math.fsum(math.exp(each.logprob) for each in shown)
+    if len(shown) >= count and abs(total - 1) > _OFF:
+        raise NotOfferedError(f"all {len(shown)} next tokens together have a probability of {total:.3g}")
 
 
 def _check_told(way: Way, dialect: Dialect, line: Line, tokens: Tokens, noise: float) -> None:

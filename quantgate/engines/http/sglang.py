@@ -73,6 +73,7 @@ class SgLang:
     """See the module's docstring."""
 
     name: Final = "SGLang"
+    shows_all: bool = False
     ways: Final = (Native(),)
 
     def facts(self, remote: Remote, model: str) -> Facts | None:

@@ -88,6 +88,7 @@ class Tgi:
     """See the module's docstring."""
 
     name: Final = "TGI"
+    shows_all: bool = False
     ways: Final = (Prefill(),)
 
     def facts(self, remote: Remote, model: str) -> Facts | None:

@@ -84,6 +84,8 @@ class Server:
             return float("nan")
         if self.has("strings"):
             return str(value)
+        if self.has("shifted"):
+            return value - 0.5
         return -9999.0 if self.has("minus infinity") else value
 
     def said(self, tokens, count, ends=()):
@@ -303,7 +305,7 @@ ROUTES = {
 
 
 @contextmanager
-def serving(dialect, tokenizer, *faults):
+def serving(dialect, tokenizer, *faults, port=0):
     """A running server with its ``address``."""
     server = Server(dialect, tokenizer, faults)
 
@@ -338,7 +340,7 @@ def serving(dialect, tokenizer, *faults):
         def log_message(self, *args):
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     http.daemon_threads = True
     thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()

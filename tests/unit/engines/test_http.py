@@ -117,6 +117,7 @@ REFUSED = [
     ("vllm", ["nan"], None, "no number"),
     ("vllm", ["strings"], None, "str where a log-probability should be"),
     ("llama.cpp", ["bias ignored"], None, "was forced and"),
+    ("llama.cpp", ["shifted"], None, r"all 259 next tokens together have a probability of 0\.607"),
     ("llama.cpp", ["bias counted"], None, "log-probabilities of a known string are 0"),
     ("sglang", ["other ids"], None, "the log-probability of token"),
     ("tgi", ["details ignored"], "nothing", "decoder_input_details is ignored"),
