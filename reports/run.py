@@ -14,6 +14,7 @@ from quantgate.reports.accounting import Account
 from quantgate.reports.payload import Payload
 from quantgate.reports.report import Report, RunFacts
 from quantgate.reports.reporters import drawn, rendered
+from quantgate.studies.abilities import abilities_record
 from quantgate.studies.derived import derive
 from quantgate.studies.shift_record import shift_record
 from quantgate.studies.steps import steps_record
@@ -154,7 +155,7 @@ class Run:
             evidence=self.evidence,
             studies=tuple(
                 study
-                for draw in (shift_record, steps_record)
+                for draw in (shift_record, steps_record, abilities_record)
                 if (study := draw(self.results, self.evidence.sides, self.subjects))
             ),
         )

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.reports import shift, steps
+from quantgate.reports import abilities, shift, steps
 from quantgate.reports.shift import Matrix
+from quantgate.studies.abilities import STUDY as ABILITIES
 from quantgate.studies.shift_record import STUDY
 from quantgate.studies.steps import STUDY as STEPS
 
@@ -42,7 +43,16 @@ def _steps(record: Mapping[str, Any]) -> Shown:
     return Shown("Which step lost what", tuple(steps.sentences(record)), tables, tables)
 
 
-SHOWN: Final[Mapping[str, Callable[[Mapping[str, Any]], Shown]]] = {STUDY: _shift, STEPS: _steps}
+def _abilities(record: Mapping[str, Any]) -> Shown:
+    tables = tuple(abilities.matrices(record))
+    return Shown("Study of abilities", tuple(abilities.sentences(record)), tables, tables)
+
+
+SHOWN: Final[Mapping[str, Callable[[Mapping[str, Any]], Shown]]] = {
+    STUDY: _shift,
+    STEPS: _steps,
+    ABILITIES: _abilities,
+}
 
 
 def shown(records: Sequence[Mapping[str, Any]]) -> list[Shown]:

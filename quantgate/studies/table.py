@@ -10,8 +10,10 @@ from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
 from quantgate.core.registry import rows_of
 from quantgate.quantize.calibration.table import SOURCES
+from quantgate.studies.abilities import ALONE, PAIRS, TASKS_ASKED
 from quantgate.tasks.base import Placed
 from quantgate.tasks.boss_rows import KINDS, SETS, BossSet
+from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.table import TASKS
 
@@ -22,7 +24,10 @@ _ENOUGH: Final = 3  # sets of the suite itself, so that no stand-in is taken
 
 @dataclass(frozen=True)
 class Part:
-    """Every set meets every test. ``missing``: what belongs here and the data lacks; a part is never padded."""
+    """Every set meets every test; without sets, each test is asked of what the run calibrates on.
+
+    ``missing``: what belongs here and the data lacks; a part is never padded.
+    """
 
     sets: tuple[str, ...]
     tests: tuple[str, ...]
@@ -112,6 +117,24 @@ S1_CATEGORIES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Nine categories of our own naming: which tests are in which of paper B's nine is not published."""
 
+
+def _abilities(data: DataSource) -> list[Part]:
+    """No sets: every method as the run calibrates it, on both tasks of every pair that the data has."""
+    there = [name for name in TASKS_ASKED if name in TASKS and _has(name, data)]
+    whole = [pair for pair in PAIRS if pair.without in there and pair.given in there]
+    tests = tuple(name for name in there if name in ALONE or any(name in (p.without, p.given) for p in whole))
+    missing = tuple(f"{pair.ability} on {pair.benchmark}" for pair in PAIRS if pair not in whole)
+    return [Part((), tests if whole else (), missing)]
+
+
+def _has(name: str, data: DataSource) -> bool:
+    corpus = getattr(TASKS[name], "corpus", None)
+    if corpus is not None:
+        rows = CORPORA[corpus].rows
+        return rows is None or data.has(rows.dataset)
+    return data.has(_dataset(name))
+
+
 STUDIES: Final[dict[str, Study]] = rows_of(
     GROUP,
     Study,
@@ -119,6 +142,7 @@ STUDIES: Final[dict[str, Study]] = rows_of(
         Study("boss", "sets of one task of BOSS, each calibrating for all of them (paper B, S2)", _boss),
         Study("chinese", "C-Eval and CMMLU, each calibrating for the other (paper B, S2)", _exams(("ceval", "cmmlu"))),
         Study("subjects", "subject groups of one exam, each calibrating for the others (paper B, S2)", _subjects),
+        Study("abilities", "gains of examples and of chains of thought, no sets (arXiv 2307.08072)", _abilities),
         Study("s1", "general texts, and random tokens, for tests that are nobody's own (paper B, S1)", _s1),
     ),
     lambda row: row.name,

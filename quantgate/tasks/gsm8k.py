@@ -105,12 +105,14 @@ class Gsm8k:
     """The task ``gsm8k``, its variants by extractor, and ``gsm8k_cot``; every problem is its own group.
 
     ``shots``: None asks in a chat turn without examples; a number asks behind that many train problems as plain text.
+    ``worked``: whether these show how they are solved, or the number alone.
     """
 
     id: str = "gsm8k"
     extractor: str = "last_number"
     max_new_tokens: int = 256
     shots: int | None = None
+    worked: bool = True
     dataset: str = "openai/gsm8k"
     dimension: ClassVar[str] = "knowledge"
     metric: ClassVar[Metric] = EXACT_MATCH
@@ -123,7 +125,8 @@ class Gsm8k:
     @property
     def protocol(self) -> str:
         """Zero-shot chat or few-shot text, greedy, extractor by name."""
-        form = "zero-shot chat" if self.shots is None else f"{k_shot(self.shots)} chain of thought"
+        how = "chain of thought" if self.worked else "answers alone"
+        form = "zero-shot chat" if self.shots is None else f"{k_shot(self.shots)} {how}"
         return f"{form}, greedy, at most {self.max_new_tokens} new tokens, {self.extractor}"
 
     def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
@@ -148,15 +151,23 @@ class Gsm8k:
         """One greedy answer to the question."""
         if self.shots is None:
             return [Generate(prompts.chat(user(item.row["question"])), self.max_new_tokens)]
-        solved = "".join(f"{_ask(shot)} {shot['answer']}\n\n" for shot in item.shots)
+        solved = "".join(f"{_ask(shot)} {self._shown(shot)}\n\n" for shot in item.shots)
         return [Generate(prompts.encode(solved + _ask(item.row)), self.max_new_tokens, _STOP)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when the extractor finds the gold number."""
         response = only(responses, GenerateResponse)
         answer, right = EXTRACTORS[self.extractor](response.text, gold_number(item.row["answer"]))
-        capped = {"capped": float(response.finish == "length")}
-        return ItemOutcome(item.id, item.group, float(right), answer, capped)
+        gold = gold_number(item.row["answer"])
+        companions = {
+            "capped": float(response.finish == "length"),
+            "tokens": float(response.n_tokens),
+            "not_final": float(not right and any_number(response.text, gold)[1]),
+        }
+        return ItemOutcome(item.id, item.group, float(right), answer, companions)
+
+    def _shown(self, shot: Mapping[str, Any]) -> str:
+        return str(shot["answer"]) if self.worked else gold_number(shot["answer"])
 
     def golds(self, item: Item) -> list[str]:
         """The number that is right."""

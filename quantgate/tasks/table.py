@@ -59,6 +59,8 @@ _ROLLING: Final[list[Task]] = [
 _EXAMS: Final[list[Task]] = [
     ExamLikelihood("mmlu", MMLU),
     ExamLikelihood("mmlu_cloze", MMLU, "text"),
+    ExamLikelihood("mmlu_zero_shot", MMLU, shots=0),
+    ExamLikelihood("mmlu_cloze_zero_shot", MMLU, "text", shots=0),
     ExamChat("mmlu_generate", MMLU),
     ExamLikelihood("ceval", CEVAL),
     ExamChat("ceval_generate", CEVAL),
@@ -108,6 +110,7 @@ _OTHERS: Final[list[Task]] = [
     Gsm8k("gsm8k_any_number", "any_number"),
     Gsm8k("gsm8k_first_occurrence", "first_occurrence"),
     Gsm8k("gsm8k_cot", shots=8),
+    Gsm8k("gsm8k_direct", max_new_tokens=64, shots=8, worked=False),
     Flores("flores_en_zh", "eng_Latn", "zho_Hans"),
     Flores("flores_zh_en", "zho_Hans", "eng_Latn"),
     Summaries("cnn_dailymail", "abisee/cnn_dailymail", "3.0.0", "article", "highlights"),
@@ -124,6 +127,8 @@ _OTHERS: Final[list[Task]] = [
     HumanEval(),
     Mbpp(),
     Bbh(),
+    Bbh("bbh_direct", "direct", 64),
+    Bbh("bbh_zero_shot", "zero_shot", 64),
 ]
 _SHORT: Final[list[Task]] = [GreedyAnswer("asdiv"), GreedyAnswer("webqs"), TriviaQa()]
 

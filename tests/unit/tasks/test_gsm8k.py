@@ -89,7 +89,11 @@ def test_gold_number():
 def test_score_keeps_the_answer_and_whether_it_was_cut():
     item = Item("test/0", "test/0", {"question": "?", "answer": "#### 4"})
     outcome = Gsm8k().score(item, [GenerateResponse("2+2=4", 5, "length")])
-    assert (outcome.score, outcome.answer, outcome.companions) == (1.0, "4", {"capped": 1.0})
+    assert (outcome.score, outcome.answer) == (1.0, "4")
+    assert outcome.companions == {"capped": 1.0, "tokens": 5.0, "not_final": 0.0}
+    changed = Gsm8k().score(item, [GenerateResponse("It is 4. Wait, it is 5", 9, "stop")])
+    assert (changed.score, changed.companions) == (0.0, {"capped": 0.0, "tokens": 9.0, "not_final": 1.0})
+    assert Gsm8k().score(item, [GenerateResponse("It is 6", 4, "stop")]).companions["not_final"] == 0.0
 
 
 @pytest.fixture
@@ -124,6 +128,16 @@ def test_chain_of_thought_shows_train_problems_only_and_stops_at_the_next_questi
     assert [len(each.shots) for each in items] == [8, 8, 8]
     assert all(shot["question"].startswith("Train") for each in items for shot in each.shots)
     assert "8-shot chain of thought" in task.protocol
+
+
+def test_answers_alone_are_shown_to_ask_without_a_chain_of_thought(data, tokenizer):
+    prompts, task = Prompts(tokenizer, 512, "tiny"), Gsm8k("gsm8k_direct", shots=8, worked=False)
+    item = with_shots(task, 2).items(data, Selection(), prompts)[1]
+    [request] = task.requests(item, prompts)
+    assert prompts.decode(request.prompt) == (
+        "Question: Train 0?\nAnswer: 0\n\nQuestion: Train 1?\nAnswer: 1\n\nQuestion: Test 1?\nAnswer:"
+    )
+    assert "8-shot answers alone" in task.protocol
 
 
 def test_a_broken_answer_is_refused_by_line_and_field(data, tmp_path, write_jsonl, tokenizer):
