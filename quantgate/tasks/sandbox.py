@@ -1,9 +1,13 @@
 """Run a program that a model wrote: in a process of its own that can write nothing, send nothing and start nothing.
 
-The child limits its memory, its time and its files, then has the kernel (seccomp) refuse every call that opens a socket
-or a file for writing, changes, moves or removes files, starts programs or looks at other processes; only then does it
-run the program. Nothing of the parent's environment reaches it. What is left is reading files and computing, and one
-bit comes back: whether it ran to its end.
+The child limits its memory, its time and its files, then has the kernel (seccomp) refuse every call that is not on the
+short list of :mod:`quantgate.tasks.sandbox_filter`; only then does it run the program. Where the kernel has Landlock,
+it can open nothing but Python's own library. Nothing of the parent's environment reaches it. What is left is computing,
+and one bit comes back: whether it ran to its end.
+
+That bit is a word which the child says at the end, and a program can find it in the child's memory. So one that passed
+is run once more with a last line that is false: who passes then, too, told us a word and did no work (``forged``). The
+two runs differ in a number alone.
 
 Only Linux on x86-64 and ARM64 has that; elsewhere nothing is run, and there is no weaker way.
 """
@@ -24,35 +28,19 @@ from pathlib import Path
 from typing import Final, Literal
 
 from quantgate.core.errors import UsageError
+from quantgate.tasks.sandbox_filter import MACHINES, program
 
 MEMORY: Final = 1 << 30  # bytes of address space
 SECONDS: Final = 10  # of processor time; of the clock three times that, on a machine that is busy
 _PATIENCE: Final = 3
 _REPLY: Final = 4096  # bytes of the child's answer: it has no say in how many
+_NUMBERS: Final = 1 << 40
+# Libraries that Python's modules load, and the time zones; Python's own folders are added in the child.
+_PLACES: Final = (
+    "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo",
+)  # fmt: skip
 
-Fate = Literal["passed", "failed", "time", "memory"]
-
-# Numbers of the refused calls: x86-64, ARM64 (None: it has no such call).
-_REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
-    "socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "sendto": (44, 206), "bind": (49, 200),
-    "listen": (50, 201), "socketpair": (53, 199), "accept4": (288, 242), "fork": (57, None), "vfork": (58, None),
-    "execve": (59, 221), "execveat": (322, 281), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
-    "ptrace": (101, 117), "truncate": (76, 45), "ftruncate": (77, 46), "rename": (82, None), "mkdir": (83, None),
-    "rmdir": (84, None), "creat": (85, None), "link": (86, None), "unlink": (87, None), "symlink": (88, None),
-    "chmod": (90, None), "fchmod": (91, 52), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None),
-    "utime": (132, None), "mknod": (133, None), "mount": (165, 40), "umount2": (166, 39), "setxattr": (188, 5),
-    "lsetxattr": (189, 6), "fsetxattr": (190, 7), "utimes": (235, None), "mkdirat": (258, 34), "mknodat": (259, 33),
-    "fchownat": (260, 54), "unlinkat": (263, 35), "renameat": (264, 38), "linkat": (265, 37), "symlinkat": (266, 36),
-    "fchmodat": (268, 53), "unshare": (272, 97), "utimensat": (280, 88), "fallocate": (285, 47),
-    "perf_event_open": (298, 241), "setns": (308, 268), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "renameat2": (316, 276), "memfd_create": (319, 279), "bpf": (321, 280),
-    "io_uring_setup": (425, 425), "pidfd_open": (434, 434), "openat2": (437, 437), "pidfd_getfd": (438, 438),
-    "clone3": (435, 435), "setrlimit": (160, 164), "prlimit64": (302, 261), "shmget": (29, 194), "msgget": (68, 186),
-    "keyctl": (250, 219), "add_key": (248, 217), "chroot": (161, 51), "fchmodat2": (452, 452),
-}  # fmt: skip
-_MACHINES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7), "arm64": (1, 0xC00000B7)}
-_OPEN: Final = ((2, 257), (None, 56))  # open (flags are its second argument) and openat (its third), by machine
-_CLONE: Final = (56, 220)
+Fate = Literal["passed", "failed", "time", "memory", "forged"]
 
 # The child. It is given to Python as a text, so that nothing of this package is in its process.
 _CHILD: Final = r"""
@@ -71,19 +59,43 @@ for each in (0, 1, 2):
     os.dup2(nothing, each)
 sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
 import typing, math, re, collections, itertools, functools, heapq, bisect, string, random, datetime, copy, operator
+kernel = ctypes.CDLL(None, use_errno=True)
+kernel.syscall.argtypes = [ctypes.c_long] + [ctypes.c_void_p] * 4
+kernel.syscall.restype = ctypes.c_long
+def beneath(access, place):
+    try:
+        held = os.open(place, os.O_PATH)
+    except OSError:
+        return True
+    rule = ctypes.create_string_buffer(struct.pack("=Qi", access if os.path.isdir(place) else access & ~8, held), 12)
+    done = kernel.syscall(445, allowed, 1, ctypes.addressof(rule), 0) == 0
+    os.close(held)
+    return done
+def refuse():
+    os.write(answer, b"no filter")
+    os._exit(3)
 rules = bytes.fromhex(given["filter"])
 kept = ctypes.create_string_buffer(rules, len(rules))
 class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("rules", ctypes.c_void_p)]
 program = Program(len(rules) // 8, ctypes.cast(kept, ctypes.c_void_p).value)
-call = ctypes.CDLL(None, use_errno=True).prctl
+call = kernel.prctl
 call.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 call.restype = ctypes.c_int
-if call(38, 1, 0, 0, 0) or call(22, 2, ctypes.addressof(program), 0, 0):
-    os.write(answer, b"no filter")
-    os._exit(3)
+if call(38, 1, 0, 0, 0):
+    refuse()
+if kernel.syscall(444, None, 0, 1, 0) > 0:  # Landlock: read (4, a folder 8) and map (1) in these places, and no more
+    every = ctypes.create_string_buffer(struct.pack("=Q", 0x1FFF), 8)
+    allowed = kernel.syscall(444, ctypes.addressof(every), 8, 0, 0)
+    if allowed < 0 or not all([beneath(13, place) for place in given["places"] + sys.path]):
+        refuse()
+    if kernel.syscall(446, allowed, 0, 0, 0):
+        refuse()
+    os.close(allowed)
+if call(22, 2, ctypes.addressof(program), 0, 0):
+    refuse()
 word, code = given.pop("word"), given["code"]
-del given, ctypes, resource, struct, call, program, kept, rules, Program, limit
+del given, ctypes, resource, struct, call, program, kept, rules, Program, limit, kernel, beneath, refuse
 sys.modules.pop("ctypes", None)
 def run(code, name):
     try:
@@ -107,13 +119,24 @@ class Sandbox:
     memory: int = MEMORY
 
     def run(self, code: str) -> Fate:
-        """Whether ``code`` runs to its end without an exception.
+        """Whether ``code`` runs to its end without an exception; ``forged`` where it says so without getting there.
 
         Raises:
             UsageError: this machine has no way to confine it.
         """
+        same, other = secrets.randbelow(_NUMBERS), secrets.randbelow(_NUMBERS - 1)
+        fate = self._once(f"{code}\nassert {same} == {same}\n")
+        if fate != "passed":
+            return fate
+        other += other >= same
+        return "forged" if self._once(f"{code}\nassert {same} == {other}\n") == "passed" else "passed"
+
+    def _once(self, code: str) -> Fate:
         word = secrets.token_hex(16)  # an answer that ends its process early does not know it
-        given = {"code": code, "word": word, "memory": self.memory, "seconds": self.seconds, "filter": _filter().hex()}
+        given = {
+            "code": code, "word": word, "memory": self.memory, "seconds": self.seconds, "filter": _filter().hex(),
+            "places": _PLACES,
+        }  # fmt: skip
         reply, code_of_exit, late = _child(json.dumps(given), self.seconds * _PATIENCE)
         if reply == word.encode() and code_of_exit == 0:
             return "passed"
@@ -180,28 +203,8 @@ def _wait(child: subprocess.Popen[bytes], patience: float) -> bool:
 
 @cache
 def _filter() -> bytes:
-    """The kernel's filter as a program of BPF: refused calls fail with EPERM, all others go through."""
+    """The filter for this machine."""
     machine = platform.machine().lower()
-    if sys.platform != "linux" or machine not in _MACHINES:
+    if sys.platform != "linux" or machine not in MACHINES:
         raise _refused(f"{sys.platform} on {machine}")
-    which, architecture = _MACHINES[machine]
-    load, jump_equal, jump_set, jump_above, end = 0x20, 0x15, 0x45, 0x35, 0x06
-    refuse, allow, kill, missing = 0x00050001, 0x7FFF0000, 0x80000000, 0x00050026  # EPERM; ENOSYS has libc try clone
-    rules = [(load, 0, 0, 4), (jump_equal, 1, 0, architecture), (end, 0, 0, kill), (load, 0, 0, 0)]
-    rules += [(jump_above, 0, 1, 0x40000000), (end, 0, 0, refuse)]  # x86's second table of the same calls
-    for name, numbers in _REFUSED.items():
-        if (number := numbers[which]) is not None:
-            rules += [(jump_equal, 0, 1, number), (end, 0, 0, missing if name == "clone3" else refuse)]
-    thread = 0x00010000
-    rules += [(jump_equal, 0, 4, _CLONE[which]), (load, 0, 0, 16), (jump_set, 1, 0, thread), (end, 0, 0, refuse)]
-    rules += [(end, 0, 0, allow)]
-    changes = 0x1 | 0x2 | 0x40 | 0x200 | 0x400 | 0x400000  # write, read and write, create, truncate, append, tmpfile
-    for number, argument in ((_OPEN[which][0], 24), (_OPEN[which][1], 32)):
-        if number is not None:
-            rules += [(jump_equal, 0, 4, number), (load, 0, 0, argument), (jump_set, 0, 1, changes)]
-            rules += [(end, 0, 0, refuse), (end, 0, 0, allow)]
-    rules += [(end, 0, 0, allow)]
-    return b"".join(
-        code.to_bytes(2, sys.byteorder) + bytes((yes, no)) + value.to_bytes(4, sys.byteorder)
-        for code, yes, no, value in rules
-    )
+    return program(machine)

@@ -1,7 +1,9 @@
 """Code tasks: what passes, what does not, and what a program cannot do."""
 
+import ctypes
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from quantgate.tasks.sandbox import Sandbox, check_confined
 from quantgate.tasks.table import TASKS
 
 SANDBOX = Sandbox(seconds=1)
+LANDLOCK = ctypes.CDLL(None).syscall(444, None, 0, 1) > 0 if sys.platform == "linux" else False
 HUMAN = {
     "task_id": "own/0",
     "prompt": 'def double(n):\n    """Twice n."""\n',
@@ -123,6 +126,17 @@ MARK = Path(tempfile.gettempdir()) / "quantgate-sandbox-mark"
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
         "import ctypes; assert ctypes.CDLL(None).socket(2, 1, 0) >= 0",
         "import torch",
+        # signals to the parent by other ways than kill, and what else may be done to it
+        "import ctypes, os; assert ctypes.CDLL(None).sigqueue(os.getppid(), 0, None) == 0",
+        "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+        "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 5)",
+        "import os; os.sched_setaffinity(os.getppid(), os.sched_getaffinity(0))",
+        "import resource; resource.prlimit(0, resource.RLIMIT_NOFILE, (32, 32))",
+        # flags of a file that is open for reading
+        "import array, fcntl, os, sys; fcntl.ioctl(os.open(sys.path[1], 0), 0x80086601, array.array('l', [0]))",
+        "import os; os.chdir('/')",
+        "import ctypes; assert ctypes.CDLL(None).syscall(304, 0, 0, 0) == -1 and False",
+        "import multiprocessing; multiprocessing.Process(target=int).start()",
     ],
 )
 def test_what_a_program_cannot_do(code):
@@ -130,8 +144,41 @@ def test_what_a_program_cannot_do(code):
     assert not MARK.exists()
 
 
+TELL = "for each in range(3, 16):\n    try: os.write(each, word.encode())\n    except OSError: pass\nos._exit(0)\n"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "word = sys._getframe(1).f_globals['word']",
+        "[word] = {each.word for each in list(sys.modules.values()) if hasattr(each, 'word')}",
+        "[word] = {each['word'] for each in gc.get_objects() if type(each) is dict and type(each.get('word')) is str}",
+        "[word] = re.findall('[0-9a-f]{32}', str(sys._getframe(1).f_globals))[:1]",
+    ],
+)
+def test_a_word_that_is_stolen_is_no_pass(found, data, tokenizer):
+    """A program that looks for the word by which success is told, and says it before the tests are reached."""
+    steal = f"import gc, os, re, sys\n{found}\n{TELL}"
+    assert SANDBOX.run(steal) == "forged"
+    assert SANDBOX._once(steal) == "passed"  # so that this test does not hold for another reason
+    outcome = scored(Mbpp(), data, tokenizer, steal)
+    assert (outcome.score, outcome.answer) == (0, "forged")
+
+
+@pytest.mark.skipif(not LANDLOCK, reason="this kernel has no Landlock")
+@pytest.mark.parametrize("place", ["/proc/{parent}/environ", "/proc/{parent}/mem", "/etc/passwd", __file__])
+def test_a_program_reads_no_file_but_pythons(place):
+    opened = f"import os\nopen({place!r}.format(parent=os.getppid()), 'rb')"
+    assert SANDBOX.run(opened) == "failed"
+    assert SANDBOX.run("import json, os\nopen(json.__file__, 'rb').read(1)") == "passed"
+
+
 def test_what_a_program_can_do():
     code = "import math, threading, itertools\nt = threading.Thread(target=int)\nt.start()\nt.join()\n"
+    code += (
+        "import hashlib, decimal, statistics, bisect, signal, time, select, zoneinfo, cmath, array, queue, fractions\n"
+    )
+    code += "signal.alarm(9)\ntime.sleep(0.01)\nassert hashlib.md5(b'x').hexdigest()[:4] == '9dd4'\n"
     assert SANDBOX.run(code + "print('x' * 100_000)\nassert math.gcd(4, 6) == 2") == "passed"
 
 
