@@ -17,9 +17,11 @@ from quantgate.reports.lm_eval_out import write_samples
 from quantgate.reports.report import Report
 from quantgate.reports.reporters import drawn
 from quantgate.reports.stored import load_report
+from quantgate.reports.submissions import write_submissions
 from quantgate.reports.table import digits_of, number
 from quantgate.runs.preflight import check_writable
 from quantgate.store.store import write_atomically
+from quantgate.tasks.data import BUNDLED_DATA, open_data
 
 _EPILOG: Final = "example: quantgate report last-week/ reports/out"
 
@@ -31,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("runs", metavar="RUN", type=Path, nargs="+", help="report.json, or the directory it lies in")
     add("--out", type=Path, metavar="DIR", help="write the page, tables and pictures there; of several runs, runs.html")
     add("--lm-eval", type=Path, metavar="DIR", help="of one run: write results and samples there as lm-eval does")
+    add(
+        "--submit",
+        type=Path,
+        metavar="DIR",
+        help="of one run: write answers there as the benchmarks' authors take them",
+    )
+    add("--data", metavar="DIR", help="with --submit: the run's data, for the forms that show questions")
     add("--json", action="store_true", help="of several runs: as JSON")
 
 
@@ -42,15 +51,19 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         UsageError: one run without a place to write to, or lm-eval's files of several.
     """
     single = len(args.runs) == 1
-    if (single and args.out is None and args.lm_eval is None) or (not single and args.lm_eval is not None):
-        expected = "quantgate report RUN --out DIR, RUN --lm-eval DIR, or quantgate report RUN RUN ... [--out DIR]"
+    places = [args.out, args.lm_eval, args.submit]
+    if (single and not any(places)) or (not single and any(places[1:])):
+        expected = "quantgate report RUN --out DIR, --lm-eval DIR or --submit DIR, or RUN RUN ... [--out DIR]"
         raise UsageError("quantgate report", "one run is written, several are compared", expected=expected)
-    for option, place in (("--out", args.out), ("--lm-eval", args.lm_eval)):
+    for option, place in zip(("--out", "--lm-eval", "--submit"), places, strict=True):
         if place is not None:
             check_writable(place, option)
     reports = [load_report(place) for place in args.runs]
     if args.lm_eval is not None:
         print("\n".join(map(str, write_samples(reports[0], args.lm_eval))))
+    if args.submit is not None:
+        data = open_data(args.data, BUNDLED_DATA, offline=True) if args.data else None
+        print("\n".join(map(str, write_submissions(reports[0], args.submit, data))))
     if single:
         if args.out is not None:
             _write(reports[0], args.out, progress)

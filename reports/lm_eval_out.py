@@ -32,7 +32,7 @@ def write_samples(report: Report, place: Path) -> list[Path]:
     """
     date = re.sub(r"[^\dT]", "-", report.run.started.partition("+")[0]) or "unknown"
     written: list[Path] = []
-    for name, cases in _by_model(report).items():
+    for name, cases in by_model(report).items():
         folder = place / name
         folder.mkdir(parents=True, exist_ok=True)
         results, further = _results(report, name, cases), folder / f"results_{date}.json"
@@ -51,7 +51,8 @@ def write_samples(report: Report, place: Path) -> list[Path]:
 Cases: TypeAlias = "list[tuple[Result, Sequence[ItemOutcome]]]"
 
 
-def _by_model(report: Report) -> dict[str, Cases]:
+def by_model(report: Report) -> dict[str, Cases]:
+    """Results with their items by the name of what answered, ``reference`` for the 16-bit model."""
     found: dict[str, Cases] = {}
     seen: set[str] = set()
     for result in report.rows:

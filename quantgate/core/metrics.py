@@ -90,4 +90,6 @@ BLOCK: Final = 512
 """Tokens of running text that break together. In a segment that was not drawn one block may be guessed, so the mean of
 a longer segment has less at stake, and a verdict needs as much text however it is cut."""
 PERPLEXITY = Metric("ppl", False, "exp_mean", stake=GUESSING, serial=True)
+SAME_TOP = Metric("same_top_p", True, "mean", best=1.0, worst=0.0)
+"""Share of places at which both models hold the same token likeliest."""
 KLD_MEAN = Metric("kld_mean", False, "mean", "nats", stake=GUESSING, serial=True)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 Tokens: TypeAlias = tuple[int, ...]
@@ -39,16 +39,40 @@ class Rolling:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn instead of taking the likeliest: transformers' settings of the same names.
+
+    ``top_k`` 0 and ``top_p`` 1 leave nothing out. ``seed``: with the prompt, all that the draws hang on.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 1234
+
+    @property
+    def described(self) -> str:
+        """In words, for records."""
+        return (
+            f"temperature {self.temperature:g}, top_k {self.top_k}, top_p {self.top_p:g}, repetition penalty "
+            f"{self.repetition_penalty:g}, seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
-    """Ask for a greedy continuation of ``prompt``: at most ``max_new_tokens``, cut before the first stop string.
+    """Ask for a continuation of ``prompt``: at most ``max_new_tokens``, cut before the first stop string.
 
     ``ends``: tokens that end the answer. They belong to the question: a model's own files have no say in it.
+    ``sampling``: how tokens are drawn; None: the likeliest each time.
     """
 
     prompt: Tokens
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     ends: Tokens = ()
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +213,9 @@ def digest_requests(requests: Iterable[Request]) -> str:
     """sha256 over all requests in order: equal digests mean that literally the same was asked."""
     digest = hashlib.sha256()
     for request in requests:
-        line = json.dumps([type(request).__name__, _fields_of(request)], separators=(",", ":"))
+        content = {name: value for name, value in _fields_of(request).items() if value is not None}
+        if isinstance(request, Generate) and request.sampling is not None:
+            content["sampling"] = asdict(request.sampling)
+        line = json.dumps([type(request).__name__, content], separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()

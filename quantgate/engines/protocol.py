@@ -29,7 +29,8 @@ class Setting:
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What an engine can be asked. ``losses``: of every token of a segment; ``distributions``: also what else the model
-    held likely there, so that two models can be compared; ``chat_template``: applies the model's own.
+    held likely there, so that two models can be compared; ``chat_template``: applies the model's own; ``sample``: draws
+    tokens as a request says, from a seed.
     """
 
     likelihood: bool = False
@@ -37,6 +38,7 @@ class Capabilities:
     distributions: bool = False
     generate: bool = False
     chat_template: bool = False
+    sample: bool = False
 
     def lacking(self, requests: Sequence[Request], *, compared: bool) -> str:
         """What ``requests`` need and the engine has not, in a few words; empty when it can answer them all."""
@@ -45,6 +47,8 @@ class Capabilities:
                 able, what = self.likelihood, "log-likelihoods of given text"
             elif isinstance(request, Generate):
                 able, what = self.generate, "generated text"
+                if able and request.sampling is not None:
+                    able, what = self.sample, "text drawn with given settings and seed"
             else:
                 able, what = self.losses, "losses of every token of a text"
                 if able and compared:

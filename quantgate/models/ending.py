@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core.errors import ModelError
+from quantgate.core.requests import Sampling
 from quantgate.models.files import read_json
 
 _ANSWER: Final = "what the assistant says"
@@ -25,6 +26,38 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "remove_invalid_values": False, "renormalize_logits": False, "stop_strings": None, "penalty_alpha": None,
     "dola_layers": None, "num_beam_groups": 1, "diversity_penalty": 0.0,
 }  # fmt: skip
+
+
+_SHIPPED: Final[Mapping[str, float]] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
+"""What transformers draws by, and takes where a model names nothing."""
+_OTHER_DRAWS: Final[Mapping[str, Any]] = {
+    "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None, "num_beams": 1,
+}  # fmt: skip
+
+
+def shipped_sampling(path: Path) -> Sampling | None:
+    """How the model in ``path`` says that its answers are drawn (``generation_config.json``); None where it does not.
+
+    Raises:
+        ModelError: a setting that is no number of its kind, or one that is not done here.
+    """
+    found = _read(path / "generation_config.json")
+    if found.get("do_sample") is not True:
+        return None
+    who = f"{path.name}/generation_config.json"
+    for name, neutral in _OTHER_DRAWS.items():
+        if found.get(name) not in (None, neutral):
+            raise ModelError(who, f"{name} {found[name]!r}", expected=f"sampling by {', '.join(_SHIPPED)} alone")
+    settings: dict[str, Any] = {**_SHIPPED, **{name: found[name] for name in _SHIPPED if found.get(name) is not None}}
+    bounds = {"temperature": (1e-6, 100), "top_k": (0, 1 << 31), "top_p": (0, 1), "repetition_penalty": (1e-6, 100)}
+    for name, value in settings.items():
+        low, high = bounds[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ModelError(who, f"{name} {value!r}", expected=f"a number from {low:g} to {high:g}")
+    return Sampling(
+        float(settings["temperature"]), int(settings["top_k"]), float(settings["top_p"]),
+        float(settings["repetition_penalty"]),
+    )  # fmt: skip
 
 
 def end_tokens(path: Path, tokenizer: Any) -> tuple[int, ...]:

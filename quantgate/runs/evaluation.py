@@ -63,6 +63,7 @@ class Evaluation:
         planned = tasks if isinstance(tasks, Planned) else Planned(tuple(tasks))
         self.questions = Questions(options, planned, sources, store)
         self.scoring = Scoring(self.questions, engine)
+        self.questions.reference_answers = self.scoring.reference_answers
         self.reference = Reference(self.questions, self.scoring, baselines_root)
         self.subjects = Subjects(self.questions, self.scoring)
         self.cases = Cases(self.reference, self.subjects, policy)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from quantgate.core.errors import QuantgateError
-from quantgate.core.items import digest_items, splits_note
+from quantgate.core.items import Item, digest_items, splits_note
 from quantgate.core.phases import PHASES
-from quantgate.models.ending import end_tokens
+from quantgate.core.requests import Response
+from quantgate.models.ending import end_tokens, shipped_sampling
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.quantize.calibration.samples import LEFT_OUT, Calibration
@@ -17,13 +18,14 @@ from quantgate.quantize.calibration.sources import CalibrationChoice, build_cali
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
-from quantgate.tasks.base import Carrying, Placed, Task, best_constant
+from quantgate.tasks.base import Carrying, Followed, Placed, Task, best_constant
 from quantgate.tasks.checked import guessing, items_of, told_of
 from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.overlap import ScoredTexts, check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
+from quantgate.tasks.sampled import Sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +39,8 @@ class Questions:
         self._asked: dict[str, Asked] = {}
         self._refused: dict[str, QuantgateError] = {}
         self._sets: dict[CalibrationChoice, Calibration] = {}
+        self.reference_answers: Callable[[Task, Asked], list[Response]] = _nobody
+        """What the reference answers to a task's requests; set by whoever can ask it."""
 
     @cached_property
     def model(self) -> ModelFiles:
@@ -52,7 +56,10 @@ class Questions:
     def prompts(self) -> Prompts:
         """Encodes prompts for the reference's tokenizer and context length; they end where the reference says."""
         path, name = self.model.path, self.model.id
-        prompts = Prompts(self.tokenizer, context_length(path, name), name, end_tokens(path, self.tokenizer))
+        prompts = Prompts(
+            self.tokenizer, context_length(path, name), name, end_tokens(path, self.tokenizer),
+            shipped=shipped_sampling(path) if self._draws else None, seed=self.options.selection.seed,
+        )  # fmt: skip
         for note in prompts.notes():
             self.store.progress.note(note)
         return prompts
@@ -108,9 +115,25 @@ class Questions:
 
     def _built(self, task: Task) -> Asked:
         with PHASES.of(f"{task.id}: items and prompts"):
-            items = items_of(task, self.sources.data, self.options.selection, self.prompts)
+            items = self._followed(task) if isinstance(task, Followed) else None
+            if items is None:
+                items = items_of(task, self.sources.data, self.options.selection, self.prompts)
             with told_of(task, "cannot ask about its items"):
                 return ask_items(task, items, self.prompts)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether a task draws as the model ships it: only then its settings have to be such as can be done."""
+        return any(isinstance(task, Sampled) for task in self.planned.tasks)
+
+    def _followed(self, task: Followed) -> list[Item]:
+        """What is asked behind the reference's answers to another task."""
+        asked = self.asked(task.first)
+        answers = self.reference_answers(task.first, asked)
+        parts = zip(asked.items, asked.slices, strict=True)
+        return task.behind(
+            [(item, asked.requests[mine], answers[mine]) for item, mine in parts if asked.requests[mine]], self.prompts
+        )
 
     def keep(self, task: Task, asked: Asked) -> None:
         """From now on ask this of the task, a part of its items for example."""
@@ -141,3 +164,7 @@ class Questions:
         origin = self.sources.data.origin(dataset) + splits_note(self.asked(task).items)
         of = manifest_note(self.sources.data, *task.place, "test") if isinstance(task, Placed) else ""
         return f"{origin}: {of}" if of else origin
+
+
+def _nobody(task: Task, asked: Asked) -> list[Response]:
+    raise AssertionError(f"nobody can ask the reference about {task.id} yet")

@@ -30,8 +30,8 @@ NOISE_CONFIDENCE: Final = 0.95
 
 
 def is_distance(task: Task) -> bool:
-    """Whether the task measures a distance from the reference, whose own distance is 0 by definition."""
-    return isinstance(task, RollingTask) and task.measure == "kld"
+    """Whether the task compares with the reference, whose own score is known by definition."""
+    return isinstance(task, RollingTask) and task.measure != "ppl"
 
 
 class Reference:
@@ -72,7 +72,8 @@ class Reference:
         asked = self.questions.asked(task)
         if is_distance(task):
             kept = self._distributions(task)
-            return Scored(zeros(asked), "definition", noise=self._noise(task, zeros(asked), kept), kept=kept)
+            own = by_definition(asked, task)
+            return Scored(own, "definition", noise=self._noise(task, own, kept), kept=kept)
         scored = self._asked_plainly(task)
         kept = scored.kept if isinstance(task, RollingTask) else None
         return replace(scored, noise=self._noise(task, scored.outcomes, kept), kept=kept)
@@ -135,7 +136,7 @@ class Reference:
             )
             return None
         if is_distance(task):
-            baselines.check_zero(stored, path)
+            baselines.check_own(stored, path, own_score(task))
         return stored
 
     def update_baseline(self, task: Task) -> str:
@@ -149,11 +150,17 @@ class Reference:
         return f"baseline of {task.id} written: {change}" + (f"; changed: {', '.join(fields)}" if fields else "")
 
 
-def zeros(asked: Asked) -> list[ItemOutcome]:
-    """No distance for every item that is asked."""
+def own_score(task: Task) -> float:
+    """What a model scores that is compared with itself: no distance, or all that can be the same."""
+    return task.metric.best or 0.0
+
+
+def by_definition(asked: Asked, task: Task) -> list[ItemOutcome]:
+    """What every item that is asked scores where a model is compared with itself: no distance, all tokens the same."""
+    own = own_score(task)
     return [
         ItemOutcome(item.id, item.group, None, unscored=asked.unasked[item.id])
         if item.id in asked.unasked
-        else ItemOutcome(item.id, item.group, 0.0)
+        else ItemOutcome(item.id, item.group, own)
         for item in asked.items
     ]

@@ -15,14 +15,14 @@ from quantgate.core.keys import ResponsesKey
 from quantgate.core.phases import PHASES
 from quantgate.core.progress import Share
 from quantgate.core.remote import SpentError
-from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, Sink
+from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Generate, Request, Response, Rolling, Sink
 from quantgate.engines.guarded import Guarded
 from quantgate.engines.protocol import Against, Distributions, Engine, EngineRow, Job, Keep, Kept, Weights
 from quantgate.engines.table import engine_called
 from quantgate.runs import answers
 from quantgate.runs.asked import Asked
 from quantgate.runs.questions import Questions
-from quantgate.tasks.base import Task
+from quantgate.tasks.base import InTurns, Task
 from quantgate.tasks.checked import check_depends, outcome_of
 from quantgate.tasks.rolling import RollingTask
 
@@ -145,6 +145,8 @@ class Scoring:
             if (partial := self._partial(ask, error.found)) is None or ask.again is not None:
                 raise
             return partial
+        if isinstance(ask.task, InTurns):
+            ask, answered = self._in_turns(ask, ask.task, answered)
         outcomes = _outcomes(ask, answered.responses)
         origin = "store" if answered.from_cache else "computed"
         stats = answered.stats
@@ -156,8 +158,33 @@ class Scoring:
             kept=Kept(answered.path, answered.digest),
         )
 
+    def reference_answers(self, task: Task, asked: Asked) -> list[Response]:
+        """What the reference answers to all requests of a task, in their order."""
+        ask = Ask(task, asked, self.questions.model)
+        with PHASES.of(ask.what):
+            return self._answers(ask).responses if asked.requests else []
+
+    def _in_turns(self, ask: Ask, task: InTurns, first: answers.Answered) -> tuple[Ask, answers.Answered]:
+        """The questions and answers of both turns, those of an item side by side."""
+        old, prompts = ask.asked, self.questions.prompts
+        second = replace(old.part(()), detail=old.detail)
+        for item, mine in zip(old.items, old.slices, strict=True):
+            further = task.next_turn(item, first.responses[mine], prompts) if old.requests[mine] else []
+            second.add(item, [prompts.ended(each) if isinstance(each, Generate) else each for each in further])
+        then = self._answers(replace(ask, asked=second)) if second.requests else first
+        whole, responses = replace(old.part(())), list[Response]()
+        for at, item in enumerate(old.items):
+            turns = ((old, old.slices[at], first), (second, second.slices[at], then))
+            whole.add(item, [request for asked, mine, _ in turns for request in asked.requests[mine]])
+            responses += [response for _, mine, found in turns for response in found.responses[mine]]
+        stats = {name: value + then.stats.get(name, 0.0) for name, value in first.stats.items()}
+        from_cache = first.from_cache and then.from_cache
+        return replace(ask, asked=whole), replace(first, responses=responses, stats=stats, from_cache=from_cache)
+
     def _partial(self, ask: Ask, spent: str) -> Scored | None:
         """Outcomes of the items that were answered before the budget ended; None where that was none of them."""
+        if isinstance(ask.task, InTurns):
+            return None
         known = answers.kept(self.store, self._key(ask), len(ask.asked.requests))
         slices = ask.asked.slices
         whole = [at for at, mine in enumerate(slices) if all(each in known for each in range(mine.start, mine.stop))]
@@ -169,6 +196,8 @@ class Scoring:
 
     def others(self, ask: Ask, without: Collection[str]) -> list[list[ItemOutcome]]:
         """Outcomes of other models on the very same items, as far as the store holds them; see `answers.of_others`."""
+        if isinstance(ask.task, InTurns):
+            return []
         found = answers.of_others(self.store, self._key(ask), without)
         return [_outcomes(ask, each) for each in found if len(each) == len(ask.asked.requests)]
 
@@ -216,7 +245,7 @@ class Scoring:
         return f"{kept} of {reference}, version {self.row.comparison}"
 
     def _check_capable(self, ask: Ask) -> None:
-        compared = isinstance(ask.task, RollingTask) and ask.task.measure == "kld"
+        compared = isinstance(ask.task, RollingTask) and ask.task.measure != "ppl"
         row = self._row(ask.weights)
         if lacking := row.capabilities.lacking(ask.asked.requests, compared=compared):
             who = f"engine {row.name}" if row is self.row else ask.weights.who

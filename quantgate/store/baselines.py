@@ -90,18 +90,18 @@ def _plain(outcome: ItemOutcome) -> dict[str, Any]:
     return {name: value for name, value in asdict(outcome).items() if name != "facts" or value}
 
 
-def check_zero(stored: Baseline, path: Path) -> None:
-    """Refuse scores of a distance from the reference: its distance from itself is 0 by definition.
+def check_own(stored: Baseline, path: Path, own: float) -> None:
+    """Refuse scores of a comparison with the reference that are not ``own``, what it scores itself by definition.
 
     Raises:
         StoreError: some score is another number, whatever the seal says.
     """
-    wrong = [outcome.item_id for outcome in stored.outcomes if outcome.score not in (0.0, None)]
+    wrong = [outcome.item_id for outcome in stored.outcomes if outcome.score not in (own, None)]
     if wrong:
         raise StoreError(
             f"baseline {path}",
             f"{len(wrong)} items have a distance of the reference from itself (first: {wrong[0]})",
-            expected="0 for every item",
+            expected=f"{own:g} for every item",
             hint="delete it, or make it anew with --update-baselines",
         )
 

@@ -149,6 +149,26 @@ class Carrying(Protocol):
 
 
 @runtime_checkable
+class Followed(Protocol):
+    """A task whose items are made of what the reference answered to another one, which it is asked before."""
+
+    @property
+    def first(self) -> Any:
+        """That task."""
+
+    def behind(self, asked: Sequence[tuple[Item, Sequence[Any], Sequence[Response]]], prompts: Prompts) -> list[Item]:
+        """The items, given every item of the first task with its requests and the reference's responses."""
+
+
+@runtime_checkable
+class InTurns(Protocol):
+    """A task that asks on, behind what the model itself answered."""
+
+    def next_turn(self, item: Item, responses: Sequence[Response], prompts: Prompts) -> list[Request]:
+        """The second requests of ``item``; none where there is nothing more to ask. `Task.score` gets all responses."""
+
+
+@runtime_checkable
 class Choosy(Protocol):
     """A task some of whose items nobody could score, so that asking them would be a waste."""
 

@@ -19,14 +19,14 @@ import math
 from ast import literal_eval as python_literal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
 from quantgate.core.errors import DataError
 from quantgate.core.items import Item, ItemOutcome
 from quantgate.core.metrics import Metric
 from quantgate.core.requests import Generate, GenerateResponse, Request, Response
-from quantgate.tasks.base import Selection, Task
+from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DataSource, Fields, Row
 from quantgate.tasks.followbench_rules import rule_for
 from quantgate.tasks.items import limited, rows_of_split
@@ -141,11 +141,6 @@ class FollowBench:
             verdicts = [parse_verdicts(reply, n + 1) for n, reply in enumerate(pool.map(self.judge.reply, asked))]
         shares = [sum(verdict) / len(verdict) for verdict in verdicts if verdict is not None]
         return shares if len(shares) == LEVELS else UNREADABLE
-
-
-def judged_by(task: Task, judge: Judge | None) -> Task:
-    """The task, with ``judge`` where it can use one."""
-    return replace(task, judge=judge) if isinstance(task, FollowBench) else task
 
 
 def _groups(data: DataSource, dataset: str, config: str) -> list[list[Row]]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from quantgate.core.errors import UsageError
 from quantgate.core.reading import Unreadable
 from quantgate.core.remote import Manners, Remote, RemoteError
 from quantgate.store.store import write_atomically
+from quantgate.tasks.base import Task
 
 KEY: Final = "QUANTGATE_JUDGE_KEY"
 _MAX_TOKENS: Final = 1024
@@ -106,6 +107,18 @@ class Judge:
             expected="an OpenAI-compatible endpoint",
             hint=f"check --judge, --judge-model and {KEY}; replies so far are kept",
         )
+
+
+def judged_by(task: Task, judge: Judge | None) -> Task:
+    """The task, or the one that it asks, with ``judge`` where it can use one."""
+    inner: Any = task
+    if is_dataclass(inner) and not isinstance(inner, type):
+        if hasattr(inner, "judge"):
+            inner = replace(inner, judge=judge)
+        elif (asked := getattr(inner, "of", None)) is not None:
+            inner = replace(inner, of=judged_by(asked, judge))
+    found: Task = inner
+    return found
 
 
 def _body(remote: Remote, asked: dict[str, Any]) -> bytes:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import cached_property
 from typing import Any, Final
 
 from quantgate.core.errors import ModelError, translated
-from quantgate.core.requests import Generate, Likelihood, Tokens
+from quantgate.core.requests import Generate, Likelihood, Sampling, Tokens
 
 TODAY: Final = date(2024, 7, 26)  # what Llama 3's own template takes for today where it is given no clock
 _PROBE: Final = "a"
@@ -32,11 +33,23 @@ class Prompts:
         max_length: the model's context length in tokens.
         name: the model's name for messages.
         ends: tokens that end an answer (see `quantgate.models.ending`).
+        shipped: how the model's own files say that answers are drawn; None where they do not.
+        seed: of what is drawn.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, name: str, ends: Tokens = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        name: str,
+        ends: Tokens = (),
+        *,
+        shipped: Sampling | None = None,
+        seed: int = 1234,
+    ) -> None:
         self._tokenizer = tokenizer
         self.max_length, self.ends = max_length, ends
+        self.shipped, self.seed = shipped, seed
         self._name = name
         self._context: tuple[str, bool, int] = ("", False, 0)
         self._corpora: dict[str, Tokens] = {}
@@ -67,7 +80,18 @@ class Prompts:
     def ended(self, request: Generate) -> Generate:
         """``request`` with the tokens that end its answer, and no more new ones than the context has room for."""
         room = self.max_length - len(request.prompt) + 1  # the last new token is never read
-        return Generate(request.prompt, min(request.max_new_tokens, max(room, 1)), request.stop, self.ends)
+        return replace(request, max_new_tokens=min(request.max_new_tokens, max(room, 1)), ends=self.ends)
+
+    def sampling(self, greedy: str) -> Sampling:
+        """The model's own sampling. Raises ModelError where it ships none; ``greedy``: the task to ask then."""
+        if self.shipped is None:
+            raise ModelError(
+                f"model {self._name!r}",
+                "its generation_config.json asks for no sampling",
+                expected="do_sample: true, with a temperature, top_k or top_p",
+                hint=f"answers of this model are greedy: --tasks {greedy}",
+            )
+        return replace(self.shipped, seed=self.seed)
 
     def pair(self, context: str, continuation: str) -> Likelihood:
         """A likelihood request for ``continuation`` behind ``context``.

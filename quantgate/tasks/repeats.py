@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from quantgate.core.errors import DataError
 from quantgate.core.items import Item
-from quantgate.core.requests import Likelihood, Request, Rolling, Tokens
+from quantgate.core.requests import Likelihood, Request, Rolling, Sampling, Tokens
 from quantgate.tasks.base import Task
 from quantgate.tasks.overlap import Words, covered, run_hashes, words_of
 from quantgate.tasks.prompts import Prompts
@@ -38,6 +38,10 @@ class _Heard(Prompts):
     def __init__(self) -> None:
         self.contexts: list[str] = []
         self.options: list[str] = []
+        self.seed = 0
+
+    def sampling(self, greedy: str) -> Sampling:
+        return Sampling()
 
     def encode(self, text: str) -> Tokens:
         self.contexts.append(text)
@@ -111,6 +115,8 @@ class Copies:
 
     def earlier(self, item: Item) -> str:
         """Id of an earlier item that asks the same (``item`` is put down as its copy); empty when it is the first."""
+        if getattr(self._task, "every_item", False):  # its authors want an answer to each, whatever it repeats
+            return ""
         key = key_of(self._task, item)
         original = self._same_text(item) if key is None else self._first.setdefault(key, item.id)
         if original in ("", item.id):

@@ -25,14 +25,15 @@ from typing import ClassVar, Final, Literal
 
 from quantgate.core.errors import DataError
 from quantgate.core.items import Item, ItemOutcome
-from quantgate.core.metrics import BLOCK, GUESSING, KLD_MEAN, PERPLEXITY, Metric
+from quantgate.core.metrics import BLOCK, GUESSING, KLD_MEAN, PERPLEXITY, SAME_TOP, Metric
 from quantgate.core.requests import KEPT_DRAWS, KEPT_TOKENS, Request, Response, Rolling, RollingResponse
 from quantgate.tasks.base import Selection, only
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.prompts import Prompts
 
-_METRICS: Final = {"ppl": PERPLEXITY, "kld": KLD_MEAN}
+_METRICS: Final = {"ppl": PERPLEXITY, "kld": KLD_MEAN, "same": SAME_TOP}
+_FOUND_IN: Final = {"ppl": "nll", "kld": KLD_MEAN.name, "same": SAME_TOP.name}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class RollingTask:
 
     id: str
     corpus: str
-    measure: Literal["ppl", "kld"]
+    measure: Literal["ppl", "kld", "same"]
     length: int = 2048
     max_segments: int | None = 16
     raw: bool = False
@@ -131,7 +132,7 @@ class RollingTask:
         front = max(0, item.row.get("first", 0) - 1)
         nll = math.fsum(response.nll[front:]) / len(response.nll[front:])
         fidelity = _fidelity(response, front)
-        score = nll if self.measure == "ppl" else fidelity.get("kld_mean")
+        score = {"nll": nll, **fidelity}.get(_FOUND_IN[self.measure])
         if score is None:
             reason = "its distributions were not compared with the reference's"
             return ItemOutcome(item.id, item.group, None, unscored=reason)

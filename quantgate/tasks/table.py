@@ -21,6 +21,7 @@ from quantgate.tasks.checked import is_guest
 from quantgate.tasks.code import HumanEval, Mbpp
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
+from quantgate.tasks.decoded import decoded
 from quantgate.tasks.efficiency import EFFICIENCY_TASKS
 from quantgate.tasks.efficiency import GROUP as EFFICIENCY_GROUP
 from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
@@ -31,12 +32,15 @@ from quantgate.tasks.ifeval import IfEval
 from quantgate.tasks.lambada import Lambada
 from quantgate.tasks.mass import Mass
 from quantgate.tasks.multiple_choice import MultipleChoice
+from quantgate.tasks.open_answers import AlpacaEval, MtBench
 from quantgate.tasks.rolling import RollingTask
+from quantgate.tasks.sampled import Sampled
 from quantgate.tasks.scenario_rows import SCENARIO
 from quantgate.tasks.short_answers import GreedyAnswer, TriviaQa
 from quantgate.tasks.snli import Snli, SnliLikelihood
 from quantgate.tasks.summaries import Summaries
 from quantgate.tasks.truthfulqa import TruthfulQa
+from quantgate.tasks.unlabelled import Agreement, Letters
 
 _MOST_EXACT: Final = 16  # whole distributions of a segment of 2,048 tokens take 0.4 to 2 GB
 
@@ -132,11 +136,27 @@ _OTHERS: Final[list[Task]] = [
 ]
 _SHORT: Final[list[Task]] = [GreedyAnswer("asdiv"), GreedyAnswer("webqs"), TriviaQa()]
 
+_ALPACA: Final = AlpacaEval()
+_DECODED: Final = ("gsm8k_cot", "cnn_dailymail", "humaneval")
+_ANSWERS: Final[list[Task]] = [
+    _ALPACA,
+    MtBench(),
+    *(
+        Agreement(name, Letters(name, like))
+        for name, like in (
+            ("ceval_test", ExamLikelihood("ceval", CEVAL)),
+            ("ceval_test_generate", ExamChat("ceval_generate", CEVAL)),
+        )
+    ),
+    *(Sampled(task) for task in _OTHERS if isinstance(task, (Gsm8k, Flores, Summaries, Snli, FollowBench))),
+    *(each for task in (*(task for task in _OTHERS if task.id in _DECODED), _ALPACA) for each in decoded(task)),
+]
+
 GROUP: Final = "quantgate.tasks"
 """Entry point group by which other packages add rows: tasks, or lists of them."""
 _OWN: Final[tuple[Task, ...]] = (
     *(*_ROLLING, *_EXAMS, *_ZERO_SHOT, *_SCENARIO, *_OTHER_CHOICES),
-    *(*_BOSS, *_MASS, *_OTHERS, *_SHORT),
+    *(*_BOSS, *_MASS, *_OTHERS, *_SHORT, *_ANSWERS),
 )
 _DIMENSIONS: Final = ("knowledge", "alignment", "fidelity")  # each is a file in evals/
 
@@ -196,6 +216,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "kld_exact": tuple(f"kld_exact_{name}" for name in CORPORA),
     "zero_shot": tuple(task.id for task in _ZERO_SHOT),
     "scenario": tuple(task.id for task in (*_SCENARIO, *_SHORT)),
+    "sampled": tuple(task.id for task in _ANSWERS if isinstance(task, Sampled)),
     "mass": tuple(task.id for task in _MASS if isinstance(task, Mass) and not _is_part(task.of)),
     "boss": tuple(task.id for task in _BOSS if not isinstance(task, (BossLikelihood, BossLoss))),
     "boss_sure": (
@@ -282,7 +303,7 @@ def select_tasks(
 
 def _suits(task: Task, data: DataSource, by_default: bool) -> bool:
     """Whether a task nobody named outright is run on ``data``: CPython's text goes with the bundled items."""
-    if isinstance(task, RollingTask):
+    if isinstance(task, RollingTask) and task.corpus:
         corpus = CORPORA[task.corpus]
         return corpus.in_(data) and data.name != "bundled" if corpus.dataset else data.name == "bundled"
     left_out = _BUNDLED_LEAVES_OUT if data.name == "bundled" else _ONLY_BUNDLED
@@ -295,7 +316,7 @@ def _suits(task: Task, data: DataSource, by_default: bool) -> bool:
 
 def _lacking(task: Task, data: DataSource) -> str:
     """What of a task's text ``data`` lacks although it has other splits of it; empty when nothing."""
-    corpus = CORPORA[task.corpus] if isinstance(task, RollingTask) else None
+    corpus = CORPORA[task.corpus] if isinstance(task, RollingTask) and task.corpus else None
     if corpus is None or corpus.rows is None or corpus.in_(data) or not data.has(corpus.dataset):
         return ""
     splits = " and ".join(data.splits(corpus.dataset, corpus.rows.config)) or "no split"

@@ -31,7 +31,7 @@ from tests.suite.sabotage_scene import (
 
 
 ANY_BASELINE = ("quantgate.store.baselines.differences", NO_LIST)
-ANY_DISTANCE = ("quantgate.store.baselines.check_zero", NOTHING)
+ANY_DISTANCE = ("quantgate.store.baselines.check_own", NOTHING)
 
 
 def _lured(scene, *command, **provenance):

@@ -40,7 +40,7 @@ def test_every_free_answer_of_the_papers_group_is_greedy_and_capped():
     assert all("greedy" in TASKS[name].protocol for name in free)
     assert {TASKS[name].max_new_tokens for name in free} == {64, 256, 512}
     assert "256 new tokens (64 SNLI, 512 FollowBench)" in row("length of an answer")
-    assert Generate.__doc__.startswith("Ask for a greedy continuation")
+    assert Generate((1,), 1).sampling is None
 
 
 def test_the_papers_perplexities_are_the_raw_ones():

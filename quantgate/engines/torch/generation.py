@@ -1,4 +1,4 @@
-"""Greedy generation with continuous batching: finished rows leave, waiting prompts take their place.
+"""Generation with continuous batching: finished rows leave, waiting prompts take their place.
 
 Prompts are read over the same prefix tree as everything else (a shared preamble once); their keys and values then move
 into a running batch whose rows are aligned at their last token.
@@ -21,6 +21,7 @@ from quantgate.engines.torch.cache import GrowingCache, Grown, PrefixCache
 from quantgate.engines.torch.head import first_argmax
 from quantgate.engines.torch.plan import Limits, Plan, Row
 from quantgate.engines.torch.reader import PlanReader, Reading
+from quantgate.engines.torch.sampling import Draws
 from quantgate.engines.torch.tree import build_tree
 from quantgate.models.ending import named_or_known
 
@@ -81,6 +82,11 @@ class GenerationRun:
         for index, path in zip(requests, ids, strict=True):
             self.at.setdefault(path[-1], []).append(index)
         self.caps = {index: self._cap(request) for index, request in requests.items()}
+        self.draws = {
+            index: Draws(request.prompt, request.sampling)
+            for index, request in requests.items()
+            if request.sampling is not None
+        }
         self.total = self.plan.tokens_read + sum(self.caps.values())
         self.generated = 0
         self._done = 0
@@ -135,11 +141,11 @@ class GenerationRun:
         assert reading.cache is not None
         rows = torch.tensor([number for number, _, _ in found], device=self.model.device)
         slots = torch.tensor([slot for _, slot, _ in found], device=self.model.device)
-        first = self._best(reading.hidden[rows, slots])
-        for (number, slot, index), token in zip(found, first, strict=True):
+        begun = [self.begun.get(index, ()) for _, _, index in found]
+        first = self._next(reading.hidden[rows, slots], [index for _, _, index in found], begun)
+        for (number, slot, index), new, token in zip(found, begun, first, strict=True):
             held = self._held(reading.batch.rows[number], number, slot, reading.cache)
-            begun = self.begun.get(index, ())
-            one = _Running(index, self.caps[index], len(self.requests[index].prompt) + len(begun), held, list(begun))
+            one = _Running(index, self.caps[index], len(self.requests[index].prompt) + len(new), held, list(new))
             self._append(one, token)
             if one.finish is None:
                 self._waiting.append(one)
@@ -187,18 +193,27 @@ class GenerationRun:
         if ends:
             positions = positions.clamp(max=min(ends) - 1)  # rows that ended may run past the window
         hidden = self.model.hidden(tokens, positions=positions, mask=mask, cache=cache)
-        best = self._best(hidden[:, -1])
-        for one, token in zip(running, best, strict=True):
+        tokens_of = self._next(hidden[:, -1], [one.index for one in running], [one.tokens for one in running])
+        for one, token in zip(running, tokens_of, strict=True):
             one.length += 1
             if one.finish is None:
                 self._append(one, token)
             else:
                 one.tokens.append(token)
 
-    def _best(self, hidden: Tensor) -> list[int]:
-        """The likeliest next token of each row; float32 logits of a few rows at a time stay in the cache."""
-        parts = torch.split(self.model.logits(hidden), _ROWS_AT_ONCE)
-        return torch.cat([first_argmax(part.float()) for part in parts]).tolist()
+    def _next(self, hidden: Tensor, indices: Sequence[int], new: Sequence[Sequence[int]]) -> list[int]:
+        """The next token of each row behind its ``new`` ones: the likeliest, or what its request draws.
+
+        Float32 logits of a few rows at a time stay in the cache.
+        """
+        logits = self.model.logits(hidden)
+        best: list[int] = torch.cat(
+            [first_argmax(part.float()) for part in torch.split(logits, _ROWS_AT_ONCE)]
+        ).tolist()
+        for row, (index, tokens) in enumerate(zip(indices, new, strict=True)):
+            if index in self.draws:
+                best[row] = self.draws[index].token(logits[row], tokens)
+        return best
 
     def _append(self, one: _Running, token: int) -> None:
         """Take a token, and end the request where it says so."""

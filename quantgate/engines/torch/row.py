@@ -23,7 +23,7 @@ class TorchRow:
     """Answers by a transformers model in this process. torch is imported when an engine is asked about, not before."""
 
     name: Final = "torch"
-    capabilities: Final = Capabilities(likelihood=True, losses=True, distributions=True, generate=True)
+    capabilities: Final = Capabilities(likelihood=True, losses=True, distributions=True, generate=True, sample=True)
 
     @property
     def comparison(self) -> int:

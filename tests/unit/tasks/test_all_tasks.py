@@ -14,7 +14,7 @@ from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.runs.evaluation import Evaluation
 from quantgate.runs.options import Options, Sources
 from quantgate.store.store import Store
-from quantgate.tasks.base import Selection
+from quantgate.tasks.base import Placed, Selection
 from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
 from quantgate.tasks.table import TASKS
 from quantgate.verdict.policy_file import load_policy
@@ -25,7 +25,10 @@ LIMIT = 3
 
 
 def bundled_tasks():
-    return [name for name, task in TASKS.items() if BUNDLED.has(str(getattr(task, "dataset", "")) or "none")]
+    def at_hand(task):
+        return task.has_rows(BUNDLED) if isinstance(task, Placed) else BUNDLED.has(task.dataset or "none")
+
+    return [name for name, task in TASKS.items() if at_hand(task)]
 
 
 def answer(model, request):
@@ -47,6 +50,7 @@ def evaluation(tmp_path_factory):
     model = make_model_dir(root / "model", layers=1)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    (model / "generation_config.json").write_text(json.dumps({"do_sample": True, "top_p": 0.8}))
     return Evaluation(
         Options(model=str(model), selection=Selection(limit=LIMIT), calibration=CalibrationChoice()),
         [TASKS[name] for name in bundled_tasks()],
@@ -54,7 +58,7 @@ def evaluation(tmp_path_factory):
         Store(root / "store", Silent()),
         load_policy(None),
         root / "baselines",
-        MockRow(answer, Capabilities(likelihood=True, losses=True, distributions=True, generate=True)),
+        MockRow(answer, Capabilities(likelihood=True, losses=True, distributions=True, generate=True, sample=True)),
     )
 
 
@@ -71,7 +75,7 @@ def test_scored_and_unscored_make_up_the_selection(evaluation, name):
     result = evaluation.result(METHODS["rtn8"], TASKS[name])
     assert result.n_items + sum(result.unscored.values()) == LIMIT
     assert result.n_items == 0 or math.isfinite(result.value)
-    if name.startswith("followbench"):
+    if "followbench" in name:
         assert all("no judge" in reason for reason in result.unscored)
     else:
         assert result.unscored == {}

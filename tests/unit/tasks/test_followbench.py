@@ -12,8 +12,8 @@ from quantgate.core.requests import GenerateResponse
 from quantgate.runs.asked import ask_items
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
-from quantgate.tasks.followbench import NO_JUDGE, UNREADABLE, FollowBench, judged_by
-from quantgate.tasks.llm_judge import Judge, constraints_prompt, parse_verdicts
+from quantgate.tasks.followbench import NO_JUDGE, UNREADABLE, FollowBench
+from quantgate.tasks.llm_judge import Judge, constraints_prompt, judged_by, parse_verdicts
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.snli import Snli
 
