@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
+from quantgate.models.hub import is_on_hub, local
 from quantgate.store.store import Store, default_root
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("place", metavar="PLACE", type=Path, help="a checkpoint: a directory, or a GGUF file")
-    add("other", metavar="OTHER", type=Path, nargs="?", help="a second one of the same model: show what differs")
+    add("place", metavar="PLACE", help="a checkpoint: a directory, a GGUF file, or hub:ORG/REPO@REV")
+    add("other", metavar="OTHER", nargs="?", help="a second one of the same model: show what differs")
     add(
         "--model", default="bundled", metavar="ID|DIR", help="16-bit original: 'bundled', a directory, a hub id, 'none'"
     )
@@ -49,9 +50,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         UsageError: a place that is not there.
         ModelError: files that are missing, damaged or of no known layout.
     """
-    for place in (args.place, args.other):
-        if place is not None and not place.exists():
-            raise UsageError("PLACE", f"{str(place)!r} is not there", expected="a directory or a GGUF file")
+    args.place, args.other = (_found(place, args.offline) for place in (args.place, args.other))
     reference = _reference(args, progress)
     if args.other is not None:
         from quantgate.checkpoints.differences import differences
@@ -59,12 +58,22 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         rows = differences(args.place, args.other, reference)
         print(json.dumps([row.as_record() for row in rows], indent=2) if args.json else "\n".join(_table(rows)))
         return 0
+    from quantgate.checkpoints.audit import whole_audit
     from quantgate.checkpoints.findings import ERROR
-    from quantgate.checkpoints.inspection import inspect
 
-    found = inspect(args.place, reference, str(args.place))
+    found = whole_audit(args.place, reference, str(args.place))
     print(json.dumps(found.as_record(), indent=2) if args.json else "\n".join(_lines(found)))
     return int(bool(found.of_level(ERROR)))
+
+
+def _found(place: str | None, offline: bool) -> Path | None:
+    if place is None:
+        return None
+    if is_on_hub(place):
+        return local(place, offline=offline)
+    if not Path(place).exists():
+        raise UsageError("PLACE", f"{place!r} is not there", expected="a directory, a GGUF file, or hub:ORG/REPO@REV")
+    return Path(place)
 
 
 def _reference(args: argparse.Namespace, progress: Progress) -> Path | None:

@@ -4,7 +4,7 @@ What is exported is the subject that the suite judges: it comes from the same st
 there if the suite has not made it yet. Which runtimes load it, and why one does not, is said before anything is
 computed. The files are those of the store; W8A8 is rewritten into compressed-tensors' layout, and in NVFP4
 layers that a runtime may fuse are given a common scale. For AutoGPTQ an output head that is tied to the embedding is
-stored a second time.
+stored a second time. ``--gguf TYPE`` writes the same weights as one file for llama.cpp instead.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("method", metavar="METHOD", help="a row of the method table, for example gptq4")
     add("directory", metavar="DIR", type=Path, help="where to write; must not exist, or be empty")
+    add("--gguf", metavar="TYPE", help="write one GGUF file for llama.cpp, its matrices in this type, for example F16")
     add("--model", default="bundled", metavar="ID|DIR", help="16-bit original: 'bundled', a directory or a hub id")
     add("--revision", metavar="REV", help="branch, tag or commit of a hub model")
     add("--device", default="cpu", metavar="NAME", help="torch device to quantize on")
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         QuantgateError: see `make_subject`.
     """
     method = get_method(args.method)
+    _check_type(args.gguf)
     _refuse_occupied(args.directory)
     choice = CalibrationChoice(
         args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed,
@@ -79,6 +81,13 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 
     write(args, model, method, store)
     return 0
+
+
+def _check_type(kind: str | None) -> None:
+    from quantgate.checkpoints.gguf_export import TYPES
+
+    if kind is not None and kind not in TYPES:
+        raise UsageError("--gguf", repr(kind), expected=f"one of {', '.join(TYPES)}: the gguf library writes no others")
 
 
 def _refuse_occupied(directory: Path) -> None:

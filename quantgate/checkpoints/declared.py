@@ -13,13 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.checkpoints.declared_further import LAYOUTS
+from quantgate.checkpoints.declared_further import LAYOUTS, quanto
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
-from quantgate.models.quantized import MAIN, declarations
+from quantgate.models.quantized import MAIN, QMAP, declarations
 from quantgate.quantize.algorithms.floats import is_plain
 from quantgate.quantize.numerics.layout import QUANT_METHOD
 from quantgate.quantize.settings import (
@@ -45,6 +45,8 @@ def read_declared(path: Path, who: str) -> Declared:
     """
     config = read_json(path / "config.json", who)
     places = declarations(path, config)
+    if (path / QMAP).is_file() and not places:
+        return quanto(read_json(path / QMAP, who), f"{who}: {QMAP}")
     found = places.pop(f"{MAIN} in config.json", None)
     if found is None:
         if places:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from quantgate.checkpoints.fields import Declared, account, check_pattern, integer, names
+from quantgate.checkpoints.fields import Declared, account, check_pattern, integer, names, torchao_type
 from quantgate.core.errors import ModelError
 
 _HARMLESS: Final = (
@@ -52,6 +52,8 @@ def auto_round(config: Mapping[str, Any], who: str) -> Declared:
     )  # fmt: skip
     bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
     extra = config.get("extra_config") or {}
+    if not isinstance(extra, Mapping):
+        raise ModelError(who, f"extra_config holds a {type(extra).__name__}", expected="an object of layers")
     for pattern in extra:
         check_pattern(pattern, f"{who}.extra_config")
     sixteen = {name for name, each in extra.items() if isinstance(each, Mapping) and each.get("bits", bits) >= 16}
@@ -89,7 +91,38 @@ def torchao(config: Mapping[str, Any], who: str) -> Declared:
             who, "torchao's configuration quantizes activations", expected="a weight-only configuration",
             hint="look into it with quantgate audit; to judge it, ask the server that runs it",
         )  # fmt: skip
+    if "WeightOnly" not in torchao_type(config):
+        raise ModelError(who, f"quant_type {kind!r}", expected="one of torchao's ...WeightOnlyConfig")
     return Declared("unfolded", _kept(names(config.get("modules_to_not_convert") or [], who)))
+
+
+def hqq(config: Mapping[str, Any], who: str) -> Declared:
+    """HQQ: what a matrix is, the tensors beside it say. Raises ModelError."""
+    account(
+        config, who, honoured=("quant_method", "quant_config", "skip_modules"), harmless=("dynamic_config",),
+    )  # fmt: skip
+    inner = config.get("quant_config") or {}
+    weights = inner.get("weight_quant_params") if isinstance(inner, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise ModelError(who, f"quant_config {inner!r}", expected="an object with weight_quant_params")
+    for name in ("scale_quant_params", "zero_quant_params"):
+        if inner.get(name):
+            raise ModelError(who, f"{name} {inner[name]!r}", expected="scales and zero points in 16 bit")
+    bits = integer(weights, "nbits", lambda n: n in (1, 2, 3, 4, 8), who, "1, 2, 3, 4 or 8")
+    return Declared("unfolded", _kept(names(config.get("skip_modules") or [], who)), bits)
+
+
+def quanto(found: Mapping[str, Any], who: str) -> Declared:
+    """quanto's map of modules (``quanto_qmap.json``). Raises ModelError where activations are quantized too."""
+    for name, how in found.items():
+        if not isinstance(how, Mapping) or not isinstance(how.get("weights"), str):
+            raise ModelError(who, f"{name}: {how!r}", expected="an object with weights and activations")
+        if how.get("activations") not in (None, "none"):
+            raise ModelError(
+                who, f"{name} quantizes activations to {how['activations']}", expected="weights alone",
+                hint="look into it with quantgate audit; activations of quanto are not computed here",
+            )  # fmt: skip
+    return Declared("unfolded", lambda name: name not in found)
 
 
 LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
@@ -98,4 +131,5 @@ LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
     "fp8": fp8,
     "modelopt": modelopt,
     "torchao": torchao,
+    "hqq": hqq,
 }

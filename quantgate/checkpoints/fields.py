@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from quantgate.core.errors import ModelError
+
+_LONGEST_PATTERN: Final = 2000
+_REPEAT: Final = re.compile(r"(?<!\\)[*+]")
+_MOST_REPEATS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,47 @@ def names(value: Any, who: str) -> list[str]:
 
 
 def check_pattern(pattern: str, who: str) -> None:
-    """Raise ModelError unless ``pattern`` is a regular expression."""
+    """Raise ModelError unless ``pattern`` is a regular expression that is tried on a name within bounds.
+
+    Repeats inside repeats, and many of them in a row, take exponentially long on a name that they do not match.
+    """
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise ModelError(who, f"{pattern!r} is no regular expression ({error})", expected="one") from error
+    if len(pattern) > _LONGEST_PATTERN or len(_REPEAT.findall(pattern)) > _MOST_REPEATS or _repeats_in_repeats(pattern):
+        raise ModelError(
+            who, f"the pattern {pattern[:80]!r} may take without end", expected="no repeats inside repeats, and few",
+            hint="name the modules, or write a simpler pattern",
+        )  # fmt: skip
+
+
+def check_patterns(config: Mapping[str, Any], who: str) -> None:
+    """`check_pattern` for every pattern by which a ``quantization_config`` of any layout chooses modules."""
+    groups = config.get("config_groups")
+    parts = [config, *(groups.values() if isinstance(groups, Mapping) else ())]
+    lists = [part.get(name) for part in parts if isinstance(part, Mapping) for name in ("targets", "ignore")]
+    tables = [config.get(name) for name in ("dynamic", "extra_config")]
+    found = [each for names in lists if isinstance(names, list) for each in names]
+    found += [each for table in tables if isinstance(table, Mapping) for each in table]
+    for each in found:
+        if isinstance(each, str):
+            check_pattern(each.removeprefix("re:").removeprefix("-:").removeprefix("+:"), who)
+
+
+def _repeats_in_repeats(pattern: str) -> bool:
+    """Whether a group with repeats or alternatives in it is repeated; groups are folded from the inside."""
+    text = re.sub(r"\\.|\[(?:\\.|[^\]])+\]", "c", pattern)  # escapes and classes are a letter each
+    while (group := re.search(r"\((?:\?(?:[:=!]|<[=!]|P<\w+>))?([^()]*)\)", text)) is not None:
+        wild = re.search(r"[*+|{\0]", group[1]) is not None
+        if wild and text[group.end() : group.end() + 1] in ("*", "+", "{"):
+            return True
+        text = f"{text[: group.start()]}{chr(0) if wild else 'c'}{text[group.end() :]}"
+    return False
+
+
+def torchao_type(config: Mapping[str, Any]) -> str:
+    """The class of torchao's configuration, for example ``Int8WeightOnlyConfig``; empty where there is none."""
+    kind: Any = config.get("quant_type")
+    kind = kind.get("default", kind) if isinstance(kind, dict) else kind
+    return str(kind.get("_type", "")) if isinstance(kind, dict) else str(kind or "")

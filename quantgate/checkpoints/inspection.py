@@ -18,14 +18,15 @@ from quantgate.checkpoints.causes import order_of_groups
 from quantgate.checkpoints.findings import ERROR, FACT, WARNING, Audit, Finding, MatrixRow, named
 from quantgate.checkpoints.folds import Folds
 from quantgate.checkpoints.layouts.plain import LAYOUT as PLAIN
-from quantgate.checkpoints.layouts.protocol import Checkpoint, StoredModule
+from quantgate.checkpoints.layouts.protocol import Checkpoint, Reference, StoredModule
 from quantgate.checkpoints.layouts.table import open_checkpoint
+from quantgate.checkpoints.reordered import InOrder, moved, orders_of
 from quantgate.core.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 5  # counts up when other things are found in the same files
+VERSION: Final = 6  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -37,6 +38,9 @@ _APART: Final = 4.0  # times its neighbours' error
 _SPREAD: Final = 0.04  # of the factors between groups that rounding of scales and weights leaves
 _NOISE: Final = 3.0  # standard deviations of what rounding adds to that
 _TURNED: Final = 0.3  # of products of embedding and first matrices, after both were turned and rounded
+_COARSE: Final = 0.05  # of a matrix that was rounded to 4 bits before it was stored in 8: 1% to 3% of it is error
+_ALL: Final = 0.9  # share of the matrices
+_SHIFTED: Final = 0.2  # share of the groups
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _EMBEDDING: Final = "embed_tokens.weight"
 
@@ -57,6 +61,17 @@ class _Seen:
     negative: list[str] = field(default_factory=list)
     zero: dict[str, int] = field(default_factory=dict)
     same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    shifted: dict[str, float] = field(default_factory=dict)
+    rounded: set[str] = field(default_factory=set)  # to few bits before they were stored in more
+
+    def forget(self, module: str) -> None:
+        """Take back what was measured of one matrix."""
+        self.rows = [row for row in self.rows if row.module != module]
+        self.causes = [each for each in self.causes if module not in each.modules[:1]]
+        self.far.pop(module, None)
+        for names in self.same.values():
+            if module in names:
+                names.remove(module)
 
 
 def inspect(place: Path, reference: Path | None, who: str) -> Audit:
@@ -80,10 +95,27 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
     if ours is not None and not turned:
         for name in _plain_matrices(checkpoint, ours):
             _look_plain(name, checkpoint, ours, seen)
+        findings += _in_order(checkpoint, ours, seen)
         findings += [*_others(checkpoint, ours, seen), *seen.folds.findings(checkpoint.config)]
     findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
     order = {ERROR: 0, WARNING: 1, FACT: 2}
     return Audit(checkpoint.layout, tuple(seen.rows), tuple(sorted(findings, key=lambda each: order[each.level])))
+
+
+def _in_order(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[Finding]:
+    """Look once more at matrices that are only in another order, as all that they meet are."""
+    if not seen.far:
+        return
+    orders = orders_of(seen.far, checkpoint, ours)
+    again = InOrder(ours, orders)
+    for module in orders:
+        seen.forget(module)
+        if module in checkpoint.modules:
+            _look(module, checkpoint.modules[module], checkpoint, again, seen)
+        else:
+            _look_plain(f"{module}.weight", checkpoint, again, seen)
+    if names := tuple(moved(orders)):
+        yield Finding("reordered", FACT, f"heads or hidden features of {named(names)} in another order", names)
 
 
 def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]) -> bool:
@@ -91,8 +123,11 @@ def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]
     name = next((each for each in ours.plain if each.endswith(_EMBEDDING)), "")
     if checkpoint.plain.get(name, ("",))[0] not in _FLOATS:
         return False
-    one, other = ours.tensor(name).float(), checkpoint.tensor(name).float()
-    if one.shape != other.shape or not bool(other.isfinite().all()) or matrices.plain_distance(one, other) < _HALF:
+    one, other = ours.tensor(name), checkpoint.tensor(name)
+    if one.shape != other.shape:
+        return False
+    one, other = (each.float() for each in matrices.sampled(one, other))
+    if not bool(other.isfinite().all()) or matrices.plain_distance(one, other) < _HALF:
         return False
     turned = matrices.is_rotation(one, other) and _turned_alike(one, other, checkpoint, ours)
     if turned:
@@ -127,17 +162,17 @@ def _norm_before(module: str, ours: Checkpoint) -> str:
     )
 
 
-def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Checkpoint | None, seen: _Seen) -> None:
+def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Reference | None, seen: _Seen) -> None:
     """Measure one quantized matrix."""
     found = checkpoint.weight(module)
     _check_scales(module, checkpoint.scales(module), seen)
     error = least = None
     name = f"{module}.weight"
-    if not bool(found.isfinite().all()):
+    if not bool(found.sum().isfinite()):  # one that is not finite leaves no finite sum
         seen.infinite.append(module)
     elif ours is not None and name in ours.plain:
         error, least = _compare(module, ours.tensor(name).float(), found, stored, ours, checkpoint, seen)
-    elif not bool(found.any()):
+    elif matrices.is_zero(found):
         seen.dead.append(module)
     seen.same[_print_of(found)].append(module)
     seen.rows.append(MatrixRow(module, stored.in_words(), stored.bits, stored.nbytes, stored.shape, error, least))
@@ -148,30 +183,35 @@ def _compare(
     weight: Tensor,
     found: Tensor,
     stored: StoredModule,
-    ours: Checkpoint,
+    ours: Reference,
     checkpoint: Checkpoint,
     seen: _Seen,
 ) -> tuple[float | None, float | None]:
     if found.shape != weight.shape:
         seen.shapes.append(f"{module} is {tuple(found.shape)}, not {tuple(weight.shape)}")
         return None, None
-    if not bool(weight.any()):
-        return (0.0 if not bool(found.any()) else 1.0), matrices.LEAST
-    if not bool(found.any()):
+    if matrices.is_zero(weight):
+        return (0.0 if matrices.is_zero(found) else 1.0), matrices.LEAST
+    if matrices.is_zero(found):
         seen.dead.append(module)
         return 1.0, None
-    least = matrices.least_error(weight, stored)
-    error = matrices.plain_distance(weight, found)
+    seen.folds.looked_at.append(module)
+    some, theirs = matrices.sampled(weight, found)
+    least = matrices.least_error(some, stored)
+    error = matrices.plain_distance(some, theirs)
     fit = matrices.fit_scales(weight, found) if error > _USUAL * least else None
     if fit is not None:
         error = min(error, fit.error)
     seen.causes += order_of_groups(module, fit.scaled if fit else weight, checkpoint)
-    if lost := matrices.empty_blocks(weight, found, stored.group):
+    if lost := matrices.empty_blocks(some, theirs, stored.group):
         seen.empty[module] = lost
     elif error > min(_UNLIKE, _SLACK * least):
         seen.far[module] = error
         seen.causes += _causes(module, weight, found, least, ours)
     else:
+        if stored.kind == "int":
+            share = matrices.shifted(*matrices.sampled(fit.scaled if fit else weight, found), stored.group)
+            seen.shifted |= {module: share} if share > _SHIFTED else {}
         _check_groups(module, weight, found, least, stored, fit, seen)
     return error, least
 
@@ -188,7 +228,7 @@ def _check_groups(
     """Whether the scales are those of their groups, once what was folded in is taken off."""
     size = stored.group if stored.group and stored.group > 0 else weight.shape[1]
     allowed = _SPREAD + _NOISE * (least / size) ** 0.5
-    if fit is None and matrices.spread(weight, found, stored.group) > allowed:
+    if fit is None and matrices.spread(*matrices.sampled(weight, found), stored.group) > allowed:
         fit = matrices.fit_scales(weight, found)
     if fit is not None:
         seen.folds.add(module, fit.rows, fit.columns)
@@ -196,7 +236,7 @@ def _check_groups(
             seen.apart[module] = apart
 
 
-def _causes(module: str, weight: Tensor, found: Tensor, least: float, ours: Checkpoint) -> Iterator[Finding]:
+def _causes(module: str, weight: Tensor, found: Tensor, least: float, ours: Reference) -> Iterator[Finding]:
     """Why a matrix is no rounding of its own original, where that can be told."""
     allowed = min(_UNLIKE, _SLACK * least)
     alike = [name for name in ours.plain if name != f"{module}.weight" and name.endswith(".weight")]
@@ -226,7 +266,7 @@ def _check_scales(module: str, scales: Mapping[str, Tensor], seen: _Seen) -> Non
 def _print_of(found: Tensor) -> int:
     """A number that equal matrices share and others hardly ever do."""
     step = max(1, found.numel() // 4096)
-    sample = found.flatten()[::step].contiguous()
+    sample = found.flatten()[::step].float().contiguous()
     return hash((tuple(found.shape), sample.numpy().tobytes()))
 
 
@@ -237,17 +277,23 @@ def _plain_matrices(checkpoint: Checkpoint, ours: Checkpoint) -> Iterator[str]:
             yield name
 
 
-def _look_plain(name: str, checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> None:
+def _look_plain(name: str, checkpoint: Checkpoint, ours: Reference, seen: _Seen) -> None:
     """A matrix that is stored as floats: it may be simulated, folded or fine-tuned, but it is the same matrix."""
-    weight, found = ours.tensor(name).float(), checkpoint.tensor(name).float()
+    import torch
+
+    weight, found = ours.tensor(name), checkpoint.tensor(name)
     module = name.removesuffix(".weight")
+    seen.folds.looked_at.append(module)
     if found.shape != weight.shape:
         seen.shapes.append(f"{module} is {tuple(found.shape)}, not {tuple(weight.shape)}")
-    elif not bool(found.isfinite().all()):
+    elif not bool(found.sum(dtype=torch.float32).isfinite()):
         seen.infinite.append(module)
-    elif bool(weight.any()) and not bool(found.any()):
+    elif not matrices.is_zero(weight) and matrices.is_zero(found):
         seen.dead.append(module)
-    elif (error := matrices.plain_distance(weight, found)) > _CHANGED and not name.endswith(_EMBEDDING):
+    elif (error := matrices.plain_distance(*matrices.sampled(weight, found))) > _CHANGED and not name.endswith(
+        _EMBEDDING
+    ):
+        weight, found = weight.float(), found.float()
         fit = matrices.fit_scales(weight, found)
         if fit.error > _HALF:
             seen.far[module] = error
@@ -257,8 +303,23 @@ def _look_plain(name: str, checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen
     seen.same[_print_of(found)].append(module)
 
 
+def _coarser(seen: _Seen) -> Iterator[Finding]:
+    """Fine grids that hold coarse values all over were rounded before: worse than they could be, and no damage."""
+    measured = [row for row in seen.rows if row.error is not None]
+    if not seen.far or len(seen.far) < _ALL * len(measured) or max(seen.far.values()) > _COARSE:
+        return
+    sentence = (
+        f"{_matrices(seen.far)} as far from the reference's as if rounded to few bits first ({named(seen.far)}: "
+        f"{statistics.median(seen.far.values()):.1%} of it is error)"
+    )
+    yield Finding("coarser", WARNING, sentence, tuple(seen.far), dict(seen.far))
+    seen.rounded |= set(seen.far)
+    seen.far.clear()
+
+
 def _structure(seen: _Seen) -> Iterator[Finding]:
     """Matrices that are no roundings at all."""
+    yield from _coarser(seen)
     far = [f"{module} (not finite)" for module in dict.fromkeys(seen.infinite)]
     far += [f"{module} ({error:.0%} of it is error)" for module, error in seen.far.items()]
     if seen.dead:
@@ -285,7 +346,8 @@ def _structure(seen: _Seen) -> Iterator[Finding]:
 
 def _values(seen: _Seen) -> Iterator[Finding]:
     """What is measured over all matrices, and what is only odd."""
-    times = [row.error / row.least for row in seen.rows if row.error is not None and row.least and row.least < 1]
+    rows = [row for row in seen.rows if row.module not in seen.rounded]
+    times = [row.error / row.least for row in rows if row.error is not None and row.least and row.least < 1]
     if times and (usual := statistics.median(times)) > _USUAL:
         sentence = (
             f"{_matrices(times)} {usual:.0f} times as far from the reference's as rounding to their own steps "
@@ -297,6 +359,12 @@ def _values(seen: _Seen) -> Iterator[Finding]:
             f"scales of {counted(len(seen.apart), 'matrix', 'matrices')} do not fit their groups ({named(seen.apart)})"
         )
         yield Finding("scales_misplaced", ERROR, sentence, tuple(seen.apart), seen.apart)
+    if seen.shifted:
+        sentence = (
+            f"{_matrices(seen.shifted)} moved to one side by about as much as rounding costs: zero points are off "
+            f"({named(seen.shifted)})"
+        )
+        yield Finding("zero_points", ERROR, sentence, tuple(seen.shifted), seen.shifted)
     if seen.negative:
         yield Finding(
             "negative_scales",
@@ -346,7 +414,7 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
         if other.ndim < 2 and not bool(torch.isfinite(other).all()):
             broken.append(name)
         elif one.shape == other.shape and not torch.equal(one.to(other.dtype), other):
-            changed[name] = matrices.plain_distance(one.float(), other.float())
+            changed[name] = matrices.plain_distance(one, other)
             if one.ndim == 1 and name.endswith("norm.weight"):
                 seen.folds.add_norm(name, (other.float() / one.float()).nan_to_num(1.0))
     if broken:

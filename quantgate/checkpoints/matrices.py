@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 _STEPS: Final = 4  # of the fit of scales: each halves what is left at least
 LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
 _RANGE: Final = 3.0  # range of a grid in standard deviations where the layout does not say its steps
+_PIECE: Final = 1 << 22  # weights that are compared at a time
+_ENOUGH: Final = 1 << 22  # weights that say what a matrix is like
 _TINY: Final = 1e-30
 _LIGHT: Final = 0.1  # share of a usual group's squares below which a group has no say
+_ONE_SIDED: Final = 0.6  # of the squared error of a group is its mean: one step off leaves 0.92, rounding 1 / size
 FINEST: Final = 2e-5  # the same of integers whose steps are known: their scales are rounded to 16 bit
 
 
@@ -57,8 +60,25 @@ def block_max(weight: Tensor, group: int) -> Tensor:
 
 
 def plain_distance(weight: Tensor, found: Tensor) -> float:
-    """Relative squared error of ``found`` against ``weight``, both ``[out, in]``."""
-    return float((found - weight).square().sum() / weight.square().sum().clamp(min=_TINY))
+    """Relative squared error of ``found`` against ``weight``, both ``[out, in]`` of any float dtype; read in pieces."""
+    step = max(1, _PIECE // max(1, weight[:1].numel()))
+    lost = whole = 0.0
+    for start in range(0, len(weight), step):
+        one, other = weight[start : start + step].float(), found[start : start + step].float()
+        lost += float((other - one).square().sum())
+        whole += float(one.square().sum())
+    return lost / max(whole, _TINY)
+
+
+def is_zero(values: Tensor) -> bool:
+    """Whether all of them are; a first row that is not says so at once."""
+    return not bool(values[:1].any()) and not bool(values.any())
+
+
+def sampled(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Evenly spaced rows of large matrices, the same of both: what concerns a matrix shows in some million weights."""
+    step = max(1, -(-one.numel() // _ENOUGH))
+    return one[::step], other[::step]
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,17 @@ def spread(weight: Tensor, found: Tensor, group: int | None) -> float:
     factors = (ours * theirs).sum(2) / mass.clamp(min=_TINY)
     counted = factors[mass > _LIGHT * mass.mean()]
     return float(counted.std()) if counted.numel() > 1 else 0.0
+
+
+def shifted(weight: Tensor, found: Tensor, group: int | None) -> float:
+    """Share of the groups of ``found`` (``[out, in]``) whose errors are nearly all alike: rounding goes either way, a
+    zero point that is off by one goes the same way with every weight.
+    """
+    size = group if group is not None and 0 < group < weight.shape[1] else weight.shape[1]
+    whole = weight.shape[1] // size * size
+    errors = (found - weight)[:, :whole].reshape(len(weight), -1, size)
+    mean, power = errors.mean(2).square(), errors.square().mean(2)
+    return float((mean > _ONE_SIDED * power.clamp(min=_TINY)).float().mean())
 
 
 def gain(weight: Tensor, found: Tensor) -> float:

@@ -24,6 +24,8 @@ INDEX: Final = "model.safetensors.index.json"
 CONFIGS: Final = ("config.json", "generation_config.json", "quantize_config.json")
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index.json", "*.gguf", *PICKLES)
+VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""One of them is in every directory that brings a tokenizer."""
 # every name that a tokenizer class of transformers reads, and the forms in which chat templates come
 TOKENIZERS: Final = (
     "*token*.json", "*vocab*.json", "*vocab*.txt", "merges*.txt", "dict.txt", "*.model", "*.bpe", "*.tiktoken",
@@ -153,6 +155,17 @@ def _check_inside(directory: Path, name: str, where: str, who: str) -> None:
             who, f"{where} names {name!r}, which leads out of the model's directory", expected="files inside it",
             hint="copy the file into the directory",
         )  # fmt: skip
+
+
+def check_links(directory: Path, who: str) -> None:
+    """Refuse a directory in which a link leads out of it; a hub cache's links into its blobs are inside.
+
+    Raises:
+        ModelError: names the link.
+    """
+    for name in _relative(directory):
+        if (directory / name).is_symlink():
+            _check_inside(directory, name, "the directory", who)
 
 
 def _no_weights(directory: Path, name: str, who: str) -> ModelError:

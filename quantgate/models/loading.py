@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded
+from quantgate.models.files import tokenizer_files
 from quantgate.models.tensors import read_tensor, stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_MOST_TOKENIZER: Final = 128 << 20  # bytes of one file
 _USUAL_CONTEXT: Final = 2048
 _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
@@ -27,7 +29,13 @@ def torch_dtype(name: str) -> Any:
 
 
 def load_tokenizer(path: Path, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``path``. Raises ModelError when transformers cannot read it."""
+    """The tokenizer in ``path``. Raises ModelError when transformers cannot read it, or its files are too large."""
+    for file in tokenizer_files(path):
+        if file.stat().st_size > _MOST_TOKENIZER:
+            raise ModelError(
+                f"model {name!r}", f"{file.name} holds {file.stat().st_size} bytes",
+                expected=f"at most {_MOST_TOKENIZER}: vocabularies of a million tokens take less",
+            )  # fmt: skip
     with translated(
         f"model {name!r}",
         "the tokenizer cannot be read",

@@ -18,6 +18,8 @@ MAIN: Final = "quantization_config"
 _KEYS: Final = (MAIN, "compression_config", "quantization")  # transformers, old llm-compressor, MLX
 _INNER: Final = ("text_config", "llm_config")
 _SIDE_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
+QMAP: Final = "quanto_qmap.json"
+"""Where quanto says how each module is kept; it declares nothing in config.json."""
 _RECORD: Final = "quantgate.json"
 _CODES: Final = ("weight", "qweight", "weight_packed", "qzeros", "scales", "weight_scale", "weight_scale_inv", "SCB")
 _PARTS: Final = ("qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "SCB")

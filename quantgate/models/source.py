@@ -20,7 +20,7 @@ from quantgate.core.keys import ConvertedModelKey
 from quantgate.core.naming import closest
 from quantgate.models import bundled
 from quantgate.models.digest import ModelDigest, digest_model
-from quantgate.models.files import read_json, weight_files
+from quantgate.models.files import VOCABULARIES, read_json, weight_files
 from quantgate.models.loading import load_reference
 from quantgate.models.quantized import declarations, refuse_quantized
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
@@ -97,7 +97,7 @@ def resolve_model(name: str, revision: str | None, store: Store, *, offline: boo
         _refuse_revision(name, revision)
         path = Path(name).resolve()
     elif _HUB_ID.fullmatch(name):
-        path = _from_hub(name, revision, offline)
+        path = snapshot(name, revision, offline)
         revision = path.name
     else:
         raise _no_such(name)
@@ -121,7 +121,8 @@ def _bundled(store: Store) -> Path:
     return store.fetch(key, lambda target: bundled.convert(gguf, target), what="the bundled model").path
 
 
-def _from_hub(name: str, revision: str | None, offline: bool) -> Path:
+def snapshot(name: str, revision: str | None, offline: bool) -> Path:
+    """Directory with the files of the hub's repository ``name`` that are read here. Raises ModelError."""
     from huggingface_hub import snapshot_download
 
     def fetch(offline: bool) -> Path:
@@ -148,7 +149,7 @@ def peek_model(name: str, revision: str | None, *, offline: bool = False) -> Pat
         return Path(name)
     if not _HUB_ID.fullmatch(name):
         raise _no_such(name)
-    path = _config_from_hub(name, revision, offline)
+    path = fetched(name, "config.json", revision, offline).parent
     config = check_config(path, name)
     if declarations(path, config):
         refuse_quantized(path, config, f"model {name!r}")
@@ -184,11 +185,12 @@ def _neighbours(name: str) -> list[str]:
         return []
 
 
-def _config_from_hub(name: str, revision: str | None, offline: bool) -> Path:
+def fetched(name: str, file: str, revision: str | None, offline: bool) -> Path:
+    """One ``file`` of the hub's repository ``name`` on this machine. Raises ModelError."""
     from huggingface_hub import hf_hub_download
 
     def fetch(offline: bool) -> Path:
-        return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=offline)).parent
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=offline))
 
     return _asking_hub(name, fetch, offline)
 
@@ -257,7 +259,7 @@ def check_model_directory(path: Path, name: str, who: str = "") -> None:
     who = who or f"model {name!r}"
     _refuse_detours(path, check_config(path, name, who), who)
     weight_files(path, who)
-    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any((path / file).is_file() for file in VOCABULARIES):
         raise ModelError(who, "no tokenizer", expected="tokenizer.json", hint="save the tokenizer beside the weights")
 
 

@@ -112,8 +112,8 @@ def _entries(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     header.pop("__metadata__", None)
     found = {}
     for name, entry in header.items():
-        begin, end = (int(each) for each in entry["data_offsets"])
-        shape = tuple(int(each) for each in entry["shape"])
+        begin, end = _sizes(entry["data_offsets"], name)
+        shape = _sizes(entry["shape"], name)
         if 8 * (end - begin) != math.prod(shape) * _BITS[entry["dtype"]]:
             raise ValueError(f"{name} has {end - begin} bytes")
         found[name] = StoredTensor(name, entry["dtype"], shape, path, start + begin, start + end)
@@ -125,6 +125,13 @@ def _entries(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     if place != size:
         raise ValueError(f"{size} bytes instead of {place}")
     return found
+
+
+def _sizes(numbers: Any, name: str) -> tuple[int, ...]:
+    """Whole numbers from 0: others have products that look right."""
+    if not isinstance(numbers, list) or not all(type(each) is int and each >= 0 for each in numbers):
+        raise ValueError(f"{name} has {str(numbers)[:60]} for sizes")
+    return tuple(numbers)
 
 
 def read_tensor(tensor: StoredTensor) -> Any:

@@ -266,7 +266,7 @@ def check_candidates(wanted: Wanted, methods: Sequence[Method], data: DataSource
     del data
     for method in methods:
         if method.algorithm == ALGORITHM:
-            check_candidate(method, wanted.place)
+            check_candidate(method, wanted.place, offline=wanted.offline)
         elif method.algorithm == SERVED:
             check_server(method)
 

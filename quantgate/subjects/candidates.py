@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.audit import audit_of, audited, check_complete
+from quantgate.checkpoints.beside import ending_findings, tokenizer_findings
 from quantgate.checkpoints.fields import Declared
-from quantgate.checkpoints.findings import WARNING
+from quantgate.checkpoints.findings import ERROR, WARNING
 from quantgate.core.errors import ModelError, UsageError
 from quantgate.core.keys import UnfoldedKey
 from quantgate.core.words import counted
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json, weight_files
+from quantgate.models.hub import check_place, is_on_hub, local
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.quantized import quantized_tensors
 from quantgate.models.source import ModelFiles, check_model_directory
@@ -44,15 +46,12 @@ if TYPE_CHECKING:
 ALGORITHM: Final = "candidate"
 _BLOCK_WEIGHT: Final = re.compile(r".*\.\d+\..*\.weight")  # a numbered block: neither embeddings nor the output head
 _ALIKE: Final = ("hidden_size", "num_hidden_layers", "vocab_size")
-_PROBES: Final = ("The 3 ships sailed at 07:45.", "  naïve café — 东京\n\tdef f(x): return x**2", "<|im_start|>user")
-
 _FLOATS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes
-_WORDS: Final = 64  # tokens of the vocabulary in one probe
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
-    """``directory``: where the checkpoint lies."""
+    """``directory``: where the checkpoint lies, or ``hub:ORG/REPO@REV``."""
 
     directory: str
 
@@ -71,14 +70,23 @@ def parse_candidate(text: str) -> Method:
         raise UsageError(who, f"the name {name!r}", expected="lower-case letters, digits, '-' and '_'")
     if name == ModelFiles.name:
         raise UsageError(who, f"the name {name!r}", expected="another one: so the 16-bit model is called")
+    if is_on_hub(place):
+        check_place(place, who)
+        return _row(name, place)
     if "://" in place:
         return parse_served(name, place, f"--candidate {name}=…")
     if not Path(place).exists():
-        raise UsageError(who, f"{place!r} is not there", expected="a checkpoint's directory, or a GGUF file")
+        raise UsageError(
+            who, f"{place!r} is not there", expected="a checkpoint's directory, a GGUF file, or hub:ORG/REPO@REV"
+        )  # fmt: skip
+    return _row(name, str(Path(place).resolve()))
+
+
+def _row(name: str, place: str) -> Method:
     return Method(
         id=name,
         algorithm=ALGORITHM,
-        settings=CandidateSettings(str(Path(place).resolve())),
+        settings=CandidateSettings(place),
         bits=16,
         needs_calibration=False,
         storage="packed",
@@ -88,17 +96,18 @@ def parse_candidate(text: str) -> Method:
     )
 
 
-def check_candidate(method: Method, reference: Path | None) -> None:
+def check_candidate(method: Method, reference: Path | None, *, offline: bool = True) -> None:
     """Check, without reading a weight, that the candidate is whole and declares what can be judged.
 
-    ``reference``: a directory with the original's config.json, where it is known already.
+    ``reference``: a directory with the original's config.json, where it is known already. ``offline``: do not ask the
+    hub for one that lies there.
 
     Raises:
         ModelError: a file is missing or cut short, it is of another architecture, or its declaration is refused.
     """
     from quantgate.checkpoints.declared import read_declared
 
-    path, who = directory_of(method), f"candidate {method.id!r}"
+    path, who = directory_of(method, offline=offline), f"candidate {method.id!r}"
     if not has_config(path):
         from quantgate.checkpoints.layouts.table import layout_of
 
@@ -111,10 +120,11 @@ def check_candidate(method: Method, reference: Path | None) -> None:
     read_declared(path, who)
 
 
-def directory_of(method: Method) -> Path:
-    """Where the checkpoint of a candidate's row lies."""
+def directory_of(method: Method, *, offline: bool = True) -> Path:
+    """Where the checkpoint of a candidate's row lies; one on the hub in its cache, fetched unless ``offline``."""
     assert isinstance(method.settings, CandidateSettings)
-    return Path(method.settings.directory)
+    place = method.settings.directory
+    return local(place, offline=offline) if is_on_hub(place) else Path(place)
 
 
 def computed_otherwise(method: Method, dtype: str) -> str:
@@ -168,12 +178,15 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     if ours.chat_template and not theirs.chat_template:
         workshop.progress.note(f"{who}: its files hold no chat template; it is asked with the reference's")
     loaded = digest_model(path, who).loaded
+    endings = list(ending_findings(model.path, path, ours, theirs))
     problems = [
         *_claimed(found.record),
         *_tokenizer_problems(ours, theirs),
+        *(each.sentence for each in endings if each.level == ERROR),
         *audited(model, path, loaded, workshop.store, who),
     ]
-    for warning in audit_of(model, path, loaded, workshop.store, who).of_level(WARNING):
+    warnings = [each for each in endings if each.level == WARNING]
+    for warning in [*warnings, *audit_of(model, path, loaded, workshop.store, who).of_level(WARNING)]:
         workshop.progress.note(f"{who}: {warning.sentence}")
     if declared.reader == "unfolded":
         found = _as_unfolded(found, unfolded(opened, path, loaded, model, workshop), who)
@@ -295,24 +308,7 @@ def _claimed(record: QuantizationRecord) -> list[str]:
 
 def _tokenizer_problems(ours: Any, theirs: Any) -> list[str]:
     """How the candidate's tokenizer differs from the reference's in what it does."""
-    numbers = theirs.get_vocab()
-    if any(numbers.get(token) != number for token, number in ours.get_vocab().items()):
-        return ["the candidate's tokenizer numbers tokens otherwise than the reference's"]
-    if any(ours.encode(probe) != theirs.encode(probe) for probe in _probes(ours)):
-        return ["the candidate's tokenizer splits text otherwise than the reference's"]
-    if theirs.chat_template and ours.chat_template != theirs.chat_template:
-        return ["the candidate's chat template is not the reference's"]
-    return []
-
-
-def _probes(tokenizer: Any) -> list[str]:
-    """Texts that show how a tokenizer splits: a few odd ones, and every token of its vocabulary as a word.
-
-    A merge that is missing or comes too late shows in no text but those that need it.
-    """
-    words = [tokenizer.convert_tokens_to_string([token]) for token in sorted(tokenizer.get_vocab())]
-    lines = [" ".join(words[start : start + _WORDS]) for start in range(0, len(words), _WORDS)]
-    return [*_PROBES, *lines]
+    return [each.sentence for each in tokenizer_findings(ours, theirs)]
 
 
 @dataclass

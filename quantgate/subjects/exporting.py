@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from quantgate.checkpoints.checkpoint import bytes_on_disk, ties_its_head, untie
+from quantgate.checkpoints.gguf_export import FLOATS, check_gguf, write_gguf
 from quantgate.checkpoints.mixed import mixed_config
 from quantgate.checkpoints.nvfp4 import share_scales
 from quantgate.checkpoints.readers import linear_shapes, readers
 from quantgate.checkpoints.w8a8 import convert, is_w8a8, w8a8_config
+from quantgate.core.errors import UsageError
 from quantgate.core.words import say
 from quantgate.models.digest import HEAD
+from quantgate.models.files import read_json
 from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
@@ -24,18 +27,23 @@ from quantgate.quantize.calibration.sources import CalibrationChoice, build_cali
 from quantgate.quantize.catalogue.methods import algorithm_of
 from quantgate.quantize.settings import FloatSettings
 from quantgate.store.store import Store
-from quantgate.subjects.subject import Workshop, make_subject
+from quantgate.subjects.subject import Subject, Workshop, make_subject
 from quantgate.tasks.data import BUNDLED_DATA, open_data
 from quantgate.tasks.prompts import Prompts
 
 
 def write(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store) -> None:
     """Quantize, or take what the store has, and copy it to the directory. Raises QuantgateError as `make_subject`."""
-    found = readers(export_config(method), linear_shapes(model.path, method.id))
+    if args.gguf:
+        _check_gguf(model, method, args.gguf)
+    found = [] if args.gguf else readers(export_config(method), linear_shapes(model.path, method.id))
     for reader in found:
         say(str(reader))
     calibration = _calibration(args, model) if method.needs_calibration else None
     subject = make_subject(model, method, calibration, Workshop(store, args.device))
+    if args.gguf:
+        _write_gguf(subject, model, args.gguf, args.directory)
+        return
     rewrite = rewrite_of(method)
     if rewrite is None and ties_its_head(subject.path) and any(reader.needs_head for reader in found):
         say(f"{HEAD} is stored beside the embedding it is tied to: AutoGPTQ leaves it at zero otherwise")
@@ -43,6 +51,27 @@ def write(args: argparse.Namespace, model: ModelFiles, method: Method, store: St
     _copy(subject.path, args.directory, rewrite)
     size = bytes_on_disk(args.directory)
     say(f"{args.directory}: {method.id}, {subject.record.bits_effective:.3f} bits a weight, {size} bytes")
+
+
+def _check_gguf(model: ModelFiles, method: Method, kind: str) -> None:
+    """Say what the file will be. Raises MethodError where there can be none."""
+    if method.activations or method.kv_cache:
+        raise UsageError("--gguf", f"{method.id} quantizes activations or the cache", expected="weights alone")
+    check_gguf(read_json(model.path / "config.json", method.id), kind, method.id)
+    if kind not in FLOATS:
+        say(f"{kind} rounds the weights of {method.id} a second time: judge the file itself (--candidate NAME=FILE)")
+
+
+def _write_gguf(subject: Subject, model: ModelFiles, kind: str, directory: Path) -> None:
+    from quantgate.checkpoints.layouts.table import open_checkpoint
+
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / f"{subject.name}-{kind}.gguf"
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".gguf-") as scratch:
+        work = Path(scratch) / target.name
+        write_gguf(open_checkpoint(subject.path, model.path, subject.who), model.path, kind, work, subject.who)
+        work.rename(target)
+    say(f"{target}: {subject.name} in {kind}, {target.stat().st_size} bytes")
 
 
 def export_config(method: Method) -> dict[str, Any]:

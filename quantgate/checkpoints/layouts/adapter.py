@@ -7,6 +7,7 @@ adapter may be beyond that (DoRA, trained embeddings, biases) is refused by name
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.checkpoints.fields import check_pattern
 from quantgate.checkpoints.findings import FACT, Finding
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout, StoredModule
 from quantgate.core.errors import ModelError
@@ -60,6 +62,7 @@ class Adapter:
         if config.get("peft_type") != "LORA" or refused or config.get("bias", "none") != "none":
             found = ", ".join(f"{name} {config[name]!r}" for name in refused) or f"{config.get('peft_type')} adapter"
             raise ModelError(who, found, expected="a plain LoRA adapter", hint="merge it into the weights with peft")
+        _check_settings(config, who)
         if not (place / WEIGHTS).is_file():
             raise ModelError(who, f"no {WEIGHTS}", expected="weights in safetensors", hint="finish the download")
         return AdaptedCheckpoint(place, reference, config, who, self._base(place / BASE, reference, who))
@@ -92,6 +95,17 @@ def _more_than_weights(place: Path, who: str) -> bool:
     parts = [own, *own.get("configs", [])]
     lost = any({"activations", "kv_cache", "kv_cache_scheme"} & each.keys() for each in parts)
     return lost or min(declared.activation_bits, declared.cache_bits) < _FLOAT_BITS
+
+
+def _check_settings(config: Mapping[str, Any], who: str) -> None:
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        raise ModelError(who, f"alpha_pattern holds a {type(patterns).__name__}", expected="an object of patterns")
+    for pattern in patterns:
+        check_pattern(pattern, f"{who}.alpha_pattern")
+    for value in (config.get("lora_alpha", 1), *patterns.values()):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ModelError(who, f"lora_alpha {value!r}", expected="a number")
 
 
 @dataclass
@@ -180,5 +194,5 @@ class AdaptedCheckpoint:
     def _scale(self, layer: str, rank: int) -> float:
         patterns = self.settings.get("alpha_pattern") or {}
         own = (value for pattern, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?{pattern}", layer))
-        alpha = float(next(own, self.settings.get("lora_alpha", rank)))
+        alpha = next(own, self.settings.get("lora_alpha", rank))
         return float(alpha / rank**0.5) if self.settings.get("use_rslora") else alpha / rank

@@ -35,6 +35,8 @@ def _group(config: Mapping[str, Any]) -> int:
 def describe(headers: Headers, settings: Settings) -> StoredModule:
     """From the shapes of ``qweight`` ``[in, out / 8]`` and ``scales`` ``[groups, out]``."""
     need(headers, settings["module"], "qweight", "qzeros", "scales")
+    if bits_of(settings) != _BITS:
+        raise ModelError(settings["module"], f"{bits_of(settings)} bits in AWQ's packing", expected=f"{_BITS}")
     rows, words = headers["qweight"].shape
     group = _group(settings)
     if headers["scales"].shape != (-(-rows // (group if group > 0 else rows)), words * 8):

@@ -18,6 +18,10 @@ _PARTS: Final = (
     "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point",
 )  # fmt: skip
 _CLASS: Final = "Linear"
+_TYPES: Final = {  # what a format stores, whatever else the configuration says
+    "pack-quantized": "int", "int-quantized": "int", "float-quantized": "float", "nvfp4-pack-quantized": "float",
+    "mxfp4-pack-quantized": "float",
+}  # fmt: skip
 
 
 def matches(name: str, patterns: list[str]) -> bool:
@@ -44,6 +48,10 @@ def scheme_of(config: Settings, module: str) -> Settings:
 
 def _describe(headers: Headers, settings: Settings) -> StoredModule:
     weights: Mapping[str, Any] = settings["weights"]
+    if (wanted := _TYPES.get(str(settings.get("format")))) not in (None, weights.get("type", "int")):
+        raise ModelError(
+            settings["module"], f"type {weights.get('type')!r} in the format {settings['format']}", expected=f"{wanted}"
+        )
     bits, strategy = int(weights["num_bits"]), str(weights.get("strategy"))
     rows = 1
     group = {"tensor": TENSOR, "channel": CHANNEL}.get(strategy, weights.get("group_size"))

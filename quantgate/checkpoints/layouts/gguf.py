@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.findings import ERROR, FACT, WARNING, Finding
+from quantgate.checkpoints.layouts.gguf_header import GgufTensor, read_header
 from quantgate.checkpoints.layouts.protocol import StoredModule
 from quantgate.core import reading
 from quantgate.core.errors import ModelError, translated
@@ -32,7 +33,9 @@ _TURNED: Final = ("llama", "granite", "granitemoe", "minicpm", "deci", "smollm3"
 _ONE_ADDED: Final = ("gemma", "gemma2", "gemma3")  # to the weights of norms
 _PLAIN: Final = {"F64": "F64", "F32": "F32", "F16": "F16", "BF16": "BF16"}
 _SIGNED: Final = ("Q4_0", "Q5_0", "Q8_0", "Q3_K", "Q6_K")  # without a minimum of each block
-_MALFORMED: Final = (KeyError, ValueError, IndexError, TypeError, UnicodeDecodeError, OverflowError, AssertionError)
+_MALFORMED: Final = (
+    KeyError, ValueError, IndexError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+)  # fmt: skip
 _FIELDS: Final = {  # of the file, and of config.json
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -96,25 +99,20 @@ class GgufCheckpoint:
     who: str
     layout: str = "gguf"
     fields: dict[str, Any] = field(default_factory=dict)
-    found: dict[str, Any] = field(default_factory=dict)  # the library's tensors by their names in the file
+    found: dict[str, GgufTensor] = field(default_factory=dict)  # by their names in the file
 
     def __post_init__(self) -> None:
-        with translated(
-            self.who, "no whole GGUF file", expected="a complete file", hint="finish the download", also=_MALFORMED
-        ):
-            from gguf import GGUFReader
-
-            for path in self.files:
-                reader = GGUFReader(str(path))
-                self.fields = dict(reader.fields.items()) | self.fields
-                for tensor in reader.tensors:
-                    if tensor.name in self.found:
-                        raise ModelError(self.who, f"{tensor.name} is there twice", expected="every tensor once")
-                    self.found[tensor.name] = tensor
+        for path in self.files:
+            header = read_header(path, self.who)
+            self.fields = header.fields | self.fields
+            for tensor in header.tensors:
+                if tensor.name in self.found:
+                    raise ModelError(self.who, f"{tensor.name} is there twice", expected="every tensor once")
+                self.found[tensor.name] = tensor
 
     def value(self, name: str) -> Any:
         """A field of the file; None where there is none."""
-        return self.fields[name].contents() if name in self.fields else None
+        return self.fields.get(name)
 
     @property
     def architecture(self) -> str:
@@ -138,9 +136,17 @@ class GgufCheckpoint:
             raise ModelError(
                 self.who, f"architecture {self.architecture!r}", expected="one that the gguf library knows"
             )
-        table = gguf.get_tensor_name_map(arch, int(self.value(f"{self.architecture}.block_count") or 0))
+        table = gguf.get_tensor_name_map(arch, self._blocks())
         pairs = ((name, table.get_name(name, try_suffixes=(".weight", ".bias"))) for name in stored(self.reference))
         return {ours: theirs for ours, theirs in pairs if theirs in self.found}
+
+    def _blocks(self) -> int:
+        count = self.value(f"{self.architecture}.block_count") or 0
+        if not isinstance(count, int) or not 0 <= count <= len(self.found):
+            raise ModelError(
+                self.who, f"block_count {count!r}", expected=f"a number up to {len(self.found)}, of tensors"
+            )
+        return count
 
     @cached_property
     def modules(self) -> Mapping[str, StoredModule]:
@@ -149,7 +155,7 @@ class GgufCheckpoint:
         return {
             name.removesuffix(".weight"): _described(tensor)
             for name, tensor in chosen.items()
-            if tensor.tensor_type.name not in _PLAIN
+            if tensor.kind.name not in _PLAIN
         }
 
     @cached_property
@@ -157,9 +163,9 @@ class GgufCheckpoint:
         """Tensors of floats."""
         chosen = {name: self.found[theirs] for name, theirs in self.names.items()}
         return {
-            name: (_PLAIN[tensor.tensor_type.name], _shape(tensor))
+            name: (_PLAIN[tensor.kind.name], tensor.shape)
             for name, tensor in chosen.items()
-            if tensor.tensor_type.name in _PLAIN
+            if tensor.kind.name in _PLAIN
         }
 
     def weight(self, module: str) -> Tensor:
@@ -174,7 +180,7 @@ class GgufCheckpoint:
         with translated(f"{self.who}: {name}", "cannot be unpacked", expected="a whole tensor", also=_MALFORMED):
             from gguf.quants import dequantize
 
-            values = torch.from_numpy(dequantize(source.data, source.tensor_type).copy()).reshape(_shape(source))
+            values = torch.from_numpy(dequantize(source.data(), source.kind).copy()).reshape(source.shape)
             return self._as_reference(name, values)
 
     def scales(self, module: str) -> Mapping[str, Tensor]:
@@ -185,7 +191,11 @@ class GgufCheckpoint:
         """Tensors without a place, and what the file says otherwise than the reference."""
         if self.reference is None:
             return []
-        return [*self._unplaced(), *self._fields(), *self._vocabulary()]
+        with translated(
+            self.who, "fields that cannot be read", expected="numbers, texts and lists as llama.cpp writes them",
+            hint="convert the model anew", also=_MALFORMED,
+        ):  # fmt: skip
+            return [*self._unplaced(), *self._fields(), *self._vocabulary()]
 
     def _as_reference(self, name: str, values: Tensor) -> Tensor:
         if self.architecture in _ONE_ADDED and name.endswith("norm.weight"):
@@ -216,9 +226,18 @@ class GgufCheckpoint:
             if not math.isclose(float(value), float(wanted), rel_tol=_NEAR):
                 sentence = f"{theirs} is {value:g} in the file, and {name} {wanted:g} in the reference"
                 yield Finding("config", ERROR, sentence, (), {"theirs": float(value), "ours": float(wanted)})
-        eos, ends = self.value("tokenizer.ggml.eos_token_id"), self.config.get("eos_token_id")
-        if eos is not None and ends is not None and eos not in (ends if isinstance(ends, list) else [ends]):
-            yield Finding("end_token", WARNING, f"texts end with token {eos} in the file, with {ends} in the reference")
+        yield from self._end()
+
+    def _end(self) -> Iterator[Finding]:
+        """The file's end token, against all that the reference's files name."""
+        assert self.reference is not None
+        eos = self.value("tokenizer.ggml.eos_token_id")
+        places = [self.config, *(read_json(file, self.who) for file in self.reference.glob("generation_config.json"))]
+        named = [place["eos_token_id"] for place in places if place.get("eos_token_id") is not None]
+        ends = {number for each in named for number in (each if isinstance(each, list) else [each])}
+        if eos is not None and ends and eos not in ends:
+            shown = ", ".join(map(str, sorted(ends)))
+            yield Finding("end_token", ERROR, f"texts end with token {eos} in the file, with {shown} in the reference")
 
     def _vocabulary(self) -> Iterator[Finding]:
         """The file's own tokenizer by what it holds."""
@@ -250,22 +269,18 @@ def _at(tokens: list[str], number: int) -> str | None:
     return tokens[number] if number < len(tokens) else None
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(int(each) for each in reversed(tensor.shape.tolist()))
-
-
-def _described(tensor: Any) -> StoredModule:
+def _described(tensor: GgufTensor) -> StoredModule:
     import gguf
 
-    kind = tensor.tensor_type.name
-    block, nbytes = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+    kind = tensor.kind.name
+    block, nbytes = gguf.GGML_QUANT_SIZES[tensor.kind]
     digits = re.search(r"\d", kind)
     bits = float(digits[0]) if digits else 8 * nbytes / block
-    shape = _shape(tensor)
+    shape = tensor.shape
     uniform = kind.startswith("Q")
     group = block if block <= 32 else (32 if kind in ("Q4_K", "Q5_K") else 16)
     height, width = (shape[0], shape[1]) if len(shape) == 2 else (math.prod(shape[:-1]), shape[-1])
     return StoredModule(
-        "int" if uniform else "levels", bits, group, kind in _SIGNED if uniform else None, kind, int(tensor.n_bytes),
+        "int" if uniform else "levels", bits, group, kind in _SIGNED if uniform else None, kind, tensor.nbytes,
         (height, width),
     )  # fmt: skip

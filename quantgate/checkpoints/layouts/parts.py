@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.checkpoints.fields import check_patterns
 from quantgate.checkpoints.findings import Finding
 from quantgate.checkpoints.layouts.protocol import StoredModule
 from quantgate.core.errors import ModelError, translated
@@ -65,6 +66,7 @@ class PartsLayout:
     def open(self, place: Path, reference: Path | None, who: str) -> PartsCheckpoint:
         """See `Layout.open`; nothing is asked of the reference."""
         config = read_json(place / "config.json", who)
+        check_patterns(config.get("quantization_config") or {}, who)
         return PartsCheckpoint(self, place, config, dict(stored(place, who)), who)
 
 

@@ -51,6 +51,17 @@ class StoredModule:
         )
 
 
+class Reference(Protocol):
+    """What an audit reads of the 16-bit original."""
+
+    @property
+    def plain(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """See `Checkpoint.plain`."""
+
+    def tensor(self, name: str) -> Tensor:
+        """See `Checkpoint.tensor`."""
+
+
 @runtime_checkable
 class Checkpoint(Protocol):
     """An opened checkpoint. Names of modules and tensors are those of the reference's architecture."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from quantgate.checkpoints.fields import torchao_type
 from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, total
 from quantgate.checkpoints.layouts.protocol import CHANNEL, TENSOR, StoredModule
 from quantgate.core.errors import ModelError
@@ -96,13 +97,6 @@ MODELOPT: Final = PartsLayout(
 
 
 # --- torchao ---------------------------------------------------------------------------------------------------------
-
-
-def torchao_type(config: Settings) -> str:
-    """The class of torchao's configuration, for example ``Int8WeightOnlyConfig``; empty where there is none."""
-    kind: Any = config.get("quant_type")
-    kind = kind.get("default", kind) if isinstance(kind, dict) else kind
-    return str(kind.get("_type", "")) if isinstance(kind, dict) else str(kind or "")
 
 
 def _torchao_describe(headers: Headers, settings: Settings) -> StoredModule:

@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, native, plain, scaled
+from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, hqq, native, plain, quanto, scaled
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout
 from quantgate.core.errors import ModelError
 from quantgate.core.registry import rows_of
-from quantgate.models.files import read_json
+from quantgate.models.files import check_links, read_json
 
 GROUP: Final = "quantgate.readers"
 
@@ -25,8 +25,10 @@ def layout_of(place: Path, who: str) -> Layout:
     """The row that recognises the directory or file ``place``.
 
     Raises:
-        ModelError: none does.
+        ModelError: none does, or a link in the directory leads out of it.
     """
+    if place.is_dir():
+        check_links(place, who)
     config = read_json(place / "config.json", who) if (place / "config.json").is_file() else {}
     for row in layouts().values():
         if row.recognises(place, config):
@@ -42,7 +44,8 @@ def layout_of(place: Path, who: str) -> Layout:
 
 _ROWS: Final[tuple[Layout, ...]] = (
     gguf.LAYOUT, adapter.Adapter(layout_of), native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, awq.AWQ,
-    awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, plain.LAYOUT,
+    awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, hqq.LAYOUT, quanto.LAYOUT,
+    plain.LAYOUT,
 )  # fmt: skip
 
 

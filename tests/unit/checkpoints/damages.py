@@ -187,6 +187,116 @@ DAMAGES: dict[str, Callable[[Files], bool]] = {
 }
 
 
+def _times(*factors):
+    """Scales of modules times factors: ``(module, factor)`` each."""
+    return lambda files: all(files.change(name, SCALES, _float(lambda each, by=by: each * by)) for name, by in factors)
+
+
+def _exactly(*factors):
+    """`_times` where scales have room for the factors: 8-bit floats have not."""
+    return lambda files: (
+        all((key := files.name(name, SCALES)) is not None and files.state[key].itemsize > 1 for name, _ in factors)
+        and _times(*factors)(files)
+    )
+
+
+QUERY, VALUE, OUT = (KEY.replace("k_proj", kind) for kind in ("q_proj", "v_proj", "o_proj"))
+GATE = UP.replace("up", "gate")
+ZEROS = ("qzeros", "weight_zero_point", "_weight_zero_point")
+HEADS, SIZE, HIDDEN = 2, 16, 128  # of the reference: heads of keys, size of one; features between up and down
+
+
+def _next_zeros(files, modules):
+    """Zero points one step further: packed ones in every field, others by themselves."""
+    packed = {"qzeros": 0x11111111, "weight_zero_point": 0x11111111, "_weight_zero_point": 1}
+    found = [(name, key) for name in modules for key in packed if key in files.parts.get(name, {})]
+    for name, key in found:
+        files.change(name, (key,), lambda each, by=packed[key]: each + by)
+    return bool(found)
+
+
+def _rows(files, module, places):
+    """Rows of a matrix that is stored row by row, one code a byte, and of its scales, in another order."""
+    name = files.name(module, CODES)
+    if name is None or files.state[name].shape[0] != len(places):
+        return False
+    files.state[name] = _order_bytes(files.state[name], 0, places)
+    return files.change(module, SCALES, lambda each: _order_bytes(each, 0, places))
+
+
+def _columns(files, module, places):
+    scales = files.name(module, SCALES)
+    if scales is not None and files.state[scales].ndim > 1 and files.state[scales].shape[1] > 1:
+        return False  # groups of columns have scales of their own
+    name = files.name(module, CODES) or (f"{module}.weight" if f"{module}.weight" in files.state else None)
+    if name is None or files.state[name].shape[1] != len(places):
+        return False
+    files.state[name] = _order_bytes(files.state[name], 1, places)
+    return True
+
+
+def _order_bytes(tensor, side, places):
+    """``index_select`` for dtypes that torch selects from by their bytes only."""
+    if tensor.shape[side] != len(places):
+        return tensor
+    raw = tensor.view(torch.uint8) if tensor.itemsize == 1 else tensor
+    return raw.index_select(side, places).contiguous().view(tensor.dtype)
+
+
+def _heads(repeats):
+    """The two heads of keys exchanged; each is shared by ``repeats`` heads of queries."""
+    return torch.arange(HEADS * repeats * SIZE).view(HEADS, -1).flip(0).flatten()
+
+
+def _order_heads(files, *kinds):
+    return all(_rows(files, name, _heads(2 if name == QUERY else 1)) for name in kinds)
+
+
+_TURNED = torch.randperm(HIDDEN, generator=torch.Generator().manual_seed(5))
+DOWN0 = UP.replace("up", "down")
+DAMAGES |= {
+    "zero points off by one in one matrix": lambda files: _next_zeros(files, [DOWN]),
+    "zero points off by one everywhere": lambda files: _next_zeros(files, list(files.parts)),
+    "scales read in another dtype": lambda files: files.change(
+        DOWN, SCALES, lambda each: each.view(torch.float16 if each.dtype == torch.bfloat16 else torch.bfloat16).float()
+        .view(-1)[: each.numel()].view(each.shape).to(each.dtype) if each.itemsize == 2 else each,
+    ),
+    # products that cancel out, and a model that does not
+    "gate thrice, down a third": _times((GATE, 3.0), (DOWN0, 1 / 3)),
+    "queries thrice, up a third": _times((QUERY.replace(".1.", ".0."), 3.0), (UP, 1 / 3)),
+    "queries thrice, o a third": _times((QUERY, 3.0), (OUT, 1 / 3)),
+    "values thrice, o of the other block a third": _times((VALUE, 3.0), (OUT.replace(".1.", ".0."), 1 / 3)),
+    "a norm twice, only the queries half": lambda files: (
+        _of("model.layers.1.input_layernorm.weight", lambda each: 2 * each)(files) and _times((QUERY, 0.5))(files)
+    ),
+    "heads of values in another order": lambda files: _order_heads(files, VALUE),
+    "heads in another order, o as it was": lambda files: _order_heads(files, QUERY, KEY, VALUE),
+    "heads in another order, queries as they were": lambda files: (
+        _order_heads(files, KEY, VALUE) and _columns(files, OUT, _heads(2))
+    ),
+    "features of up in another order": lambda files: _rows(files, UP, _TURNED),
+    "features of up and gate in another order": lambda files: (
+        _rows(files, UP, _TURNED) and _rows(files, GATE, _TURNED)
+    ),
+}  # fmt: skip
+HARMLESS: dict[str, Callable[[Files], bool]] = {
+    "queries doubled, keys halved": _exactly((QUERY, 2.0), (KEY, 0.5)),
+    "values doubled, o halved": _exactly((VALUE, 2.0), (OUT, 0.5)),
+    "up thrice, down a third": _exactly((UP, 4.0), (DOWN0, 0.25)),
+    "a norm twice, all that read it half": lambda files: (
+        _of("model.layers.1.input_layernorm.weight", lambda each: 2 * each)(files)
+        and _exactly((QUERY, 0.5), (KEY, 0.5), (VALUE, 0.5))(files)
+    ),
+    "heads in another order": lambda files: _order_heads(files, QUERY, KEY, VALUE) and _columns(files, OUT, _heads(2)),
+    "hidden features in another order": lambda files: (
+        _rows(files, UP, _TURNED) and _rows(files, GATE, _TURNED) and _columns(files, DOWN0, _TURNED)
+    ),
+    "scales in float32": lambda files: files.change(
+        DOWN, SCALES, lambda each: each.float() if each.dtype in (torch.float16, torch.bfloat16) else each
+    ),
+}
+
+
 def damaged(source: Path, target: Path, name: str) -> bool:
     """Write ``source`` with the damage ``name`` into the new directory ``target``; False where it has no such thing."""
     checkpoint = open_checkpoint(source, None, str(source))
@@ -195,7 +305,7 @@ def damaged(source: Path, target: Path, name: str) -> bool:
         {module: {key: part.name for key, part in parts.items()} for module, parts in checkpoint.found.items()},
     )
     before = {key: value.clone() for key, value in files.state.items()}
-    if not DAMAGES[name](files) or not _differs(before, files.state):
+    if not (DAMAGES | HARMLESS)[name](files) or not _differs(before, files.state):
         return False
     target.mkdir()
     save_file({key: each.contiguous().clone() for key, each in files.state.items()}, target / "model.safetensors")

@@ -8,7 +8,7 @@ from quantgate.checkpoints.audit import check_complete
 from quantgate.checkpoints.findings import ERROR, WARNING, from_record
 from quantgate.checkpoints.inspection import inspect
 from quantgate.core.errors import ModelError
-from tests.unit.checkpoints.damages import DAMAGES, damaged
+from tests.unit.checkpoints.damages import DAMAGES, HARMLESS, damaged
 
 DATA = Path(__file__).parents[2] / "data" / "checkpoints"
 REFERENCE = DATA / "reference"
@@ -34,6 +34,10 @@ WHOLE = {
     "ct_w4a16_gptq": (14, "4-bit int, groups of 32, symmetric, BF16 scales"),
     "ct_w4a16_kv": (14, "4-bit int, groups of 32, symmetric, BF16 scales"),
     "ct_w8a8": (14, "8-bit int, by row, symmetric, BF16 scales"),
+    "hqq4": (14, "4-bit int, groups of 32, zero points, BF16 scales"),
+    "hqq3_axis0": (14, "3-bit int, zero points, BF16 scales"),
+    "quanto_int4": (12, "4-bit int, groups of 64, zero points, BF16 scales"),
+    "quanto_int8": (14, "8-bit int, by row, symmetric, BF16 scales"),
     "gptq_3bit": (14, "3-bit int, groups of 32, symmetric, F16 scales"),
     "gptq_act": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
     "gptq_dynamic": (8, "4-bit int, groups of 32, symmetric, F16 scales"),
@@ -76,3 +80,15 @@ def test_damage_is_found(name, damage, tmp_path):
         return
     levels = {each.level for each in found.findings}
     assert ERROR in levels, [each.sentence for each in found.findings]
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+@pytest.mark.parametrize("name", [*DAMAGED, "ct_fp8_static"])
+def test_what_computes_the_same_is_no_error(name, change, tmp_path):
+    """Factors that cancel out, and an order of heads or features that everything follows."""
+    path = tmp_path / "changed"
+    if not damaged(DATA / name, path, change):
+        pytest.skip("the layout has nothing of the kind")
+    check_complete(REFERENCE, path, name)
+    found = inspect(path, REFERENCE, name)
+    assert [each.sentence for each in found.of_level(ERROR)] == []

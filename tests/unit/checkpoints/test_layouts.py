@@ -32,7 +32,7 @@ def codes_of(path):
 def copy(name, tmp_path, change=lambda config: None):
     path = shutil.copytree(DATA / name, tmp_path / name)
     config = json.loads((path / "config.json").read_text())
-    change(config["quantization_config"])
+    change(config.get("quantization_config"))
     (path / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(REFERENCE / name, path / name)
@@ -79,6 +79,38 @@ def test_fp8_blocks_are_multiplied_by_their_scale(tmp_path):
     for row in range(128):
         wanted = values[row].double() * scales[row // 32].double().repeat_interleave(32)
         assert torch.allclose(found[row].double(), wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["hqq4", "hqq3_axis0", "quanto_int8", "quanto_int4"])
+def test_a_matrix_is_unpacked_as_its_tool_unpacks_it(name):
+    """The tool's own values (tests/fixtures-src) are rounded to bfloat16, products and differences each."""
+    wanted = load_file(DATA / "expected" / f"{name}.safetensors")[UP].float()
+    found = table.open_checkpoint(DATA / name, None, name).weight(UP)
+    assert float((found - wanted).abs().max()) < 2**-7 * float(wanted.abs().max())
+
+
+def quantized_scales(content):
+    content["quantization_config"]["quant_config"]["scale_quant_params"] = {"nbits": 8}
+
+
+def quantized_inputs(content):
+    content[UP]["activations"] = "qint8"
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "change", "message"),
+    [
+        ("hqq4", "config.json", quantized_scales, "scale_quant_params"),
+        ("quanto_int8", "quanto_qmap.json", quantized_inputs, "quantizes activations"),
+    ],
+)
+def test_what_of_hqq_and_quanto_is_not_computed_is_refused(name, place, change, message, tmp_path):
+    path = copy(name, tmp_path)
+    content = json.loads((path / place).read_text())
+    change(content)
+    (path / place).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=message):
+        check_candidate(parse_candidate(f"theirs={path}"), REFERENCE)
 
 
 def test_modelopts_second_scale_multiplies():
@@ -131,7 +163,16 @@ def scene(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("ao_int8", 8), ("ao_intx4", 4), ("ar_auto_round", 4), ("ar_auto_round_auto_awq", 4)]
+    ("name", "bits"),
+    [
+        ("ao_int8", 8),
+        ("ao_intx4", 4),
+        ("ar_auto_round", 4),
+        ("ar_auto_round_auto_awq", 4),
+        ("hqq4", 4),
+        ("quanto_int4", 4),
+        ("quanto_int8", 8),
+    ],
 )
 def test_a_candidate_is_loaded_with_the_values_that_its_reader_gives(name, bits, scene, tmp_path):
     model, workshop = scene

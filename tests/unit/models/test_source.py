@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 
-from quantgate.core.errors import ModelError
+from quantgate.core.errors import ModelError, UsageError
 from quantgate.core.progress import Silent
+from quantgate.models import hub
 from quantgate.models.digest import digest_model
 from quantgate.models.loading import load_reference, torch_dtype
 from quantgate.models.source import check_model_directory, resolve_model
 from quantgate.store.store import Store
+from quantgate.subjects.candidates import directory_of, parse_candidate
 
 
 @pytest.fixture
@@ -56,16 +58,46 @@ def test_hub_offline_without_a_cached_copy(store):
         resolve_model("no/such-model", "main", store, offline=True)
 
 
-def test_hub_snapshot_on_disk_is_found(model, store, tmp_path, monkeypatch):
-    """The layout that the hub's client leaves: blobs, a ref and a snapshot named by the commit."""
+def on_hub(source, tmp_path, monkeypatch):
+    """``org/tiny`` as the hub's client leaves it: a ref and a snapshot named by the commit."""
     from huggingface_hub import constants
 
     commit = "a" * 40
     root = tmp_path / "hub" / "models--org--tiny"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(commit)
-    shutil.copytree(model, root / "snapshots" / commit)
+    shutil.copytree(source, root / "snapshots" / commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "_FOUND", {})
+    return root / "snapshots" / commit
+
+
+def test_a_checkpoint_on_the_hub_is_found_by_its_place(model, tmp_path, monkeypatch):
+    (model / "theirs.gguf").write_bytes(b"GGUF")
+    found = on_hub(model, tmp_path, monkeypatch)
+    assert hub.local("hub:org/tiny@main") == hub.local(f"hub:org/tiny@{'a' * 40}") == hub.local("hub:org/tiny") == found
+    assert hub.local("hub:org/tiny/theirs.gguf@main") == found / "theirs.gguf"
+    row = parse_candidate("theirs=hub:org/tiny@main")
+    assert directory_of(row) == found
+
+
+@pytest.mark.parametrize(
+    "place", ["hub:tiny", "hub:org/tiny@", "hub:../x/y", "hub:org/tiny/../../x.gguf", "hub:org/tiny/x.bin"]
+)
+def test_a_place_on_the_hub_that_is_none(place):
+    with pytest.raises(UsageError, match="hub:ORG/REPO@REV"):
+        parse_candidate(f"theirs={place}")
+
+
+def test_a_checkpoint_that_the_hub_does_not_have(tmp_path, monkeypatch, model):
+    on_hub(model, tmp_path, monkeypatch)
+    with pytest.raises(ModelError, match="not found in the hub's local cache"):
+        hub.local("hub:org/other@main")
+
+
+def test_hub_snapshot_on_disk_is_found(model, store, tmp_path, monkeypatch):
+    """The layout that the hub's client leaves: blobs, a ref and a snapshot named by the commit."""
+    commit = on_hub(model, tmp_path, monkeypatch).name
     found = resolve_model("org/tiny", "main", store, offline=True)
     assert (found.id, found.revision) == ("org/tiny", commit)
     assert found.digest == digest_model(model)
