@@ -1,4 +1,4 @@
-"""The table of calibration studies: which sets meet which tests (``--study NAME``)."""
+"""The table of studies: which calibration sets meet which tests, or which tests are paired (``--study NAME``)."""
 
 from __future__ import annotations
 
