@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from quantgate.quantize.numerics.layout import QUANT_METHOD
 
+# seen: "no longer supported"
+_ORDERED: Final = "vLLM 0.32 refuses act-order (desc_act): gptq-static-w{bits} has its groups in order"
 Shapes = Mapping[str, tuple[int, int]]
 """``(out, in)`` of every linear layer of the decoder blocks, by name."""
 
@@ -71,6 +73,7 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
     # vLLM loads whole groups only, and packed zero points only in whole words (3 bit: 32 values in 3 words)
     rest = _first(shapes, 1, group) if group > 0 else ""
     words = rest or _first(shapes, 0, 32 if bits == 3 else 32 // bits)
+    ordered = _ORDERED.format(bits=config["bits"]) if config["desc_act"] else ""
     whole = "" if config["desc_act"] else rest  # seen: without act-order AutoGPTQ reshapes weights into whole groups
     return [
         Reader(
@@ -81,7 +84,7 @@ def _gptq(config: Mapping[str, Any], shapes: Shapes) -> list[Reader]:
         ),
         Reader("GPTQModel"),
         Reader("transformers (with gptqmodel installed)", seen=False),
-        Reader("vLLM", words, seen=False),
+        Reader("vLLM", words or ordered, seen=False),
     ]
 
 

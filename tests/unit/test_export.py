@@ -69,7 +69,9 @@ def test_every_method_says_who_reads_it(method):
 
 
 def test_who_reads_the_gptq_layout():
-    assert answers("gptq4", EVEN) == {"AutoGPTQ": "", "GPTQModel": "", "transformers": "", "vLLM": ""}
+    assert answers("gptq-static-w4", EVEN)["vLLM"] == ""
+    ordered = "vLLM 0.32 refuses act-order (desc_act): gptq-static-w4 has its groups in order"
+    assert answers("gptq4", EVEN) == {"AutoGPTQ": "", "GPTQModel": "", "transformers": "", "vLLM": ordered}
     assert "gptq_v2" in answers("awq4", EVEN)["AutoGPTQ"]
     assert answers("gptq4", ODD)["vLLM"] == "576 input features of up are no multiple of 128"
     assert answers("gptq4", ODD)["GPTQModel"] == ""
@@ -93,7 +95,8 @@ def test_what_was_not_run_is_not_claimed():
             unproven = reader.name == "vLLM" or "gptqmodel" in reader.name
             unproven |= reader.name == "AutoGPTQ" and not config["desc_act"]  # its other kind of layer
             assert str(reader).endswith(": yes") == (not reader.refusal and not unproven)
-    assert "vLLM: written in its layout; not run here" in map(str, readers(export_config(METHODS["gptq4"]), EVEN))
+    found = readers(export_config(METHODS["gptq-static-w4"]), EVEN)
+    assert "vLLM: written in its layout; not run here" in map(str, found)
 
 
 def test_it_is_said_before_quantizing(model_dir, tmp_path, capsys):

@@ -16,8 +16,17 @@ from quantgate.checkpoints.layouts.table import open_checkpoint
 DOWN = "model.layers.1.mlp.down_proj"
 UP = "model.layers.0.mlp.up_proj"
 KEY = "model.layers.1.self_attn.k_proj"
-CODES = ("qweight", "weight_packed", "weight", "_weight_qdata", "weight._data")
-SCALES = ("scales", "weight_scale", "SCB", "weight.absmax", "_weight_scale", "weight_scale_inv", "weight._scale")
+CODES = ("qweight", "weight_packed", "weight", "_weight_qdata", "weight._data", "weight._data._data", "W_q")
+SCALES = (
+    "scales",
+    "weight_scale",
+    "SCB",
+    "weight.absmax",
+    "_weight_scale",
+    "weight_scale_inv",
+    "weight._scale",
+    "scale",
+)
 
 
 @dataclass
