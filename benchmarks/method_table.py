@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", type=lambda text: text.split(","), help="rows of the table (default: all)")
     parser.add_argument("--corpus", default="prose", help="text of the tasks perplexity_* and kld_*")
     parser.add_argument("--limit", type=int, help="segments of text (default: all)")
+    parser.add_argument("--length", type=int, default=2048, help="tokens of a segment")
     parser.add_argument("--calibration-samples", type=int, default=128)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--out", type=Path, default=Path("method_table.jsonl"), help="JSON-lines file of finished rows")
@@ -86,6 +88,7 @@ def build(args: argparse.Namespace):
         calibration=CalibrationChoice(n_samples=args.calibration_samples),
     )
     tasks = select_tasks([f"perplexity_{args.corpus}", f"kld_{args.corpus}"], data)
+    tasks = [replace(task, length=args.length) for task in tasks]  # the suite reads many short segments
     progress = Silent()
     return Evaluation(
         options,
@@ -101,7 +104,7 @@ def question(args: argparse.Namespace, evaluation, method=None) -> dict:
     return {
         "model": evaluation.model.digest.weights,
         "method": json.loads(json.dumps(method.as_record())) if method else 0,
-        "text": [args.corpus, args.limit],
+        "text": [args.corpus, args.limit, args.length],
         "calibration_samples": args.calibration_samples,
     }
 

@@ -71,7 +71,9 @@ def build(args: argparse.Namespace):
 
     found = resolve_model(args.model, None, Store(args.store or default_root(), Silent()))
     text = prose(open_data("bundled", ROOT / "evals" / "data", offline=True))
-    ids = load_tokenizer(found.path, found.id)(text)["input_ids"][: 1 + args.prompt + args.new]
+    ids = load_tokenizer(found.path, found.id)(text[: 20 * (args.prompt + args.new)])["input_ids"][
+        : 1 + args.prompt + args.new
+    ]
     return load_reference(found.path, found.id, "bfloat16", "cpu"), torch.tensor([ids])
 
 

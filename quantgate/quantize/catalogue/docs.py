@@ -63,7 +63,7 @@ ABOUT: Final[dict[str, About]] = {
     "omniquant": About(
         "OmniQuant",
         "ranges `[sigmoid(b) min w, sigmoid(a) max w]`, and scales of inputs, learned by AdamW: a block's output again",
-        "published: hours on a CPU, minutes on a GPU; brief rows: three to four times GPTQ's",
+        "published: hours on a CPU; brief rows: four to five times GPTQ's",
         "4 to 2 bit in a layout that everybody reads, and 4-bit inputs",
     ),
     "quip": About(

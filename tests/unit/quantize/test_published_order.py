@@ -48,6 +48,15 @@ def test_gptq_is_better_than_rounding(divergence, bits):
     assert divergence(f"gptq{bits}", group_size=32) < 0.6 * divergence(f"rtn{bits}", group_size=32)
 
 
+@pytest.mark.parametrize(
+    ("better", "size", "plain"),
+    [("awq2", 32, "rtn2"), ("slim2", 32, "rtn2"), ("quip2", None, "rtn2"), ("easyquant4", 32, "rtn4")],
+)
+def test_what_looks_harder_is_better_than_rounding(divergence, better, size, plain):
+    changes = {"group_size": size} if size else {}
+    assert divergence(better, **changes) < 0.9 * divergence(plain, group_size=32)
+
+
 def test_fewer_bits_are_worse(divergence):
     by_bits = [divergence(f"rtn{bits}", group_size=32) for bits in (8, 4, 3, 2)]
     assert by_bits == sorted(by_bits)
