@@ -66,6 +66,11 @@ def digest_model(path: Path, who: str = "") -> ModelDigest:
     return ModelDigest(weights, _digest_configs(path), _digest_tokenizer(path), _unpacked_by(config))
 
 
+def digest_without_weights(path: Path, weights: str) -> ModelDigest:
+    """Of the small files in ``path``, for a model whose weights are elsewhere; ``weights``: what stands for them."""
+    return ModelDigest(weights, _digest_configs(path), _digest_tokenizer(path))
+
+
 def without_copy(digests: Mapping[str, str], config: Mapping[str, Any], who: str) -> dict[str, str]:
     """The digests by name without an output head that is stored although it is tied to the embedding.
 

@@ -11,13 +11,18 @@ from pathlib import Path
 
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import ModelDigest, digest_model
-from quantgate.models.files import model_files
+from quantgate.models.files import config_files, model_files, tokenizer_files
 
 Stamps = tuple[tuple[str, int, int, int, int, int], ...]
 """Name, device, inode, bytes, and times of the last change of content and of status (ns) of every file."""
 
 
-def stamps(directory: Path) -> Stamps:
+def small_files(directory: Path) -> list[Path]:
+    """Those that make up a model without its weights: configuration, tokenizer, chat templates."""
+    return [*config_files(directory), *tokenizer_files(directory)]
+
+
+def stamps(directory: Path, files: Callable[[Path], list[Path]] = model_files) -> Stamps:
     """What the file system says of the files that make up the model in ``directory``; reads no weight.
 
     Links are followed. The time of the last change of status cannot be set by a program, so no replaced or rewritten
@@ -27,7 +32,7 @@ def stamps(directory: Path) -> Stamps:
         ModelError: there are no weights, or a file is gone while it is looked at.
     """
     found = []
-    for file in model_files(directory):
+    for file in files(directory):
         try:
             facts = file.stat()
         except OSError as error:
@@ -53,6 +58,12 @@ def check_unchanged(directory: Path, before: Stamps, same: Callable[[ModelDigest
     """
     now = stamps(directory)
     if now != before and not same(digest_model(directory, who)):
+        raise _changed(who, ", ".join(sorted({entry[0] for entry in set(now) ^ set(before)})[:3]))
+
+
+def check_small_unchanged(directory: Path, before: Stamps, who: str) -> None:
+    """As `check_unchanged`, of the small files alone."""
+    if (now := stamps(directory, small_files)) != before:
         raise _changed(who, ", ".join(sorted({entry[0] for entry in set(now) ^ set(before)})[:3]))
 
 

@@ -111,12 +111,12 @@ class Evaluation:
         if ignored := ignored_generation_settings(self.model.path):
             prompts["greedy_in_spite_of"] = ignored
         options = self.options
-        engine = self.scoring.row.name
+        engine = getattr(self.model, "engine", None) or self.scoring.row
         return {
             **self.model.as_record(),
             "dtype": options.dtype,
             "device": options.device,
-            "engine": engine,
+            "engine": engine.name,
             "prompts": prompts,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantgate.engines.protocol import Setting
@@ -21,7 +22,8 @@ class Options:
     ``sequential``: stop asking a subject as soon as its verdict is certain. ``guided``: do so on items
     drawn by what the reference's outcomes tell. ``family``: how many cases are judged together; a regression is certain
     only when it is so among that many. ``engine``: a row of the table of engines. ``forms``: subjects that are one
-    model in several forms, in the order in which it goes through them.
+    model in several forms, in the order in which it goes through them. ``tokenizer``: the small files of a ``model``
+    that is a server's address.
     """
 
     model: str = "bundled"
@@ -37,6 +39,7 @@ class Options:
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
     engine: str = "torch"
     forms: tuple[str, ...] = ()
+    tokenizer: Path | None = None
 
     @property
     def setting(self) -> Setting:

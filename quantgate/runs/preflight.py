@@ -25,6 +25,7 @@ from quantgate.quantize.calibration.table import source_called
 from quantgate.subjects.candidates import ALGORITHM, check_candidate
 from quantgate.subjects.served import ALGORITHM as SERVED
 from quantgate.subjects.served import check_server
+from quantgate.subjects.served_reference import check_served_reference, is_address
 from quantgate.tasks.data import BUNDLED_DATA, open_data
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Wanted:
     """What a command asks for. ``numbers``: option -> (value, least, most). ``texts``: option -> what was typed.
 
     ``further``: calibration sets beside the first.
+    ``tokenizer``: the small files of a model that is a server.
     ``directories``: option -> where something will be written. ``sizes``: option -> tokens that the context must hold.
     """
 
@@ -58,10 +60,16 @@ class Wanted:
     texts: Mapping[str, str | None] = field(default_factory=dict)
     directories: Mapping[str, Path | None] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: Path | None = None
 
     @property
     def place(self) -> Path | None:
-        """The model's directory (of a hub model: one that holds its configuration); None for the bundled one."""
+        """The model's directory (of a hub model: one that holds its configuration); None for the bundled one.
+
+        Of a server, that of its tokenizer.
+        """
+        if is_address(self.model):
+            return self.tokenizer if self.tokenizer and (self.tokenizer / "config.json").is_file() else None
         return None if self.model == BUNDLED else peek_model(self.model, self.revision, offline=self.offline)
 
 
@@ -261,6 +269,12 @@ def _check_set(wanted: Wanted, choice: CalibrationChoice, user: str, data: DataS
         )
 
 
+def check_served_model(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
+    """A reference that is a server: its small files, what is compared with it, and whether it answers."""
+    del data
+    check_served_reference(wanted.model, wanted.tokenizer, methods)
+
+
 def check_candidates(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
     """A candidate whose files are not whole, or declare what cannot be judged: seen from configurations and headers."""
     del data
@@ -272,6 +286,7 @@ def check_candidates(wanted: Wanted, methods: Sequence[Method], data: DataSource
 
 
 CHECKS_OF_METHODS: Final[tuple[Callable[[Wanted, Sequence[Method], DataSource], None], ...]] = (
+    check_served_model,
     check_architecture,
     check_calibration_data,
     check_candidates,

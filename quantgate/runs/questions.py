@@ -18,6 +18,7 @@ from quantgate.quantize.calibration.sources import CalibrationChoice, build_cali
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
 from quantgate.store.store import Store
+from quantgate.subjects.served_reference import is_address, open_served_reference
 from quantgate.tasks.base import Carrying, Followed, Placed, Task, best_constant
 from quantgate.tasks.checked import guessing, items_of, told_of
 from quantgate.tasks.lessons import stock_of
@@ -44,7 +45,9 @@ class Questions:
 
     @cached_property
     def model(self) -> ModelFiles:
-        """The reference on disk."""
+        """The reference: on disk, or behind a server."""
+        if is_address(self.options.model) and self.options.tokenizer is not None:
+            return open_served_reference(self.options.model, self.options.tokenizer, self.store)
         return resolve_model(self.options.model, self.options.revision, self.store, offline=self.options.offline)
 
     @cached_property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core.items import ItemOutcome
+from quantgate.core.remote import SpentError
 from quantgate.engines.protocol import Kept, Weights
 from quantgate.runs.asked import Asked
 from quantgate.runs.questions import Questions
@@ -65,7 +66,10 @@ class Reference:
         return self._asked_plainly(task).kept if isinstance(task, RollingTask) else None
 
     def _asked_plainly(self, task: Task) -> Scored:
-        return self.scoring.score(Ask(task, self.questions.asked(task), self.questions.model))
+        scored = self.scoring.score(Ask(task, self.questions.asked(task), self.questions.model))
+        if scored.spent:  # a server: what was answered is kept, and nothing can be compared with half of it
+            raise SpentError(self.questions.model.who, f"{scored.spent} before the reference was asked everything")
+        return scored
 
     def computed(self, task: Task) -> Scored:
         """The reference's outcomes from the store or from a model run, whatever baselines say, and their noise."""

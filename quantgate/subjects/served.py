@@ -21,7 +21,7 @@ from quantgate.core.reading import Unreadable
 from quantgate.core.remote import Manners, Remote, parse_address
 from quantgate.models.loading import load_tokenizer
 from quantgate.models.source import ModelFiles
-from quantgate.models.unchanged import stamps
+from quantgate.models.unchanged import small_files, stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.store.store import Store, write_atomically
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quantgate.engines.http.probe import Canary, Server
+    from quantgate.engines.http.row import HttpRow
 
 ALGORITHM: Final = "served"
 KEY: Final = "QUANTGATE_SERVER_KEY"
@@ -67,7 +68,7 @@ def parse_served(name: str, place: str, who: str) -> Method:
 def remote_of(method: Method) -> Remote:
     """What asks the server of a row; its key comes from ``QUANTGATE_SERVER_KEY_<NAME>`` or ``QUANTGATE_SERVER_KEY``."""
     own = f"{KEY}_{method.id.upper().replace('-', '_')}"
-    return Remote(_settings(method).address, f"candidate {method.id!r}", (own, KEY), MANNERS)
+    return Remote(address_of(method).address, f"candidate {method.id!r}", (own, KEY), MANNERS)
 
 
 def check_server(method: Method) -> None:
@@ -80,7 +81,7 @@ def check_server(method: Method) -> None:
 
     remote = remote_of(method)
     try:
-        recognised(remote, _settings(method).model)
+        recognised(remote, address_of(method).model)
     finally:
         remote.close()
 
@@ -91,23 +92,39 @@ def open_served(model: ModelFiles, method: Method, calibration: Calibration | No
     Raises:
         EngineError: it gives nothing that can be scored, or numbers tokens otherwise than the reference.
     """
-    from quantgate.engines.http.probe import probe
-    from quantgate.engines.http.row import HttpRow
-
-    server = probe(remote_of(method), _settings(method).model, load_tokenizer(model.path, model.id))
-    for note in _notes(server, f"candidate {method.id!r}"):
-        workshop.progress.note(note)
-    described = {"method": method.as_record(), **server.facts.as_record(), "address": server.line.remote.base}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    canary = server.canary()
-    draw = _draw(workshop.store, digest, canary)
+    found = probed(remote_of(method), method, model.path, workshop.store)
     return Subject(
-        method, model.path, _record(method, server), hashlib.sha256(f"{digest} {draw}".encode()).hexdigest(), False,
-        stamps=stamps(model.path), loader=_refuse, engine=HttpRow(server, canary), served=server.as_record(),
+        method, model.path, _record(method, found.server), found.digest, False, stamps=stamps(model.path, small_files),
+        loader=_refuse, engine=found.engine, served=found.server.as_record(),
     )  # fmt: skip
 
 
-def _settings(method: Method) -> ServerSettings:
+@dataclass(frozen=True)
+class Probed:
+    """A server that was probed, what asks it, and a digest of the model that answers."""
+
+    server: Server
+    engine: HttpRow
+    digest: str
+
+
+def probed(remote: Remote, method: Method, tokenizer: Path, store: Store) -> Probed:
+    """The server of a row, probed with the tokenizer in ``tokenizer``; raises as `open_served`."""
+    from quantgate.engines.http.probe import probe
+    from quantgate.engines.http.row import HttpRow
+
+    server = probe(remote, address_of(method).model, load_tokenizer(tokenizer, method.id))
+    for note in _notes(server, remote.who):
+        store.progress.note(note)
+    described = {"method": method.as_record(), **server.facts.as_record(), "address": server.line.remote.base}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    canary = server.canary()
+    draw = _draw(store, digest, canary)
+    return Probed(server, HttpRow(server, canary), hashlib.sha256(f"{digest} {draw}".encode()).hexdigest())
+
+
+def address_of(method: Method) -> ServerSettings:
+    """Where the server of a row is, and which of its models is meant."""
     assert isinstance(method.settings, ServerSettings)
     return method.settings
 

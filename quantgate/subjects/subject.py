@@ -18,7 +18,7 @@ from quantgate.engines.protocol import EngineRow
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json
 from quantgate.models.source import ModelFiles
-from quantgate.models.unchanged import Stamps, check_unchanged, stamps
+from quantgate.models.unchanged import Stamps, check_small_unchanged, check_unchanged, stamps
 from quantgate.quantize.base import Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.store import bound
@@ -87,6 +87,9 @@ class Subject:
 
     def check_unchanged(self) -> None:
         """Raises ModelError when the files are no longer those that were digested."""
+        if self.engine is not None:
+            check_small_unchanged(self.path, self.stamps, f"subject {self.method.id!r}")
+            return
         check_unchanged(self.path, self.stamps, lambda now: now.loaded == self.weights, f"subject {self.method.id!r}")
 
     @property
