@@ -13,9 +13,10 @@ from quantgate.core.reading import visible
 from quantgate.diagnosis.causes import causes_of, worst_tokens
 from quantgate.diagnosis.profile import Profile
 from quantgate.diagnosis.scan import Row, Scan, ranks_agree, sums, value_of
-from quantgate.diagnosis.units import LEVELS
+from quantgate.diagnosis.units import ASPECT, LEVELS
 
 SCHEMA: Final = 1
+_SHOWN_LEVELS: Final = (ASPECT, *LEVELS)
 _SHOWN: Final = 5  # rows of a level on a terminal
 _TOKENS: Final = 12
 _CONTEXT: Final = 12  # tokens before a worst one
@@ -44,9 +45,9 @@ def record_of(
         "whole": value_of(whole.by_segment()).as_record(),
         "whole_loss": value_of(whole.by_segment(whole.loss)).as_record(),
         "items": dict(zip(by_item, whole.by_segment(), strict=True)),
-        "levels": {level: [_row(row) for row in scan.of(level)] for level in LEVELS if scan.of(level)},
-        "sums": {level: dict(sums(scan, level)) for level in LEVELS if scan.of(level)},
-        "agreement": {level: _number(ranks_agree(scan.of(level))) for level in LEVELS if scan.of(level)},
+        "levels": {level: [_row(row) for row in scan.of(level)] for level in _SHOWN_LEVELS if scan.of(level)},
+        "sums": {level: dict(sums(scan, level)) for level in _SHOWN_LEVELS if scan.of(level)},
+        "agreement": {level: _number(ranks_agree(scan.of(level))) for level in _SHOWN_LEVELS if scan.of(level)},
         "causes": [cause.as_record() for cause in causes_of(scan, profiles)],
         "profiles": {name: found.as_record() for name, found in profiles.items()},
         "worst_tokens": worst,

@@ -20,9 +20,10 @@ from torch import nn
 
 from quantgate.core.errors import ModelError
 from quantgate.core.progress import Progress
+from quantgate.diagnosis.aspects import all_but, alone, aspects_of
 from quantgate.diagnosis.estimate import Draws, draw
 from quantgate.diagnosis.passes import Bench, Effect, Segment, Spent
-from quantgate.diagnosis.units import LEVELS, Anatomy, Unit, changed_modules, groups_of, tied_components
+from quantgate.diagnosis.units import ASPECT, LEVELS, Anatomy, Unit, changed_modules, groups_of, tied_components
 from quantgate.verdict.intervals import t_quantile
 
 ALL: Final = -1
@@ -159,6 +160,7 @@ class Scanner:
             scan.rows[level].sort(key=lambda row: -row.effect)
             scan.spent["isolated"] = self._taken(self.bench) + scan.spent.get("isolated", 0.0)
         self._marginal(scan, plan)
+        self._aspects(scan, plan)
         self.progress.step(f"{self.who}: exchanging units", total, total)
         scan.seconds = time.process_time() - begun
         return scan
@@ -222,6 +224,26 @@ class Scanner:
                     value_of((whole - without).tolist()), row.why,
                 )  # fmt: skip
         scan.spent["marginal"] = self._taken(self.other)
+
+    def _aspects(self, scan: Scan, plan: Plan) -> None:
+        """Weights, inputs, keys and values, each of all layers at once: all of them are measured, they are few."""
+        every = aspects_of(self.originals, self.donors, tied=bool(self.anatomy.tied))
+        whole = np.asarray(scan.whole.by_segment())
+        for aspect in every:
+            modules = alone(aspect, every, self.donors, self.originals)
+            estimate = draw(self.bench, modules, plan.probes, plan.seed).of(tuple(modules))
+            found = self.bench.effect(modules)
+            rest = all_but(aspect, self.donors, self.originals)
+            saved = whole - np.asarray(self.other.effect(rest).by_segment())
+            unit = Unit(aspect, ASPECT, tuple(modules), 0)
+            row = Row(
+                unit, self._weights(unit), value_of(estimate), value_of(found.by_segment()),
+                value_of(found.by_segment(found.loss)), value_of(saved.tolist()), "leading",
+            )  # fmt: skip
+            scan.rows.setdefault(ASPECT, []).append(row)
+        if every:
+            scan.rows[ASPECT].sort(key=lambda row: -row.effect)
+            scan.spent["aspects"] = self._taken(self.bench) + self._taken(self.other)
 
     def _weights(self, unit: Unit) -> int:
         return sum(sum(p.numel() for p in self.originals[name].parameters()) for name in unit.modules)

@@ -19,8 +19,10 @@ from quantgate.core.errors import ModelError
 from quantgate.models.layers import Block, head_of, hooks
 from quantgate.quantize.catalogue.recipe import block_of, component_of
 
-Level = Literal["module", "group", "component", "block", "part"]
+Level = Literal["module", "group", "component", "block", "part", "aspect"]
 LEVELS: Final[tuple[Level, ...]] = ("part", "block", "component", "group", "module")
+ASPECT: Final = "aspect"
+"""The level of what is quantized in all layers at once (`quantgate.diagnosis.aspects`); there are no modules of it."""
 _EVEN: Final = 0.1  # mean distance from 1 of factors that rounding to few bits may leave
 
 

@@ -74,6 +74,17 @@ def test_a_candidate_and_a_folding_method_are_taken_apart_on_a_task(capsys, plac
     assert json.loads(out)["tasks"] == ["mmlu_cloze"]
 
 
+def test_keys_and_values_are_a_unit_of_their_own(capsys, place, tmp_path):
+    few = ("--limit", 2, "--length", 16, "--probes", 1, "--exact", 1, "--marginal", 1)
+    code, out, err = told(capsys, place, "diagnose", "kv2", *few, "--out", tmp_path / "why")
+    assert code == 0, err
+    assert out.index("aspect: 1 changed, 1 measured") < out.index("part: 1 changed")
+    [row] = json.loads((tmp_path / "why" / "diagnosis.json").read_text())["levels"]["aspect"]
+    assert row["unit"] == "keys and values alone"
+    assert row["isolated"]["mean"] == pytest.approx(row["marginal"]["mean"], rel=1e-3)
+    assert "aspect,keys and values alone" in (tmp_path / "why" / "diagnosis.csv").read_text()
+
+
 def test_a_search_writes_a_recipe_that_loads_and_goes_on_from_the_store(capsys, place, tmp_path):
     policy = tmp_path / "policy.toml"
     policy.write_text("schema = 1\n[defaults]\nmargin = { absolute = 4.0 }\nconfidence = 0.9\nmin_items = 2\n")
