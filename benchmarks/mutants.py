@@ -253,7 +253,7 @@ of(
     ("        if places:\n", f"        {NEVER}\n"),
     ("    _agree(found, places, who)\n", ""),
     ('if place.startswith("hf_quant") else inner', "if False else inner"),
-    ("    if method not in _LAYOUTS:", f"    {NEVER}"),
+    ("    if declares is None:", f"    {NEVER}"),
     ('"checkpoint_format": _FORMATS, ', '"checkpoint_format": (*_FORMATS, "marlin"), '),
     ('bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")', 'bits = config["bits"]'),
     ('    integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)\n', ""),
@@ -505,6 +505,17 @@ of(
     "tests/unit/verdict/test_by_hand.py",
     ("(np.arange(n) + 0.5) / n) * math.sqrt(2 / n)", "np.arange(n) / n) * math.sqrt(2 / n)"),
     ("round(0.4 * n ** (2 / 3))", "round(0.4 * n ** (1 / 2))"),
+)
+of(
+    "fixtures/plan.py",
+    "tests/unit/executors/test_executors.py",
+    ("if isinstance(found, Payload) and found.result.key == case.key:", "if isinstance(found, Payload):"),
+    ("running, self._running = self._running, None", "running = self._running"),
+)
+of(
+    "fixtures/preflight.py",
+    "tests/unit/executors/test_executors.py",
+    ("hint=hint, also=(Exception,)):\n        row.check", "hint=hint):\n        row.check"),
 )
 
 

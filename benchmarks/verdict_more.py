@@ -31,7 +31,7 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.comparators.ratio import ratio_statistic
-from quantgate.verdict.exact import bootstrap_difference
+from quantgate.verdict.exact import Resampling, bootstrap_difference
 from quantgate.verdict.intervals import Floats
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
@@ -362,7 +362,7 @@ def _weights(n: int) -> Floats:
         drawn: list[Floats] = []
         rows = np.eye(n)
         bootstrap_difference(rows, rows, lambda sums: float(len(drawn.append(sums) or drawn)), np.arange(n),
-                             np.random.default_rng(1234))  # fmt: skip
+                             Resampling(np.random.default_rng(1234)))  # fmt: skip
         _WEIGHTS[n] = np.array(drawn[2::2])
     return _WEIGHTS[n]
 

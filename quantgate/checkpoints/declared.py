@@ -16,6 +16,7 @@ from typing import Any, Final
 from quantgate.checkpoints.declared_further import LAYOUTS, quanto
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
+from quantgate.checkpoints.guests import declaring
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
@@ -65,14 +66,15 @@ def read_declared(path: Path, who: str) -> Declared:
 
 def _by_layout(config: Mapping[str, Any], who: str) -> Declared:
     method = config.get("quant_method")
-    if method not in _LAYOUTS:
+    declares = _LAYOUTS.get(str(method)) or declaring().get(str(method))
+    if declares is None:
         raise ModelError(
             who,
             f"quant_method {method!r}",
             expected=f"one of {', '.join(_LAYOUTS)}: no other layout is computed here as it declares",
             hint="export the checkpoint in one of these layouts with the tool that made it",
         )
-    return _LAYOUTS[method](config, who)
+    return declares(config, who)
 
 
 def _agree(config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> None:

@@ -45,6 +45,14 @@ class Answered:
     digest: str
 
 
+@dataclass(frozen=True)
+class Company:
+    """``cuts``: see :func:`chunks`. ``by_item``: it is not ours to choose: of a chunk only what is missing is asked."""
+
+    cuts: Collection[int] = ()
+    by_item: bool = False
+
+
 def ask(
     store: Store,
     key: ResponsesKey,
@@ -52,15 +60,13 @@ def ask(
     answer: Ask,
     progress: Progress,
     what: str,
-    cuts: Collection[int] = (),
-    *,
-    by_item: bool = False,
+    company: Company | None = None,
 ) -> Answered:
     """The answers to ``requests``: from the store, or by ``answer``, going on where a killed run stopped.
 
-    ``cuts``: see :func:`chunks`; part of the key's business like all that an answer may depend on. ``by_item``: the
-    company of a request is not ours to choose, so of a chunk only what is missing is asked.
+    ``company``: which of them are asked together; part of the key's business like all that an answer may depend on.
     """
+    company = company or Company()
     log = _journal(store, key)
     extra = log.with_suffix(".files")
 
@@ -78,10 +84,10 @@ def ask(
                 lines.add(index, response)
 
             stats: dict[str, float] = {}
-            for start, stop in chunks(requests, cuts):
+            for start, stop in chunks(requests, company.cuts):
                 if all(index in known for index in range(start, stop)):
                     continue
-                places = [index for index in range(start, stop) if not (by_item and index in known)]
+                places = [index for index in range(start, stop) if not (company.by_item and index in known)]
                 checked = _Checked([requests[index] for index in places], places, keep, what)
                 for name, value in answer(checked.requests, start, checked.sink, extra).items():
                     stats[name] = stats.get(name, 0.0) + value

@@ -31,6 +31,7 @@ from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.base import Task
 from quantgate.tasks.efficiency import EfficiencyTask
+from quantgate.tasks.prompts import record_of as record_of_prompts
 from quantgate.verdict.evidence import Evidence
 from quantgate.verdict.policy import Policy, Rule
 
@@ -107,7 +108,7 @@ class Evaluation:
 
     def model_record(self) -> dict[str, Any]:
         """What the report says about the reference."""
-        prompts = self.questions.prompts.record()
+        prompts = record_of_prompts(self.questions.prompts)
         if ignored := ignored_generation_settings(self.model.path):
             prompts["greedy_in_spite_of"] = ignored
         options = self.options

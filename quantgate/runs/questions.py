@@ -24,7 +24,7 @@ from quantgate.tasks.checked import guessing, items_of, told_of
 from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.overlap import ScoredTexts, check_disjoint, texts_of
-from quantgate.tasks.prompts import Prompts
+from quantgate.tasks.prompts import Prompts, notes_of
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.sampled import Sampled
 
@@ -63,7 +63,7 @@ class Questions:
             self.tokenizer, context_length(path, name), name, end_tokens(path, self.tokenizer),
             shipped=shipped_sampling(path) if self._draws else None, seed=self.options.selection.seed,
         )  # fmt: skip
-        for note in prompts.notes():
+        for note in notes_of(prompts):
             self.store.progress.note(note)
         return prompts
 

@@ -234,9 +234,8 @@ class Scoring:
             ask.weights.check_unchanged()  # they are mapped: a file written in place changes them later
             return dict(stats)
 
-        return answers.ask(
-            self.store, key, requests, answer, progress, ask.what, ask.cuts, by_item=getattr(row, "by_item", False)
-        )
+        company = answers.Company(ask.cuts, getattr(row, "by_item", False))
+        return answers.ask(self.store, key, requests, answer, progress, ask.what, company)
 
     def _kept(self, ask: Ask) -> str:
         """What about a comparison changes its numbers: what of which reference is kept, and how it is compared."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
-from quantgate.core.registry import rows_of
+from quantgate.core.registry import rows_of, with_packages
 from quantgate.quantize.calibration.table import SOURCES
 from quantgate.studies.abilities import ALONE, PAIRS, TASKS_ASKED
+from quantgate.studies.protocol import Part, Study
 from quantgate.tasks.base import Placed
 from quantgate.tasks.boss_rows import KINDS, SETS, BossSet
 from quantgate.tasks.corpora import CORPORA
@@ -20,27 +20,6 @@ from quantgate.tasks.table import TASKS
 GROUP: Final = "quantgate.studies"
 """Entry point group by which other packages add rows: studies, or lists of them."""
 _ENOUGH: Final = 3  # sets of the suite itself, so that no stand-in is taken
-
-
-@dataclass(frozen=True)
-class Part:
-    """Every set meets every test; without sets, each test is asked of what the run calibrates on.
-
-    ``missing``: what belongs here and the data lacks; a part is never padded.
-    """
-
-    sets: tuple[str, ...]
-    tests: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Study:
-    """A named study. ``parts``: what it is over the data at hand."""
-
-    name: str
-    question: str
-    parts: Callable[[DataSource], Sequence[Part]]
 
 
 def _boss(data: DataSource) -> list[Part]:
@@ -135,17 +114,21 @@ def _has(name: str, data: DataSource) -> bool:
     return data.has(_dataset(name))
 
 
-STUDIES: Final[dict[str, Study]] = rows_of(
-    GROUP,
-    Study,
-    (
-        Study("boss", "sets of one task of BOSS, each calibrating for all of them (paper B, S2)", _boss),
-        Study("chinese", "C-Eval and CMMLU, each calibrating for the other (paper B, S2)", _exams(("ceval", "cmmlu"))),
-        Study("subjects", "subject groups of one exam, each calibrating for the others (paper B, S2)", _subjects),
-        Study("abilities", "gains of examples and of chains of thought, no sets (arXiv 2307.08072)", _abilities),
-        Study("s1", "general texts, and random tokens, for tests that are nobody's own (paper B, S1)", _s1),
-    ),
-    lambda row: row.name,
+_OWN: Final = (
+    Study("boss", "sets of one task of BOSS, each calibrating for all of them (paper B, S2)", _boss),
+    Study("chinese", "C-Eval and CMMLU, each calibrating for the other (paper B, S2)", _exams(("ceval", "cmmlu"))),
+    Study("subjects", "subject groups of one exam, each calibrating for the others (paper B, S2)", _subjects),
+    Study("abilities", "gains of examples and of chains of thought, no sets (arXiv 2307.08072)", _abilities),
+    Study("s1", "general texts, and random tokens, for tests that are nobody's own (paper B, S1)", _s1),
+)
+
+
+def _name(row: Study) -> str:
+    return row.name
+
+
+STUDIES: Final[dict[str, Study]] = with_packages(
+    lambda: rows_of(GROUP, Study, _OWN, _name), lambda: {row.name: row for row in _OWN}
 )
 
 

@@ -249,10 +249,10 @@ def unfolded(checkpoint: Checkpoint, texts: Path, source: str, model: ModelFiles
     from quantgate.checkpoints import unfold
     from quantgate.models.loading import torch_dtype
 
-    key = UnfoldedKey(
-        source, model.digest.whole, workshop.dtype,
-        {name: importlib.metadata.version(name) for name in ("torch", "gguf")}, unfold.VERSION,
-    )  # fmt: skip
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "gguf")}
+    if guest := getattr(getattr(checkpoint, "row", None), "version", 0):
+        versions[f"reader {checkpoint.layout}"] = str(guest)
+    key = UnfoldedKey(source, model.digest.whole, workshop.dtype, versions, unfold.VERSION)
     dtype = torch_dtype(workshop.dtype)
     return workshop.store.fetch(
         key, lambda target: unfold.unfold(checkpoint, texts, dtype, target), what="an unpacked candidate"

@@ -62,7 +62,7 @@ def contradiction(
     return None
 
 
-def _text(calibration: Mapping[str, Any] | None) -> Any:
+def _text(calibration: Mapping[str, Any] | None) -> object:
     """Which tokens a set holds: one text may have several names, and is one set."""
     names = ("digest", "n_samples", "n_tokens")
     return {name: calibration.get(name) for name in names} if isinstance(calibration, Mapping) else calibration

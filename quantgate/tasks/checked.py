@@ -102,7 +102,7 @@ def requests_of(task: Task, item: Item, prompts: Prompts) -> list[Request]:
     if not requests:
         raise _fault(task, f"it asks nothing about item {item.id}", expected="a request at least")
     for request in requests:
-        if wrong := _wrong(request, prompts.vocabulary):
+        if wrong := _wrong(request, prompts.encoding.vocabulary):
             raise _fault(task, f"item {item.id}: a request {wrong}")
     if digest_requests(requests) != digest_requests(again):
         raise _fault(task, f"it asks otherwise about item {item.id} at the second call", expected="the same")

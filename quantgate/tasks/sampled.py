@@ -22,15 +22,10 @@ _GREEDY: Final = "greedy"
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """``of``, a task by free answer whose protocol says that it is greedy."""
+class _Like:
+    """What is the same as of another task."""
 
     of: Task
-
-    @property
-    def id(self) -> str:
-        """``sampled_`` before the name of the task."""
-        return f"sampled_{self.of.id}"
 
     @property
     def dimension(self) -> str:
@@ -57,6 +52,16 @@ class Sampled:
         """The task's."""
         found: float | None = getattr(self.of, "chance", None)
         return found
+
+
+@dataclass(frozen=True)
+class Sampled(_Like):
+    """``of``, a task by free answer whose protocol says that it is greedy."""
+
+    @property
+    def id(self) -> str:
+        """``sampled_`` before the name of the task."""
+        return f"sampled_{self.of.id}"
 
     @property
     def protocol(self) -> str:

@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from quantgate.verdict import intervals
-from quantgate.verdict.exact import bootstrap_difference
+from quantgate.verdict.exact import Resampling, bootstrap_difference
 from quantgate.verdict.intervals import Codes, Floats, Spread
 from quantgate.verdict.unseen import widened
 
@@ -67,8 +67,8 @@ def corpus_interval(
     clustered = intervals.groups_count(codes)
     units = codes if clustered else np.arange(len(codes), dtype=np.intp)
     n = int(units.max()) + 1
-    rng = np.random.default_rng(_SEED)
-    difference, low, high = bootstrap_difference(before, after, value, units, rng, confidence, rounds, ratio)
+    how = Resampling(np.random.default_rng(_SEED), rounds, confidence)
+    difference, low, high = bootstrap_difference(before, after, value, units, how, ratio)
     df = intervals.group_df(np.bincount(codes).astype(np.float64)) if clustered else n - 1.0
     quantile = intervals.t_quantile(confidence, df)
     wider = quantile / intervals.normal_quantile(confidence) * math.sqrt(n / max(n - 1, 1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
@@ -30,14 +31,21 @@ def beats_chance(right: int, n: int, chance: float) -> float:
     return 1.0 if right == 0 else float(special.bdtrc(right - 1, n, chance))
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """``rounds`` of draws by ``rng``, and the two-sided ``confidence`` of the interval made of them."""
+
+    rng: np.random.Generator
+    rounds: int = 2000
+    confidence: float = 0.95
+
+
 def bootstrap_difference(
     reference: Floats,
     subject: Floats,
     value: Callable[[Floats], float],
     codes: Codes,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    rounds: int = 2000,
+    how: Resampling,
     ratio: float = 1.0,
 ) -> tuple[float, float, float]:
     """Subject - ``ratio`` · reference, lower and upper bound of a corpus metric, by resampling whole groups of pairs.
@@ -51,13 +59,13 @@ def bootstrap_difference(
         return math.nan, math.nan, math.nan
     before, after = (_group_sums(rows, codes, n_groups) for rows in (reference, subject))
     difference = value(after.sum(axis=0)) - ratio * value(before.sum(axis=0))
-    draws = np.empty(rounds)
-    for i in range(rounds):
-        weights = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
+    draws = np.empty(how.rounds)
+    for i in range(how.rounds):
+        weights = np.bincount(how.rng.integers(0, n_groups, n_groups), minlength=n_groups).astype(np.float64)
         draws[i] = value(weights @ after) - ratio * value(weights @ before)
     if not (math.isfinite(difference) and np.isfinite(draws).all()):
         return math.nan, math.nan, math.nan
-    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(draws, [0.5 - how.confidence / 2, 0.5 + how.confidence / 2])
     return difference, 2 * difference - float(high), 2 * difference - float(low)
 
 

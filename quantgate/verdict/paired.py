@@ -228,5 +228,5 @@ def _undefined(before: Floats, after: Floats, plain: Comparison) -> str:
             return f"scores of the {side} {unfit} {plain.metric.name}"
     for side, value in (("reference", plain.reference), ("subject", plain.value)):
         if not math.isfinite(value):
-            return f"{plain.metric.name} of the {side} {comparator.no_number}"
+            return f"{plain.metric.name} of the {side} {comparator.words.no_number}"
     return comparator.unvaried(plain, before, after)

@@ -27,13 +27,13 @@ class Wording:
 
     def value(self, value: float) -> str:
         """A value of the metric: accuracies in percent."""
-        return comparator_of(self.comparison.metric).shown(self.comparison.metric, value)
+        return comparator_of(self.comparison.metric).words.value(self.comparison.metric, value)
 
     def amount(self, difference: float) -> str:
         """A difference: points for accuracies, percent of the reference for relative margins."""
         if self.share_of:
             return f"{100 * difference / abs(self.share_of):.3g}%"
-        return comparator_of(self.comparison.metric).shown_amount(self.comparison.metric, difference)
+        return comparator_of(self.comparison.metric).words.amount(self.comparison.metric, difference)
 
     def passed(self, margin: float) -> str:
         """Why this passes."""

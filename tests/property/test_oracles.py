@@ -19,7 +19,7 @@ from statsmodels.stats.proportion import binom_test
 
 from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict import intervals
-from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse
+from quantgate.verdict.exact import Resampling, beats_chance, bootstrap_difference, mcnemar_worse
 from quantgate.verdict.family import benjamini_hochberg, holm
 from quantgate.verdict.paired import compare
 from quantgate.verdict.power import detectable, items_for_margin, items_to_decide, p_values, power_for_margin
@@ -85,7 +85,7 @@ def test_paired_bootstrap_is_scipys_basic_interval() -> None:
 
     items = np.arange(50)
     theirs = stats.bootstrap((items,), loss, method="basic", n_resamples=4000, vectorized=False, rng=rng)
-    difference, low, high = bootstrap_difference(before, after, share, items, rng, rounds=4000)
+    difference, low, high = bootstrap_difference(before, after, share, items, Resampling(rng, 4000))
     assert difference == pytest.approx(loss(items))
     width = theirs.confidence_interval.high - theirs.confidence_interval.low
     assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.05 * width)

@@ -52,7 +52,7 @@ def test_no_special_token_stands_behind_a_context_or_an_option(name, context, op
     bare = tuple(tokenizer(context.rstrip(" "), add_special_tokens=False).input_ids)
     assert pair.context == prompts.first + bare
     assert len(prompts.first) == len(front)
-    assert prompts.behind == tuple(tokenizer.convert_tokens_to_ids(behind))
+    assert prompts.encoding.behind == tuple(tokenizer.convert_tokens_to_ids(behind))
 
 
 @pytest.mark.parametrize("name", MADE)

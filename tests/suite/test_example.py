@@ -1,7 +1,9 @@
 """The package in examples/, installed beside quantgate, adds a row behind each seam, and pytest runs them."""
 
+import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from quantgate.core import registry
 from quantgate.core.errors import UsageError
@@ -31,43 +35,74 @@ def installed(tmp_path_factory):
     return target
 
 
-def test_the_example_adds_a_row_behind_each_seam(gate, installed, policy):
-    words = ("--methods", "coarse-w4", "--tasks", "parity,sureness", "--engine", "counted", "--limit", "16")
+@pytest.fixture
+def rows_checkpoint(tiny_model, tmp_path):
+    """The tiny model in the layout of the example's reader: 8-bit codes, one scale a row."""
+    path = shutil.copytree(tiny_model, tmp_path / "rows")
+    state = load_file(path / "model.safetensors")
+    for name in [name for name in state if name.endswith("_proj.weight")]:
+        weight, layer = state.pop(name).float(), name.removesuffix(".weight")
+        state[f"{layer}.scale"] = weight.abs().amax(1) / 127
+        state[f"{layer}.codes"] = (weight / state[f"{layer}.scale"].unsqueeze(1)).round().to(torch.int8)
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "example-rows"}}))
+    return path
+
+
+def test_the_example_adds_a_row_behind_each_seam(gate, installed, policy, rows_checkpoint):
     margin = "[metrics.sureness]\nmargin = { absolute = 0.9 }\nmin_items = 4\nfloor = 'none'\n"
     policy.write_text(policy.read_text() + margin)
+    del gate.base["--calibration"]  # the study names its sets
+    words = ["--methods", "coarse-w4,gptq4", "--tasks", "parity,sureness", "--engine", "counted", "--limit", "16"]
+    words += ["--study", "arithmetic", "--candidate", f"mine={rows_checkpoint}", "--executor", "timed"]
     paths = os.pathsep.join((str(installed), str(ROOT)))
-    command = [sys.executable, "-m", "pytest", *map(str, gate.arguments(*words))]
-    shown = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
-    )
+
+    def python(*arguments):
+        command = [sys.executable, "-m", *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": paths}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    shown = python("pytest", *gate.arguments(*words))
     assert shown.returncode in (0, 1), shown.stdout + shown.stderr
-    result, sureness = gate.report["results"]
+    results = {(each["method"], each["calibration"], each["task"]): each for each in gate.report["results"]}
+    gptq = [("gptq4", name) for name in ("sums", "dialogues")]
+    assert [key[:2] for key in results if key[2] == "parity"] == [("coarse-w4", ""), *gptq, ("mine", "")]
+    sureness = results["coarse-w4", "", "sureness"]
+    assert sureness["verdict"] == "pass", sureness["reason"]
     half = math.sqrt(2 * math.log(2 / 0.05) / 16)  # the example's comparator
     assert sureness["ci_high"] - sureness["delta"] == pytest.approx(half)
-    assert sureness["verdict"] == "pass"
-    assert (result["method"], result["task"], result["n_items"]) == ("coarse-w4", "parity", 16), shown.stdout
+    assert {each["verdict"] for key, each in results.items() if key[2] == "sureness"} == {"pass"}
+    mine = results["mine", "", "sureness"]
+    assert (mine["n_items"], mine["verdict"]) == (16, "pass"), mine["reason"]
+    assert 0 < abs(mine["delta"]) < 0.01  # 8 bit: near the reference, and not the reference
     assert gate.report["model"]["engine"] == "counted"
     assert "reference on parity: 32 requests" in shown.stdout
     assert "coarse-w4 on parity: 32 requests" in shown.stdout
-    assert shown.returncode == int(result["verdict"] in ("regressed", "invalid"))
+    assert re.search(r"coarse-w4-parity: judged in \d+\.\d s", shown.stdout)  # the example's executor
+    assert "arithmetic" in json.dumps(gate.report["studies"])
+    red = any(each["verdict"] in ("regressed", "invalid") for each in results.values())
+    assert shown.returncode == int(red)
     lines = (Path(gate.base["--report-dir"]) / "results.csv").read_text().splitlines()
     assert lines[0].startswith("method,task,metric")
-    assert lines[1].startswith(f"coarse-w4,parity,acc,16,{result['reference']}")
-    verify = [sys.executable, "-m", "quantgate", "verify", str(gate.base["--report-dir"])]
-    environment = os.environ | {"PYTHONPATH": paths}
-    sound = subprocess.run(verify, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert sound.returncode == 0, sound.stdout
+    assert lines[1].startswith(f"coarse-w4,parity,acc,16,{results['coarse-w4', '', 'parity']['reference']}")
+    audit = python("quantgate", "audit", rows_checkpoint, "--model", gate.base["--model"])
+    assert (audit.returncode, "8-bit int, by row, symmetric" in audit.stdout) == (0, True), audit.stdout + audit.stderr
+    assert python("quantgate", "verify", gate.base["--report-dir"]).returncode == 0
     (Path(gate.base["--report-dir"]) / "results.csv").write_text("changed\n")
-    broken = subprocess.run(verify, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    broken = python("quantgate", "verify", gate.base["--report-dir"])
     assert broken.returncode == 1
     assert "results.csv was changed after it was written" in broken.stdout
 
 
-@pytest.mark.parametrize("name", ["--engine"])
-def test_an_unknown_engine_ends_the_command(gate, name):
-    result = gate.run(name, "trch")
+@pytest.mark.parametrize(
+    ("option", "typed", "meant"), [("--engine", "trch", "torch"), ("--executor", "proces", "process")]
+)
+def test_an_unknown_row_ends_the_command(gate, option, typed, meant):
+    result = gate.run(option, typed)
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*--engine: unknown engine 'trch'; did you mean 'torch'?*"])
+    what = option.removeprefix("--")
+    result.stderr.fnmatch_lines([f"*{option}: unknown {what} '{typed}'; did you mean '{meant}'?*"])
 
 
 def test_a_benchmark_that_cannot_be_used_ends_the_command_and_not_pytest(monkeypatch, gate):

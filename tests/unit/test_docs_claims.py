@@ -115,7 +115,9 @@ def test_files_and_links_lead_somewhere(name):
         assert (folder / link).exists(), link
     scripts = set(re.findall(r"`(?:benchmarks/)?(\w+\.py)`", text))
     known = {
-        path.name for room in ("benchmarks", "quantgate", "evals", "tests") for path in (ROOT / room).rglob("*.py")
+        path.name
+        for room in ("benchmarks", "quantgate", "evals", "tests", "examples")
+        for path in (ROOT / room).rglob("*.py")
     }
     assert scripts <= known
 

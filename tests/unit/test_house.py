@@ -96,3 +96,86 @@ def test_every_source_file_of_the_library_is_tested():
         path.name for path in (ROOT / "tests" / "unit").iterdir() if path.is_dir() and any(path.glob("test_*.py"))
     }
     assert rooms <= tested
+
+
+# --- the measures of classes, parameters and types --------------------------------------------------------------------
+
+LONGEST_CLASS, MOST_METHODS, MOST_PARAMETERS = 200, 12, 7
+BETWEEN = ("quantgate/runs/", "quantgate/subjects/", "quantgate/engines/", "fixtures/plan.py", "fixtures/executors/")
+"""From the plan to the engine: what passes there has a type. Values of JSON are `object` until they were looked at."""
+
+
+def classes(path):
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)]
+
+
+def public_methods(node):
+    """Properties too: each is something to know of a class."""
+    found = [each.name for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {name for name in found if not name.startswith("_")}
+
+
+def parameters(function):
+    """Those with names; ``self`` and what is only handed on (``*args``, ``**kwargs``) do not count."""
+    every = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return [each.arg for each in every if each.arg not in ("self", "cls")]
+
+
+def measures():
+    """What is measured -> (value, where), the greatest of the library."""
+    spans = [(node.end_lineno - node.lineno + 1, node.name) for path in LIBRARY for node in classes(path)]
+    methods = [(len(public_methods(node)), node.name) for path in LIBRARY for node in classes(path)]
+    lists = [(len(parameters(each)), each.name) for path in LIBRARY for each in functions(path)]
+    files = [(len(path.read_text(encoding="utf-8").split("\n")) - 1, path.name) for path in ALL]
+    lengths = sorted(code_length(each) for path in LIBRARY for each in functions(path))
+    return {
+        "longest file": max(files),
+        "longest class": max(spans),
+        "most public methods": max(methods),
+        "most parameters": max(lists),
+        "longest function": (
+            lengths[-1],
+            f"median {lengths[len(lengths) // 2]}, p90 {lengths[len(lengths) * 9 // 10]}",
+        ),
+        "bare Any returned between plan and engine": (len(untyped()), ", ".join(untyped())),
+    }
+
+
+def untyped():
+    """Functions between plan and engine that return a bare ``Any``."""
+    between = [path for path in LIBRARY if str(path.relative_to(ROOT)).startswith(BETWEEN)]
+    return [
+        f"{path.name}:{each.name}"
+        for path in between
+        for each in functions(path)
+        if each.returns is not None and ast.unparse(each.returns) == "Any"
+    ]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_classes_are_small_and_parameters_few(path):
+    for node in classes(path):
+        assert node.end_lineno - node.lineno + 1 <= LONGEST_CLASS, node.name
+        assert len(public_methods(node)) <= MOST_METHODS, node.name
+    for function in functions(path):
+        assert len(parameters(function)) <= MOST_PARAMETERS, function.name
+
+
+def test_nothing_between_plan_and_engine_is_a_bare_any():
+    assert len([path for path in LIBRARY if str(path.relative_to(ROOT)).startswith(BETWEEN)]) > 50
+    assert untyped() == []
+
+
+def test_the_measures_see_what_they_measure():
+    """Each of them on a class that breaks it."""
+    lines = "\n".join(f"    def m{n}(self) -> None: ..." for n in range(MOST_METHODS + 1))
+    tree = ast.parse(f"class C:\n{lines}\n    def f(self, a, b, c, d, e, f, g, h, *rest, **more) -> Any: ...\n")
+    [found] = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert len(public_methods(found)) == MOST_METHODS + 2
+    assert len(parameters(found.body[-1])) == 8
+    assert ast.unparse(found.body[-1].returns) == "Any"
+
+
+if __name__ == "__main__":  # python tests/unit/test_house.py: the figures of today
+    for what, (value, where) in measures().items():
+        print(f"{what}: {value} ({where})")

@@ -339,17 +339,29 @@ import sys
 from quantgate.core.items import Item, ItemOutcome
 from quantgate.core.metrics import ACCURACY
 from quantgate.core.requests import Likelihood
+from quantgate.checkpoints.layouts.parts import PartsLayout
+from quantgate.checkpoints.fields import Declared, account
 from quantgate.engines.protocol import Engine
 from quantgate.engines.torch.row import TorchRow
 from quantgate.quantize.algorithms.rtn import Rtn
 from quantgate.quantize.base import Method
+from quantgate.quantize.calibration.protocol import Desk
+from quantgate.quantize.calibration.texts import running
 from quantgate.quantize.catalogue.plugins import MethodPlugin
 from quantgate.quantize.settings import RtnSettings
+from quantgate.reports.payload import Payload
 from quantgate.reports.reporters import Reporter
+from quantgate.fixtures.case import Case
+from quantgate.fixtures.executors.protocol import Work
+from quantgate.studies.protocol import Part, Study
+from quantgate.verdict.comparators.means import Mean
 from quantgate.tasks.base import Selection, Task
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.prompts import Prompts
-print(*{"quantgate.tasks.table", "quantgate.quantize.catalogue.methods", "quantgate.engines.table"} & set(sys.modules))
+tables = ("tasks", "quantize.calibration", "quantize.catalogue.methods", "engines", "studies", "verdict.comparators")
+names = {f"quantgate.{each}" for each in tables} | {f"quantgate.{each}.table" for each in tables}
+names |= {"quantgate.checkpoints.layouts.table", "quantgate.fixtures.executors.table"}
+print(*{each for each in names & set(sys.modules) if each.endswith(("table", "methods"))})
 """
 
 

@@ -18,7 +18,7 @@ class Counted(TorchRow):
         """As the engine behind it, under its own name."""
         return super().identity(model, who, setting) | {"counting": 1}
 
-    def open(self, weights: Weights, tokenizer: Any, setting: Setting) -> Any:
+    def open(self, weights: Weights, tokenizer: Any, setting: Setting) -> Engine:
         """The model behind a counter."""
         return Counter(super().open(weights, tokenizer, setting))
 

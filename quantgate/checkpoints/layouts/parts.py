@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints.fields import check_patterns
+from quantgate.checkpoints.fields import Declared, check_patterns
 from quantgate.checkpoints.findings import Finding
 from quantgate.checkpoints.layouts.protocol import StoredModule
 from quantgate.core.errors import ModelError, translated
@@ -47,6 +47,9 @@ class PartsLayout:
 
     ``methods``: values of ``quant_method`` that mean this layout; ``applies`` looks at the configuration further.
     ``describe``: headers and settings of one module -> how it is stored; ``unpack``: its tensors -> ``[out, in]``.
+    ``declares``: of a row of another package, accounts for every field of the configuration (`fields.account`) and says
+    what will be computed, so that a candidate in this layout can be judged; without it, it can only be audited.
+    ``version``: of such a row, counts up when the same file unpacks into other weights: what was kept is stale then.
     """
 
     name: str
@@ -57,6 +60,8 @@ class PartsLayout:
     settings: Callable[[Settings, str], Settings] = always
     applies: Callable[[Settings], bool] = lambda config: True
     suspect: Callable[[PartsCheckpoint], list[Finding]] = nothing
+    declares: Callable[[Settings, str], Declared] | None = None
+    version: int = 0
 
     def recognises(self, place: Path, config: Mapping[str, Any]) -> bool:
         """By ``quant_method`` in config.json."""

@@ -6,13 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from quantgate.checkpoints.guests import GROUP
 from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, hqq, native, plain, quanto, scaled
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout
 from quantgate.core.errors import ModelError
 from quantgate.core.registry import rows_of
 from quantgate.models.files import check_links, read_json
-
-GROUP: Final = "quantgate.readers"
 
 
 @cache

@@ -142,7 +142,7 @@ class Line:
         """``tokens`` as the server takes them."""
         return self.codec.text(tokens) if self.as_text else list(tokens)
 
-    def ask(self, path: str, body: Mapping[str, Any], tokens: int) -> Any:
+    def ask(self, path: str, body: Mapping[str, Any], tokens: int) -> object:
         """Post, count what it takes, and see whether the same model answers.
 
         Raises:
@@ -151,7 +151,7 @@ class Line:
         """
         if self.budget is not None:
             self.budget.take(self.remote.who)
-        reply = self.remote.post(path, body)
+        reply: object = self.remote.post(path, body)
         self.spend(tokens)
         for name in ("model", "system_fingerprint"):
             said = reply.get(name) if isinstance(reply, dict) else None
@@ -318,9 +318,9 @@ def likeliest(rows: Iterable[tuple[object, object, object]]) -> list[Likely]:
     return sorted(found, key=lambda each: -each.logprob)
 
 
-def inside(reply: Any, *path: str | int) -> Any:
+def inside(reply: object, *path: str | int) -> object:
     """What lies at ``path`` in a reply. Raises NotOfferedError naming what is missing."""
-    found = reply
+    found: Any = reply
     for at, step in enumerate(path):
         fits = isinstance(found, dict if isinstance(step, str) else list)
         try:
@@ -332,7 +332,7 @@ def inside(reply: Any, *path: str | int) -> Any:
     return found
 
 
-def listed(value: Any, what: str) -> list[Any]:
+def listed(value: object, what: str) -> list[Any]:
     """A list out of a reply. Raises NotOfferedError."""
     if not isinstance(value, list):
         raise NotOfferedError(f"no list of {what} in the reply")

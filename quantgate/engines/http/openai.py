@@ -157,7 +157,7 @@ class OpenAi:
             body |= {"stop_token_ids": list(request.ends), "return_token_ids": True}
         reply = line.ask(PATH, body, len(request.prompt))
         check_count(_used(reply, "prompt_tokens"), request.prompt, needed=line.as_text)
-        choice = inside(reply, "choices", 0)
+        choice = table(inside(reply, "choices", 0), "choice")
         reason = inside(choice, "finish_reason")
         if isinstance(choice.get("token_ids"), list) and reason == "length":
             ids = wholes(choice["token_ids"], "tokens")

@@ -58,12 +58,12 @@ def _score(token: int, value: Any, top: Any) -> Scored:
     return Scored(mine, mine >= number(inside(top, 0, 0)) - CLOSE)
 
 
-def _generate(line: Line, tokens: Tokens, new: int, more: dict[str, Any], **sampling: Any) -> Any:
+def _generate(line: Line, tokens: Tokens, new: int, more: dict[str, Any], **sampling: Any) -> dict[str, Any]:
     body = {
         "input_ids": list(tokens), "sampling_params": {"max_new_tokens": new, "temperature": 0, **sampling},
         "return_logprob": True, **more,
     }  # fmt: skip
-    reply = line.ask("/generate", body, len(tokens) + 1)
+    reply = table(line.ask("/generate", body, len(tokens) + 1), "answer")
     meta = table(inside(reply, "meta_info"), "meta_info")
     check_count(meta.get("prompt_tokens"), tokens)
     return {**meta, "text": reply.get("text", ""), "output_ids": reply.get("output_ids")}

@@ -27,6 +27,7 @@ from quantgate.engines.http.lines import (
     listed,
     number,
     summed,
+    table,
     told,
     whole,
 )
@@ -78,10 +79,10 @@ def _same(details: Any, tokens: Tokens) -> list[Any]:
     return rows
 
 
-def _details(line: Line, tokens: Tokens, new: int, more: dict[str, Any]) -> Any:
+def _details(line: Line, tokens: Tokens, new: int, more: dict[str, Any]) -> dict[str, Any]:
     parameters = {"max_new_tokens": new, "do_sample": False, "details": True, **more}
     reply = line.ask("/generate", {"inputs": line.codec.text(tokens), "parameters": parameters}, len(tokens) + 1)
-    return inside(reply, "details")
+    return table(inside(reply, "details"), "details")
 
 
 class Tgi:

@@ -82,11 +82,7 @@ class GenerationRun:
         for index, path in zip(requests, ids, strict=True):
             self.at.setdefault(path[-1], []).append(index)
         self.caps = {index: self._cap(request) for index, request in requests.items()}
-        self.draws = {
-            index: Draws(request.prompt, request.sampling)
-            for index, request in requests.items()
-            if request.sampling is not None
-        }
+        self.draws = {i: Draws(r.prompt, r.sampling) for i, r in requests.items() if r.sampling is not None}
         self.total = self.plan.tokens_read + sum(self.caps.values())
         self.generated = 0
         self._done = 0

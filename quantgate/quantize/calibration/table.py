@@ -13,7 +13,7 @@ from typing import Final
 
 from quantgate.core.errors import UsageError
 from quantgate.core.naming import same_name, suggestion
-from quantgate.core.registry import rows_of
+from quantgate.core.registry import rows_of, with_packages
 from quantgate.quantize.calibration.protocol import CalibrationSource
 from quantgate.quantize.calibration.texts import (
     Dialogues,
@@ -57,7 +57,13 @@ def _shown(task: Teaching) -> str:
     return f"{lessons.dataset} {lessons.configs} {lessons.domain}"
 
 
-SOURCES: Final[dict[str, CalibrationSource]] = rows_of(GROUP, CalibrationSource, _own(), lambda source: source.name)
+def _name(source: CalibrationSource) -> str:
+    return source.name
+
+
+SOURCES: Final[dict[str, CalibrationSource]] = with_packages(
+    lambda: rows_of(GROUP, CalibrationSource, _own(), _name), lambda: {source.name: source for source in _own()}
+)
 
 
 def check_table() -> None:

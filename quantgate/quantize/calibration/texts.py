@@ -312,7 +312,7 @@ class RandomTokens:
 
     def samples(self, desk: Desk, want: Want) -> Drawn:
         """Independent tokens behind what the tokenizer puts in front of texts. They share no text with anything."""
-        vocabulary, first = np.asarray(desk.prompts.plain_tokens), desk.prompts.first
+        vocabulary, first = np.asarray(desk.prompts.encoding.plain_tokens), desk.prompts.first
         shape = (want.n_samples, max(1, want.length - len(first)))
         rows = vocabulary[np.random.default_rng(want.seed).integers(0, len(vocabulary), size=shape)]
         return Drawn(tuple((*first, *map(int, row)) for row in rows), (), "drawn from the vocabulary")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import Metric
 from quantgate.verdict import intervals
 from quantgate.verdict.comparators.means import Mean
+from quantgate.verdict.comparators.protocol import Words
 from quantgate.verdict.comparators.ratio import counts, deviations, ratio_interval, statistic_at
 from quantgate.verdict.comparators.shared import statement, t_test, worst_side
 from quantgate.verdict.comparison import Comparison, Pair
@@ -33,12 +34,30 @@ from quantgate.verdict.turns import calls
 _NAME = "Tango's score interval"
 
 
+@dataclass(frozen=True)
+class Percent:
+    """Shares of a hundred."""
+
+    no_number: str = "is no finite number"
+
+    def value(self, metric: Metric, value: float) -> str:
+        """In percent."""
+        del metric
+        return f"{100 * value:.1f}%"
+
+    def amount(self, metric: Metric, difference: float) -> str:
+        """In points."""
+        del metric
+        return f"{100 * difference:.2f} points"
+
+
 class Binary(Mean):
     """Right or wrong."""
 
     kind = "binary"
     stops_early = True
-    worst_change = 1.0
+    worst_change: float | None = 1.0
+    words: Words = Percent()
 
     def unfit(self, scores: Floats) -> str:
         """See `Comparator`."""
@@ -121,16 +140,6 @@ class Binary(Mean):
     def turns(self, reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> Mapping[str, float]:
         """Right to wrong, wrong to right, and from one wrong answer to another."""
         return {name: float(count) for name, count in calls(reference, subject).items()}
-
-    def shown(self, metric: Metric, value: float) -> str:
-        """In percent."""
-        del metric
-        return f"{100 * value:.1f}%"
-
-    def shown_amount(self, metric: Metric, difference: float) -> str:
-        """In points."""
-        del metric
-        return f"{100 * difference:.2f} points"
 
 
 def errors(p_worse: float, p_better: float, margin: float) -> tuple[float, float]:

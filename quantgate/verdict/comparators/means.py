@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,12 +18,28 @@ import numpy as np
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import Metric
 from quantgate.verdict import intervals
+from quantgate.verdict.comparators.protocol import Words
 from quantgate.verdict.comparators.shared import Harm, harm_of, statement, t_test, worst_side
 from quantgate.verdict.comparison import Comparison, Pair
 from quantgate.verdict.intervals import Codes, Floats, Spread, upper_tail
 from quantgate.verdict.unseen import items_to_show, stakes, widened
 
 _OVERFLOW: Final = 700.0  # exp of more is no float64
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A few digits, and the metric's unit."""
+
+    no_number: str = "is no finite number"
+
+    def value(self, metric: Metric, value: float) -> str:
+        """Four digits."""
+        return f"{value:.4g} {metric.unit}" if metric.unit else f"{value:.4g}"
+
+    def amount(self, metric: Metric, difference: float) -> str:
+        """Three digits."""
+        return f"{difference:.3g} {metric.unit}" if metric.unit else f"{difference:.3g}"
 
 
 class Mean:
@@ -33,7 +49,7 @@ class Mean:
     counts_at_worst: bool = True
     stops_early: bool = False
     worst_change: float | None = None
-    no_number: str = "is no finite number"
+    words: Words = Digits()
 
     def unfit(self, scores: Floats) -> str:
         """See `Comparator`: every number is one."""
@@ -129,14 +145,6 @@ class Mean:
         del reference, subject
         return {}
 
-    def shown(self, metric: Metric, value: float) -> str:
-        """Four digits, and the unit."""
-        return f"{value:.4g} {metric.unit}" if metric.unit else f"{value:.4g}"
-
-    def shown_amount(self, metric: Metric, difference: float) -> str:
-        """Three digits, and the unit."""
-        return f"{difference:.3g} {metric.unit}" if metric.unit else f"{difference:.3g}"
-
     def _harm(self, comparison: Comparison, margin: float) -> Harm:
         return harm_of(comparison, margin, self.on_scores)
 
@@ -186,7 +194,7 @@ class ExpMean(Mean):
     """The value is exp of the mean score: a perplexity, which is compared by its ratio anyway."""
 
     kind = "exp_mean"
-    no_number = "is too large for a number"
+    words: Words = Digits("is too large for a number")
 
     def relative(self, comparison: Comparison, share: float) -> Comparison:
         """As it is: the reference's value drops out of a ratio."""

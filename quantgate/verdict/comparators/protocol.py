@@ -15,28 +15,33 @@ from quantgate.verdict.comparison import Comparison, Pair
 from quantgate.verdict.intervals import Codes, Floats
 
 
-class Comparator(Protocol):
-    """One kind of metric. Differences are subject - reference; harm is how much worse, whatever the direction."""
-
-    @property
-    def kind(self) -> str:
-        """The `Metric.kind` it compares."""
-
-    @property
-    def counts_at_worst(self) -> bool:
-        """Whether an item that only the subject could not answer can count at the metric's worst score."""
-
-    @property
-    def stops_early(self) -> bool:
-        """Whether bets on the scores decide, so that a case may stop when its verdict is certain."""
-
-    @property
-    def worst_change(self) -> float | None:
-        """By how much every metric of the kind can get worse; None where that hangs on the metric."""
+class Words(Protocol):
+    """How values of one kind of metric are spelled."""
 
     @property
     def no_number(self) -> str:
         """What is said of a value that is not finite, as the end of a sentence."""
+
+    def value(self, metric: Metric, value: float) -> str:
+        """A value of the metric."""
+
+    def amount(self, metric: Metric, difference: float) -> str:
+        """A difference of two."""
+
+
+class Comparator(Protocol):
+    """One kind of metric. Differences are subject - reference; harm is how much worse, whatever the direction."""
+
+    kind: str
+    """The `Metric.kind` it compares."""
+    counts_at_worst: bool
+    """Whether an item that only the subject could not answer can count at the metric's worst score."""
+    stops_early: bool
+    """Whether bets on the scores decide, so that a case may stop when its verdict is certain."""
+    worst_change: float | None
+    """By how much every metric of the kind can get worse; None where that hangs on the metric."""
+    words: Words
+    """Values and differences in words."""
 
     def unfit(self, scores: Floats) -> str:
         """Why these scores are none of the kind, before the metric's name; empty when they are."""
@@ -75,9 +80,3 @@ class Comparator(Protocol):
 
     def turns(self, reference: Sequence[ItemOutcome], subject: Sequence[ItemOutcome]) -> Mapping[str, float]:
         """Counts beside the metric: which answers turned, by kind."""
-
-    def shown(self, metric: Metric, value: float) -> str:
-        """A value of the metric in words."""
-
-    def shown_amount(self, metric: Metric, difference: float) -> str:
-        """A difference in words."""

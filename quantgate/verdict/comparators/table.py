@@ -1,4 +1,4 @@
-"""The comparators, by the kind of metric; entry point group ``quantgate.comparators``."""
+"""The comparators by kind of metric; entry point group ``quantgate.comparators``."""
 
 from __future__ import annotations
 

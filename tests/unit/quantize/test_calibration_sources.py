@@ -161,7 +161,7 @@ def test_mixtures_hold_their_shares(data, prompts):
 def test_random_tokens_are_of_ordinary_text_and_evenly_likely(data, prompts):
     made = build(data, prompts, "random", n_samples=64, length=256)
     counts = Counter(token for sample in made.samples for token in sample)
-    vocabulary = prompts.plain_tokens
+    vocabulary = prompts.encoding.plain_tokens
     assert set(counts) == set(vocabulary)
     assert len(vocabulary) == 256  # the byte tokenizer's letters, without its three markers
     # 16,384 draws over 256 tokens: 64 each, standard deviation 8; 6 of them are never seen by chance

@@ -145,7 +145,7 @@ def test_rouge_is_rouge_scores(answer, reference):
 
 def test_summaries_score_rouge_1_with_the_others_beside_it(summaries, prompts):
     item = XSUM.items(summaries, Selection(), prompts)[0]
-    assert prompts.decode(Summaries.requests(XSUM, item, Prompts(prompts._tokenizer, 4096, "t"))[0].prompt) == (
+    assert prompts.decode(Summaries.requests(XSUM, item, Prompts(prompts.encoding.tokenizer, 4096, "t"))[0].prompt) == (
         "<|im_start|>user\nPlease summarize the following document.\nThe old mill burned down on Sunday.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from quantgate.core.errors import ModelError
 from quantgate.core.requests import Generate
-from quantgate.tasks.prompts import Prompts, user
+from quantgate.tasks.prompts import Prompts, notes_of, record_of, user
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_no_end_token_stands_behind_a_context_or_an_option(tokenizer):
     assert prompts.decode(request.context) == f"{START}Is it? Answer:"
     assert prompts.decode(request.continuation) == " Yes"
     assert prompts.decode(prompts.encode("some text")) == f"{START}some text"
-    assert prompts.notes() == [
+    assert notes_of(prompts) == [
         f"the tokenizer of tiny closes every text with {END}: left out, so that a prompt ends where its text does"
     ]
-    assert prompts.record()["left_out_behind_texts"] == END
+    assert record_of(prompts)["left_out_behind_texts"] == END
 
 
 def test_a_tokenizer_that_rewrites_a_text_when_it_adds_tokens_is_refused(tokenizer):
@@ -104,8 +104,8 @@ def test_the_clock_of_a_template_stands_still_and_is_recorded(tokenizer):
     prompts = with_template(tokenizer, DATED + tokenizer.chat_template)
     assert prompts.decode(prompts.chat(user("Hi"))).startswith("Today: 26 Jul 2024\n")
     assert prompts.decode(prompts.dialogue(user("Hi"))).startswith("Today: 26 Jul 2024\n")
-    assert prompts.record()["date"] == "2024-07-26"
-    assert prompts.notes() == ["the chat template of tiny tells today's date: it is 2024-07-26 in every prompt"]
+    assert record_of(prompts)["date"] == "2024-07-26"
+    assert notes_of(prompts) == ["the chat template of tiny tells today's date: it is 2024-07-26 in every prompt"]
 
 
 @pytest.mark.parametrize("draw", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])
@@ -119,16 +119,16 @@ def test_a_system_turn_that_a_template_refuses_or_drops_heads_the_users(tokenize
     prompts = with_template(tokenizer, template)
     turns = [SYSTEM, *user("Hi"), {"role": "assistant", "content": "Hello."}]
     assert "Be brief.\n\nHi" in prompts.decode(prompts.dialogue(turns))
-    assert prompts.record()["system_turns"] == "at the head of the first user turn"
-    assert "takes no system turns" in prompts.notes()[0]
+    assert record_of(prompts)["system_turns"] == "at the head of the first user turn"
+    assert "takes no system turns" in notes_of(prompts)[0]
     assert "Be brief." in prompts.decode(prompts.dialogue([SYSTEM]))  # nothing is lost without a user's turn
 
 
 def test_a_system_turn_that_a_template_takes_stays_where_it_is(prompts):
     text = prompts.decode(prompts.chat([SYSTEM, *user("Hi")]))
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
-    assert prompts.notes() == []
-    assert prompts.record() == {"end_tokens": []}
+    assert notes_of(prompts) == []
+    assert record_of(prompts) == {"end_tokens": []}
 
 
 @pytest.mark.parametrize(

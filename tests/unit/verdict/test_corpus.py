@@ -10,7 +10,7 @@ import pytest
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, Metric
 from quantgate.verdict.corpus import corpus_interval
-from quantgate.verdict.exact import bootstrap_difference
+from quantgate.verdict.exact import Resampling, bootstrap_difference
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
 from quantgate.verdict.power import p_values
@@ -83,7 +83,9 @@ def test_both_arms_are_as_long_as_the_longer_one() -> None:
     hits[:, 1] = 1
     worse = hits.copy()
     worse[:2, 0] = (30, 20)  # two items carry all of the difference
-    difference, low, high = bootstrap_difference(hits, worse, ratio, np.arange(200), np.random.default_rng(0))
+    difference, low, high = bootstrap_difference(
+        hits, worse, ratio, np.arange(200), Resampling(np.random.default_rng(0))
+    )
     found = corpus_interval(hits, worse, ratio, np.arange(200), 0.95)
     longer, shorter = sorted((high - difference, difference - low), reverse=True)
     assert longer > 1.5 * shorter
@@ -157,7 +159,7 @@ def test_the_interval_covers_the_truth_of_few_items() -> None:
         found = corpus_interval(rows, worse, ratio, np.arange(30), 0.95, rounds=300)
         missed += not found.low <= truth <= found.high
         rng = np.random.default_rng(seed)
-        _, low, high = bootstrap_difference(rows, worse, ratio, np.arange(30), rng, rounds=300)
+        _, low, high = bootstrap_difference(rows, worse, ratio, np.arange(30), Resampling(rng, 300))
         missed_plain += not low <= truth <= high
     assert missed <= 21 < missed_plain
 

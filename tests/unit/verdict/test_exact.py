@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantgate.verdict.exact import beats_chance, bootstrap_difference, mcnemar_worse
+from quantgate.verdict.exact import Resampling, beats_chance, bootstrap_difference, mcnemar_worse
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def test_bootstrap_of_a_ratio_covers_the_difference() -> None:
     def share(sums: np.ndarray) -> float:
         return float(sums[0] / sums[1])
 
-    difference, low, high = bootstrap_difference(before, after, share, np.arange(80), rng, rounds=300)
+    difference, low, high = bootstrap_difference(before, after, share, np.arange(80), Resampling(rng, 300))
     assert difference == pytest.approx(-0.1, abs=0.01)
     assert low < difference < high < 0
-    again = bootstrap_difference(before, after, share, np.arange(80), np.random.default_rng(1), rounds=50)
-    assert again == bootstrap_difference(before, after, share, np.arange(80), np.random.default_rng(1), rounds=50)
+    again = bootstrap_difference(before, after, share, np.arange(80), Resampling(np.random.default_rng(1), 50))
+    assert again == bootstrap_difference(before, after, share, np.arange(80), Resampling(np.random.default_rng(1), 50))
 
 
 def test_bootstrap_is_undefined_with_one_group_or_an_undefined_value() -> None:
     rows, rng = np.ones((4, 1)), np.random.default_rng(0)
-    one_group = bootstrap_difference(rows, rows, lambda s: float(s[0]), np.zeros(4, dtype=int), rng, rounds=5)
-    no_value = bootstrap_difference(rows, rows, lambda s: math.nan, np.arange(4), rng, rounds=5)
+    one_group = bootstrap_difference(rows, rows, lambda s: float(s[0]), np.zeros(4, dtype=int), Resampling(rng, 5))
+    no_value = bootstrap_difference(rows, rows, lambda s: math.nan, np.arange(4), Resampling(rng, 5))
     assert all(math.isnan(number) for number in (*one_group, *no_value))
