@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from quantgate import auditing, diagnose, doctor, export, listing, search, starting, statistics, tune
+from quantgate import auditing, diagnose, doctor, export, inspecting, listing, search, starting, statistics, tune
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
@@ -43,6 +43,12 @@ COMMANDS: Final = (
     Command("export", "write a quantized model that other runtimes load", export.add_arguments, export.run),
     Command("audit", "look into the files of a checkpoint before it is scored", auditing.add_arguments, auditing.run),
     Command("diagnose", "which parts of a quantized model make it differ", diagnose.add_arguments, diagnose.run),
+    Command(
+        "inspect",
+        "block outputs, channels and losses by layer of several methods",
+        inspecting.add_arguments,
+        inspecting.run,
+    ),
     Command("search", "the smallest mixture of methods that passes the policy", search.add_arguments, search.run),
     Command("tune", "adapters that make up for what a method loses, judged", tune.add_arguments, tune.run),
     Command(
