@@ -116,7 +116,7 @@ def line(method: Any, folder: Path, calibration: Any, text: Any, before: Any, bl
     pairs = zip(before.split(256), after.split(256), strict=True)
     change = sum(float((one.float() - other.float()).square().sum()) for one, other in pairs)
     error = change / sum(float(each.float().square().sum()) for each in before.split(256))
-    return f"| `{method.id}` | {error:.4f} | {seconds:.1f} |"
+    return f"| `{method.id}` | {error:.2g} | {seconds:.1f} |"
 
 
 if __name__ == "__main__":

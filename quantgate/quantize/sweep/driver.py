@@ -150,10 +150,12 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
             _check_given([name for block in blocks for name in block.linears], jobs)
         learning = {id(job): learner for job in jobs if (learner := _learner(blocks, job))}
         walks = _walks(blocks, [job for job in jobs if id(job) not in learning], batches, given)
-        for job in jobs:
-            if (learner := learning.get(id(job))) and calibration and not given:
-                steps = batches_of(model, blocks, calibration, who, ragged=ragged, budget=learner.step_tokens)
-                walks.append(_LearningWalk(job, learner, steps, keep=len(jobs) > 1))
+        for job in (each for each in jobs if id(each) in learning):
+            if calibration is None or given:
+                raise MethodError(job.who, "no text to learn from", expected="a calibration set")
+            learner = learning[id(job)]
+            steps = batches_of(model, blocks, calibration, who, ragged=ragged, budget=learner.step_tokens)
+            walks.append(_LearningWalk(job, learner, steps, keep=len(jobs) > 1))
         probe = probe_of(model, blocks)
         for index, block in enumerate(blocks):
             progress.step(f"{who}: quantizing blocks", index, len(blocks))

@@ -206,6 +206,8 @@ def test_what_cannot_be_learned_is_refused(model_dir, tmp_path):
     static = replace(small("omniquant-brief-a4-w4"), activations=ActivationSettings(8, "tensor", dynamic=False))
     with pytest.raises(MethodError, match="inputs by tensor; expected whole numbers, a scale a token"):
         quantize_checkpoint(model_dir, static, calibration, tmp_path / "static", progress=Silent())
+    with pytest.raises(MethodError, match="test: no text to learn from; expected a calibration set"):
+        Sweep(tiny_llama(), OmniQuant(OmniQuantSettings(4)), "test", Silent()).run(None)
     with pytest.raises(MethodError, match="transform and salience"):
         OmniQuantSettings(4, transform=True, salience=True)
 
