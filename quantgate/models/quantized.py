@@ -22,7 +22,9 @@ QMAP: Final = "quanto_qmap.json"
 """Where quanto says how each module is kept; it declares nothing in config.json."""
 _RECORD: Final = "quantgate.json"
 _CODES: Final = ("weight", "qweight", "weight_packed", "qzeros", "scales", "weight_scale", "weight_scale_inv", "SCB")
-_PARTS: Final = ("qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "SCB")
+_PARTS: Final = (
+    "qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "SCB", "W_q", "_data", "_weight_qdata",
+)  # fmt: skip
 _WEIGHTS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _FLAGS: Final = frozenset({"BOOL", "U8", "I32", "I64", "U64"})  # masks and positions
 

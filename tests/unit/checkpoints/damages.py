@@ -328,6 +328,6 @@ def _differs(before, after):
         return True
     return any(
         before[key].shape != after[key].shape
-        or not torch.equal(before[key].contiguous().view(torch.uint8), after[key].contiguous().view(torch.uint8))
+        or not torch.equal(before[key].flatten().view(torch.uint8), after[key].flatten().view(torch.uint8))
         for key in before
     )
