@@ -29,7 +29,7 @@ def _rope(**fields):
 
 def _declared(**fields):
     def change(content):
-        declared = content["quantization_config"]
+        declared = content.get("quantization_config", {})
         if fields.keys() <= declared.keys():
             declared.update({name: how(declared[name]) for name, how in fields.items()})
 
@@ -40,7 +40,7 @@ def _weights(**fields):
     """Fields of how weights are quantized, of compressed-tensors' groups."""
 
     def change(content):
-        for group in content["quantization_config"].get("config_groups", {}).values():
+        for group in content.get("quantization_config", {}).get("config_groups", {}).values():
             weights = group["weights"]
             if weights["type"] == "int" or "symmetric" not in fields:  # floats have no zero points to deny
                 weights.update({name: how(weights[name]) for name, how in fields.items() if name in weights})
@@ -92,12 +92,12 @@ def _append(name, text):
 
 
 def _ignore_mlp(content):
-    declared = content["quantization_config"]
+    declared = content.get("quantization_config", {})
     if "ignore" in declared:
         declared["ignore"] = [*declared["ignore"], "re:.*mlp.*"]
-    elif declared["quant_method"] == "gptq":
+    elif declared.get("quant_method") == "gptq":
         declared["dynamic"] = {r"-:.*mlp.*": {}}
-    elif declared["quant_method"] == "bitsandbytes":
+    elif declared.get("quant_method") == "bitsandbytes":
         declared["llm_int8_skip_modules"] = ["lm_head", "up_proj"]
 
 
