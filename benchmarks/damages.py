@@ -4,8 +4,9 @@
 
 Every damage of ``tests/unit/checkpoints`` (tensors and the files beside them) is done to every layout kept in
 ``tests/data/checkpoints`` that has something of the kind, and looked into as ``quantgate audit`` does. Where the audit
-has no error, the gate itself is run on it (``quantgate run -k kld``, the policy as shipped). Changes that compute the
-same must have no error. Prints a table; exits with 1 when a damage is green, or an honest checkpoint is not.
+has no error, the gate itself is run on it (``quantgate run -k kld --strict``, the policy as shipped). Changes that
+compute the same must have no error. Prints a table; exits with 1 when a damage is green, or an honest checkpoint is
+not.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tests.unit.checkpoints.file_damages import FILE_DAMAGES  # noqa: E402
 
 DATA = ROOT / "tests" / "data" / "checkpoints"
 REFERENCE = DATA / "reference"
+NAME = "theirs"
 NOTHING = "-"
 SILENT = ""
 
@@ -79,15 +81,18 @@ def gate(path: Path, work: Path) -> str:
     """The gate's verdict in words, or its exit code where it came to none."""
     report = work / "report"
     command = [
-        sys.executable, "-m", "quantgate", "run", "-q", "--model", str(REFERENCE), "--candidate", f"theirs={path}",
-        "--methods", "theirs", "--tasks", "kld", "--limit", "8", "--store", str(work / "store"),
+        sys.executable, "-m", "quantgate", "run", "-q", "--model", str(REFERENCE), "--candidate", f"{NAME}={path}",
+        "-k", f"{NAME} and kld", "--limit", "64", "--strict", "--store", str(work / "store"),
         "--report-dir", str(report), "--offline",
     ]  # fmt: skip
     shutil.rmtree(report, ignore_errors=True)
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
     results = json.loads((report / "report.json").read_text())["results"] if (report / "report.json").is_file() else []
     if not results:
-        return f"exit {done.returncode}"
+        said = next((line for line in (done.stdout + done.stderr).splitlines() if f"'{NAME}'" in line), "")
+        if not said:  # the command itself was wrong: nothing was judged
+            raise RuntimeError(f"exit {done.returncode}: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return f"exit {done.returncode}, {said}"
     return f"exit {done.returncode}, {results[0]['verdict']}: {results[0]['reason']}"
 
 
