@@ -119,6 +119,10 @@ def disturbed(arguments: list[str], store: Path, acts: list[tuple[int, str]], po
     return code
 
 
+def _parts(found: tuple[int, tuple[object, object]]) -> tuple[object, object, object]:
+    return found[0], *found[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=1000)
@@ -151,7 +155,8 @@ def main() -> None:
             (root / "report" / "report.json").rename(root / f"report-{len(found)}.json")
         [record] = found[0][1][0]
         print(f"{record['n_items']} items, value {record['value']}: {record['verdict']}")
-        print("equal to the undisturbed run" if found[0] == found[1] else "DIFFERENT from the undisturbed run")
+        for name, one, two in zip(("exit code", "records", "outcomes"), *map(_parts, found), strict=True):
+            print(f"{name}: {'equal to the undisturbed run' if one == two else f'DIFFERENT: {one} and {two}'}")
 
 
 if __name__ == "__main__":

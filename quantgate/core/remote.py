@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from quantgate.core.punctual import Clock
 
-ATTEMPTS: Final = 6
+ATTEMPTS: Final = 9  # over a minute and a half: a server that is started again has to load its model
 PAUSE_S: Final = 0.5  # before the second attempt; twice as long before every further one
 LONGEST_PAUSE_S: Final = 30.0
 TIMEOUT_S: Final = 300.0

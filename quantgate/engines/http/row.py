@@ -77,10 +77,9 @@ class HttpEngine:
     canary: Canary
 
     def __post_init__(self) -> None:
-        # more questions than slots would take each other's cached prefix away
-        most = min(MOST, self.server.facts.slots or MOST)
+        slots = min(MOST, self.server.facts.slots)  # more questions would take each other's cached prefix away
         remote = self.server.line.remote
-        self.flight = Flight(lambda: remote.complaints, most, stop=remote.stop)
+        self.flight = Flight(lambda: remote.complaints, slots or MOST, slots or 1, bool(slots), remote.stop)
 
     def run(self, requests: Sequence[Request], sink: Sink, job: Job) -> dict[str, float]:
         """See `Engine.run`.

@@ -159,6 +159,13 @@ def test_another_prompt_than_the_one_that_was_sent_has_no_score(tokenizer):
         probe(Direct(Server("llama.cpp", tokenizer), spoil), "", tokenizer)
 
 
+def test_as_many_are_in_flight_as_the_server_says_it_works_on(tokenizer):
+    spoil = lambda path, reply: reply | {"total_slots": 3} if path == "/props" else reply  # noqa: E731
+    found = probe(Direct(Server("llama.cpp", tokenizer), spoil), "", tokenizer)
+    flight = HttpRow(found).open(None, None, Setting()).flight
+    assert (flight.limit, flight.most, flight.settled) == (3, 3, True)
+
+
 # --- the line --------------------------------------------------------------------------------------------------------
 
 
