@@ -64,6 +64,7 @@ DRAWINGS: Final = (
     Drawing("report.html", _later("html", "render")),
     Drawing("table.csv", _later("spreadsheet", "as_csv")),
     Drawing("table.tex", _later("spreadsheet", "as_latex")),
+    Drawing("sensitivity.csv", _later("sensitivity", "as_csv")),
     Drawing("roofline.svg", _later("picture", "roofline_svg"), repeatable=False),
     Drawing("calibration.csv", _later("shift", "cells_csv")),
     Drawing("calibration.svg", _later("shift", "heat_map"), repeatable=False),
