@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from quantgate import auditing, diagnose, doctor, export, inspecting, listing, search, starting, statistics, tune
+from quantgate.core.configuration import configuration
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
 from quantgate.core.words import for_stream
 from quantgate.fixtures import command as suite
+from quantgate.fixtures.options import declared_options
 from quantgate.reports import again, check, imported
 
 _WRONG_USAGE: Final = 4
@@ -28,7 +30,8 @@ _WRONG_USAGE: Final = 4
 class Command:
     """``add_arguments`` declares the command's arguments, ``run`` does it and returns the exit code.
 
-    ``forwards``: what is typed behind the name is not parsed here, only shown by ``--help``.
+    ``forwards``: what is typed behind the name is not parsed here, only shown by ``--help``. ``configured``: arguments
+    that quantgate.toml may give where nobody types them; the file is then checked as a run checks it.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Command:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Progress], int]
     forwards: bool = False
+    configured: tuple[str, ...] = ()
 
 
 COMMANDS: Final = (
@@ -49,8 +53,20 @@ COMMANDS: Final = (
         inspecting.add_arguments,
         inspecting.run,
     ),
-    Command("search", "the smallest mixture of methods that passes the policy", search.add_arguments, search.run),
-    Command("tune", "adapters that make up for what a method loses, judged", tune.add_arguments, tune.run),
+    Command(
+        "search",
+        "the smallest mixture of methods that passes the policy",
+        search.add_arguments,
+        search.run,
+        configured=("policy",),
+    ),
+    Command(
+        "tune",
+        "adapters that make up for what a method loses, judged",
+        tune.add_arguments,
+        tune.run,
+        configured=("policy",),
+    ),
     Command(
         "statistics",
         "sum up a private text, for others to quantize without seeing it",
@@ -58,12 +74,22 @@ COMMANDS: Final = (
         statistics.run,
     ),
     Command(
-        "list", "the methods, benchmarks, calibration sets and engines there are", listing.add_arguments, listing.run
+        "list",
+        "the methods, benchmarks, calibration sets, engines and models there are",
+        listing.add_arguments,
+        listing.run,
+        configured=("task_file",),
     ),
     Command("doctor", "what a run would stumble over here", doctor.add_arguments, doctor.run),
     Command("init", "write what to judge, a policy and a workflow to begin with", starting.add_arguments, starting.run),
     Command("report", "make a run's files again, or show runs side by side", again.add_arguments, again.run),
-    Command("import", "judge two sample files of lm-eval, paired", imported.add_arguments, imported.run),
+    Command(
+        "import",
+        "judge two sample files of lm-eval, paired",
+        imported.add_arguments,
+        imported.run,
+        configured=("policy",),
+    ),
     Command("verify", "draw again all that a report shows, from its items", check.add_arguments, check.run),
 )
 
@@ -123,11 +149,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parsed(sys.argv[1:] if arguments is None else list(arguments))
     try:
         check_packages()
-        code: int = args.command.run(args, StderrProgress())
+        progress = StderrProgress()
+        _configure(args, progress)
+        code: int = args.command.run(args, progress)
     except QuantgateError as error:
         print(for_stream(f"quantgate {args.command.name}: {error}", sys.stderr), file=sys.stderr)
         return _WRONG_USAGE if isinstance(error, UsageError) else 1
     return code
+
+
+def _configure(args: argparse.Namespace, progress: Progress) -> None:
+    """Fill in what nobody typed and the configuration file says. Raises UsageError for what is wrong with the file."""
+    if not args.command.configured:
+        return
+    file = configuration()
+    for found in file.check(declared_options()):
+        if found.dest in args.command.configured and not getattr(args, found.dest):
+            setattr(args, found.dest, found.value)
+            progress.note(f"{' '.join(found.words)}, as {file.name} says")
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:

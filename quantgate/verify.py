@@ -345,10 +345,16 @@ def _rules(content: Mapping[str, Any], cases: Mapping[CaseKey, Mapping[str, Any]
             # of a package that is not installed here: its dimension is not known
             findings.unconfirmed.append(f"the rule of {key} (no task of that name is known here)")
             continue
-        rule = policy.rule(key.task, known.dimension, evidence.rule.metric, content["model"]["id"], key.subject)
+        rule = policy.rule(key.task, known.dimension, evidence.rule.metric, _model_id(content, key), key.subject)
         if not same(reading.through_json(rule_to_json(evidence.rule)), rule_to_json(rule)):
             found.append(f"{key}: judged by another rule than the policy's text gives it")
     return found
+
+
+def _model_id(content: Mapping[str, Any], key: CaseKey) -> str:
+    """The 16-bit model of a case, as its policy names it; an older report has one."""
+    named_so = [each for each in content.get("models", ()) if each["name"] == key.model]
+    return str((named_so[0] if named_so else content["model"])["id"])
 
 
 def _derived(content: Mapping[str, Any], results: Sequence[Result]) -> list[str]:

@@ -36,10 +36,12 @@ class Rows:
 
 
 def memory_rows(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """One row a subject and one for the reference, GiB."""
+    """One row a subject and one for each reference, GiB."""
     measured = [record["memory"] for record in records if record.get("memory")]
-    rows = [measured[0][0]] if measured else []
-    return [_memory_row(row) for row in (*rows, *(pair[1] for pair in measured))]
+    references: dict[str, Mapping[str, Any]] = {}
+    for pair in measured:
+        references.setdefault(pair[0]["name"], pair[0])
+    return [_memory_row(row) for row in (*references.values(), *(pair[1] for pair in measured))]
 
 
 def _memory_row(row: Mapping[str, Any]) -> tuple[str, ...]:

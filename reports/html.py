@@ -91,6 +91,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     found = {
         "reference": f"{model.get('id', 'unknown')}, {model.get('dtype', '')} on {model.get('device', '')}",
         "digest": str(model.get("digest", {}).get("whole", "")),
+        **{f"16-bit model {name}": f"{each.get('id')}" for name, each in report.further_models.items()},
         "policy": f"{report.policy.get('name', '')} {str(report.policy.get('digest', ''))[:16]}".strip(),
         "hardware": ", ".join(part for part in hardware if part) + f", {environment.get('cores')} cores",
         "software": f"Python {environment.get('python')}, {versions}",

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from quantgate.core.errors import UsageError
 from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import PROB_RIGHT
 from quantgate.core.records import Result
 from quantgate.reports.report import Report
 from quantgate.store.store import write_atomically
@@ -24,8 +25,9 @@ _LEAST: Final = 2
 def write_samples(report: Report, place: Path) -> list[Path]:
     """Write ``MODEL/results_DATE.json`` and ``MODEL/samples_TASK_DATE.jsonl`` for the reference and every subject.
 
-    An item's digests are over its name here, so that `quantgate import` pairs what was paired. Cases without items
-    (sizes, speeds, what is invalid) are left out.
+    An item's digests are over its name here, so that `quantgate import` pairs what was paired. A run keeps which option
+    was chosen and how probable the right one was, not every option's log-likelihood: ``prob_right`` stands for them.
+    Cases without items (sizes, speeds, what is invalid) are left out.
 
     Raises:
         UsageError: no case has items.
@@ -54,7 +56,7 @@ Cases: TypeAlias = "list[tuple[Result, Sequence[ItemOutcome]]]"
 def by_model(report: Report) -> dict[str, Cases]:
     """Results with their items by the name of what answered, ``reference`` for the 16-bit model."""
     found: dict[str, Cases] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for result in report.rows:
         sides = report.evidence.sides(result.key) if result.dimension != "efficiency" else None
         if not sides:
@@ -62,9 +64,10 @@ def by_model(report: Report) -> dict[str, Cases]:
         found.setdefault(re.sub(r"[^\w.-]", "_", result.about), []).append(
             (result, outcomes_from_json(sides["subject"]))
         )
-        if result.task not in seen:
-            seen.add(result.task)
-            found.setdefault(_REFERENCE, []).append((result, outcomes_from_json(sides["reference"])))
+        if (result.model, result.task) not in seen:
+            seen.add((result.model, result.task))
+            name = f"{result.model}_{_REFERENCE}" if result.model else _REFERENCE
+            found.setdefault(name, []).append((result, outcomes_from_json(sides["reference"])))
     return found
 
 
@@ -105,11 +108,12 @@ def _shots(protocol: str) -> int:
 def _line(result: Result, at: int, item: ItemOutcome) -> str:
     name, metric = item.item_id, {"ppl": "perplexity"}.get(result.metric, result.metric)
     score = item.score
+    right = {name_: item.companions[name_] for name_ in (PROB_RIGHT.name,) if name_ in item.companions}
     digest = sha256(f"{result.task} {name}".encode()).hexdigest()
     content = {
         "doc_id": at, "doc": {"id": name, "group": item.group}, "target": "", "arguments": {},
         "resps": [[item.answer]], "filtered_resps": [item.answer], "filter": "none",
         "metrics": [metric], "doc_hash": digest, "prompt_hash": digest, "target_hash": digest,
-        metric: -score if metric == "perplexity" and score is not None else score,
+        **right, metric: -score if metric == "perplexity" and score is not None else score,
     }  # fmt: skip
     return json.dumps(content, ensure_ascii=False) + "\n"

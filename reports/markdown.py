@@ -19,6 +19,10 @@ def render(report: Report) -> str:
         f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
         f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}. "
         f"Verdicts: {report.counts_in_words}.",
+        *(
+            f"Further model {_code(name)}: {_code(str(each.get('id')))}."
+            for name, each in report.further_models.items()
+        ),
         "\n".join(f"- {_plain(line)}" for line in _decisions(report)),
         "## Comparison with the 16-bit reference",
         _table(HEADER, [result_row(result, alone=result.key in alone) for result in report.rows]),

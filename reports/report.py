@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -39,7 +39,8 @@ class Report:
 
     ``results``: in the order in which they were judged. ``alone``: what is said beside each regression that the family
     does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
-    machines. ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
+    machines. ``model``: the main 16-bit model; ``models``: all of them by name within the run, the main one's empty.
+    ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
     quoted of it. ``studies``: what several cases say together, beyond the decisions. ``phases``: seconds by what they
     were spent on, over all workers.
     """
@@ -60,6 +61,7 @@ class Report:
     notes: tuple[str, ...]
     evidence: EvidenceFile
     studies: tuple[Mapping[str, Any], ...] = ()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The content of report.json, without what seals it."""
@@ -70,6 +72,7 @@ class Report:
             "run": {"id": run.id, "started": run.started, "finished": run.finished, "exit": run.code},
             "plan": dict(self.plan),
             "model": dict(self.model),
+            "models": [{"name": name, **each} for name, each in self.models.items()],
             "environment": dict(self.environment),
             "policy": dict(self.policy),
             "subjects": [dict(each) for each in self.subjects.values()],
@@ -81,6 +84,11 @@ class Report:
             "texts": {task: dict(each) for task, each in self.texts.items()},
             "notes": list(self.notes),
         }
+
+    @property
+    def further_models(self) -> dict[str, Mapping[str, Any]]:
+        """The 16-bit models beside the main one, by name."""
+        return {name: each for name, each in self.models.items() if name}
 
     @property
     def rows(self) -> list[Result]:

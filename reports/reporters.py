@@ -67,6 +67,7 @@ DRAWINGS: Final = (
     Drawing("sensitivity.csv", _later("sensitivity", "as_csv")),
     Drawing("roofline.svg", _later("picture", "roofline_svg"), repeatable=False),
     Drawing("calibration.csv", _later("shift", "cells_csv")),
+    Drawing("models.csv", _later("between", "as_csv")),
     Drawing("calibration.svg", _later("shift", "heat_map"), repeatable=False),
 )
 _TAKEN: Final = ("report.json", "evidence.jsonl", *(row.file for row in DRAWINGS))

@@ -15,6 +15,7 @@ from quantgate.reports.payload import Payload
 from quantgate.reports.report import Report, RunFacts
 from quantgate.reports.reporters import drawn, rendered
 from quantgate.studies.abilities import abilities_record
+from quantgate.studies.between import between_record
 from quantgate.studies.derived import derive
 from quantgate.studies.shift_record import shift_record
 from quantgate.studies.steps import steps_record
@@ -36,7 +37,8 @@ class Run:
         self.code: int | None = None
         self.results: list[Result] = []
         self.subjects: dict[str, Mapping[str, Any]] = {}
-        self.model: Mapping[str, Any] = {}
+        self.models: dict[str, Mapping[str, Any]] = {}
+        """16-bit models by their name within the run; the main one's is empty."""
         self.notes: list[str] = []
         self.efficiency: dict[str, Mapping[str, Any]] = {}
         self.policy: Mapping[str, Any] = {"correction": "holm", "exit": "confirmed"}
@@ -56,7 +58,8 @@ class Run:
         run = cls(Account.from_json(content["plan"], judged))
         run.id, run.started, run.finished = (content["run"][name] for name in ("id", "started", "finished"))
         run.code = content["run"]["exit"]
-        run.results, run.notes, run.model = list(results), list(content["notes"]), content["model"]
+        run.results, run.notes = list(results), list(content["notes"])
+        run.models = models_of(content)
         run.subjects = {named(each): each for each in content["subjects"]}
         run.efficiency = {each["method"]: each for each in content["efficiency"]}
         run.texts = {task: dict(each) for task, each in content["texts"].items()}
@@ -87,11 +90,17 @@ class Run:
             self.texts.setdefault(result.task, {}).update(payload.texts)
         for what, seconds in payload.phases.items():
             self.phases[what] = self.phases.get(what, 0.0) + seconds
-        self.model = payload.model or self.model
+        if payload.model:
+            self.models[result.model] = payload.model
         self.policy = payload.policy or self.policy
         if payload.evidence:
             self.evidence.add(result, payload.evidence)
         self.notes += [note for note in payload.notes if note not in self.notes]
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The main model; of a run that came to others only, the first of them."""
+        return self.models.get("") or next(iter(self.models.values()), {})
 
     @property
     def bits(self) -> dict[str, float]:
@@ -137,6 +146,13 @@ class Run:
 
     def report(self, environment: Mapping[str, Any], status: str = "") -> Report:
         """What the run found so far, as everything shows it. ``status``: in place of the run's own."""
+        models = {name: self.models[name] for name in sorted(self.models)}
+        drawn_together = (
+            shift_record(self.results, self.evidence.sides, self.subjects),
+            steps_record(self.results, self.evidence.sides, self.subjects),
+            abilities_record(self.results, self.evidence.sides, self.subjects),
+            between_record(self.results, self.evidence.of, self.subjects, models),
+        )
         return Report(
             RunFacts(self.id, self.started, self.finished, self.code, status or self.status),
             model=self.model,
@@ -153,12 +169,15 @@ class Run:
             phases={what: round(seconds, 2) for what, seconds in self.phases.items()},
             notes=tuple(self.notes),
             evidence=self.evidence,
-            studies=tuple(
-                study
-                for draw in (shift_record, steps_record, abilities_record)
-                if (study := draw(self.results, self.evidence.sides, self.subjects))
-            ),
+            studies=tuple(study for study in drawn_together if study),
+            models=models,
         )
+
+
+def models_of(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The 16-bit models of report.json by their name within the run; an older report has one."""
+    listed = content.get("models") or ([{"name": "", **content["model"]}] if content["model"] else [])
+    return {str(each["name"]): {key: value for key, value in each.items() if key != "name"} for each in listed}
 
 
 def named(subject: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from quantgate.core.records import Result
-from quantgate.reports import shapes
+from quantgate.reports import shapes, trend
 from quantgate.reports.beside import Row
 from quantgate.reports.html import SIGNS, page_part, templates
 from quantgate.reports.report import Report
@@ -24,12 +24,18 @@ def render(rows: Sequence[Row], reports: Sequence[Report]) -> str:
         templates()
         .get_template(FILE)
         .render(
-            rows=[{"case": str(row.key), "changed": row.changed, "cells": [*map(_cell, row.cells)]} for row in ordered],
+            rows=[*map(_row, ordered)],
+            trends=trend.of_subjects(reports),
             runs=[_run(at, report) for at, report in enumerate(reports, start=1)],
             changed=sum(row.changed for row in rows),
             style=Markup(page_part("page.css")),
         )
     )
+
+
+def _row(row: Row) -> dict[str, Any]:
+    cells = [*map(_cell, row.cells)]
+    return {"case": str(row.key), "changed": row.changed, "cells": cells, "trend": trend.of_case(row.cells)}
 
 
 def _cell(result: Result | None) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from quantgate.core import reading
 from quantgate.core.errors import UsageError
 from quantgate.core.items import REPEATED, ItemOutcome
-from quantgate.core.metrics import ACC_NORM, ACCURACY, EXACT_MATCH, PERPLEXITY, Metric
+from quantgate.core.metrics import ACC_NORM, ACCURACY, EXACT_MATCH, PERPLEXITY, PROB_RIGHT, Metric
 from quantgate.core.reading import Unreadable, visible
 from quantgate.tasks.choices import probabilities
 
@@ -132,12 +132,18 @@ def _one_model(
     """
     if one.digest == other.digest:
         return ("both files are the same to the last byte",), []
-    said = [[line.get("filtered_resps"), line.get("resps")] for line in lines.values()]
-    if said != [[others[item].get("filtered_resps"), others[item].get("resps")] for item in lines]:
+    said = [_said(line) for line in lines.values()]
+    if said != [_said(others[item]) for item in lines]:
         return (), []
-    if any(_options(line) for line in lines.values()) or len(json.dumps(said)) > _LONG * len(said):
+    fine = any(_options(line) or PROB_RIGHT.name in line for line in lines.values())
+    if fine or len(json.dumps(said)) > _LONG * len(said):
         return ("all answers equal the reference's to the last bit",), []
     return (), ["all answers are the reference's, letter by letter; short answers of a good quantization may be"]
+
+
+def _said(line: Mapping[str, Any]) -> list[Any]:
+    """What a model said of an item, as finely as the line holds it."""
+    return [line.get("filtered_resps"), line.get("resps"), line.get(PROB_RIGHT.name)]
 
 
 def _check(one: Samples, other: Samples, lines: Mapping[int, Any], others: Mapping[int, Any]) -> None:
@@ -202,7 +208,7 @@ def _outcome(samples: Samples, item: int, line: Mapping[str, Any], name: str) ->
     if name != "perplexity" and score not in (0.0, 1.0):
         raise UsageError(who, f"{name} is {value!r}", expected="0 or 1")
     options = _options(line)
-    companions = {}
+    companions = _written_by_us(line, who)
     answer = visible(str(line.get("filtered_resps", ""))[:_ANSWER])
     if len(options) > 1:
         answer = str(max(range(len(options)), key=options.__getitem__))
@@ -214,6 +220,16 @@ def _outcome(samples: Samples, item: int, line: Mapping[str, Any], name: str) ->
                 found = f"acc is {score:g}, and by its log-likelihoods it is {chosen:g}"
                 raise UsageError(who, found, expected="the score of these answers", hint=_HINT)
     return ItemOutcome(str(item), str(item), score, answer, companions)
+
+
+def _written_by_us(line: Mapping[str, Any], who: str) -> dict[str, float]:
+    """The right option's probability, which `quantgate report --lm-eval` writes in place of log-likelihoods."""
+    found = line.get(PROB_RIGHT.name)
+    if found is None:
+        return {}
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 1:
+        raise UsageError(who, f"{PROB_RIGHT.name} is {found!r}"[:120], expected="a probability", hint=_HINT)
+    return {PROB_RIGHT.name: float(found)}
 
 
 def _right(line: Mapping[str, Any], count: int) -> int | None:

@@ -31,14 +31,14 @@ def interval(result: Result) -> Markup:
     at = sign * result.delta / result.margin
     words = f"loss {100 * at:.0f}% of what is allowed, between {100 * low:.0f}% and {100 * high:.0f}%"
     parts = [
-        _line(_x(0), 1, _x(0), _HIGH - 1, "zero"),
-        _line(_x(1), 1, _x(1), _HIGH - 1, "margin"),
-        _line(_x(low), _HIGH / 2, _x(high), _HIGH / 2, "bar"),
+        line(_x(0), 1, _x(0), _HIGH - 1, "zero"),
+        line(_x(1), 1, _x(1), _HIGH - 1, "margin"),
+        line(_x(low), _HIGH / 2, _x(high), _HIGH / 2, "bar"),
     ]
     parts += [_end(end, low_end=end == low) for end in (low, high)]
     if _FROM <= at <= _TO:
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot"/>').format(_x(at), _HIGH / 2))
-    return _svg(_WIDE, _HIGH, words, parts, f"interval {result.verdict}")
+    return svg(_WIDE, _HIGH, words, parts, f"interval {result.verdict}")
 
 
 def _x(share: float) -> float:
@@ -49,7 +49,7 @@ def _end(share: float, *, low_end: bool) -> Markup:
     """A stroke where the interval ends, an arrow where it goes on outside the picture."""
     x, y = _x(share), _HIGH / 2
     if _FROM <= share <= _TO:
-        return _line(x, y - 5, x, y + 5, "bar")
+        return line(x, y - 5, x, y + 5, "bar")
     back = 6 if low_end and share < _FROM else -6
     return Markup('<path d="M{0:.1f} {1:.1f}L{2:.1f} {3:.1f}V{4:.1f}Z" class="arrow"/>').format(
         x, y, x + back, y - 4, y + 4
@@ -71,7 +71,7 @@ def front(found: Front) -> Markup:
         x, y = across(point.cost), up(point.quality)
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4.5" class="{}"/>').format(x, y, kind))
         parts.append(Markup('<text x="{:.1f}" y="{:.1f}">{}</text>').format(x + 7, y + 4, point.name))
-    return _svg(_PLOT[0], _PLOT[1], found.lines()[0], parts, "plot")
+    return svg(_PLOT[0], _PLOT[1], found.lines()[0], parts, "plot")
 
 
 def histogram(values: Sequence[float], what: str) -> Markup:
@@ -91,7 +91,7 @@ def histogram(values: Sequence[float], what: str) -> Markup:
         x, right = across(low + at * width), across(low + (at + 1) * width)
         title = f"{low + at * width:.3g} to {low + (at + 1) * width:.3g}: {count}"
         parts.append(_column(x + 0.5, up(count), max(right - x - 1, 0.5), up(0) - up(count), title))
-    return _svg(_PLOT[0], _PLOT[1], f"{len(usable)} items by {what}", parts, "plot")
+    return svg(_PLOT[0], _PLOT[1], f"{len(usable)} items by {what}", parts, "plot")
 
 
 class _Scale:
@@ -128,7 +128,7 @@ def _column(x: float, y: float, width: float, height: float, title: str) -> Mark
 
 def _axes(across: _Scale, up: _Scale, below: str, beside: str) -> list[Markup]:
     left, bottom = _PLOT[2] - 6, _PLOT[1] - _PLOT[3] - 18
-    parts = [_line(left, bottom, _PLOT[0] - 8, bottom, "axis"), _line(left, 8, left, bottom, "axis")]
+    parts = [line(left, bottom, _PLOT[0] - 8, bottom, "axis"), line(left, 8, left, bottom, "axis")]
     label = Markup('<text x="{:.1f}" y="{:.1f}" class="tick {}">{:.4g}</text>')
     parts += [label.format(across(tick), bottom + 13, "middle", tick) for tick in across.ticks]
     parts += [label.format(left - 4, up(tick) + 4, "end", tick) for tick in up.ticks]
@@ -137,12 +137,14 @@ def _axes(across: _Scale, up: _Scale, below: str, beside: str) -> list[Markup]:
     return parts
 
 
-def _line(x: float, y: float, to_x: float, to_y: float, kind: str) -> Markup:
-    line = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
-    return line.format(x, y, to_x, to_y, kind)
+def line(x: float, y: float, to_x: float, to_y: float, kind: str) -> Markup:
+    """A line of one of the style sheet's kinds."""
+    drawn = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
+    return drawn.format(x, y, to_x, to_y, kind)
 
 
-def _svg(width: float, height: float, words: str, parts: Sequence[Markup], kind: str) -> Markup:
+def svg(width: float, height: float, words: str, parts: Sequence[Markup], kind: str) -> Markup:
+    """A picture with its description in ``words``."""
     start = Markup('<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}" class="{}">')
     head = start.format(width, height, width, height, words, kind)
     return head + Markup("<title>{}</title>").format(words) + Markup("").join(parts) + Markup("</svg>")

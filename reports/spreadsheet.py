@@ -12,6 +12,7 @@ from typing import Any, Final
 from quantgate.core.records import Result, Verdict
 from quantgate.reports.report import Report
 from quantgate.reports.table import digits_of, number
+from quantgate.studies.between import reference_of
 
 _PLAIN: Final = ("str", "int", "float", "bool", "Verdict")
 COLUMNS: Final = tuple(each.name for each in fields(Result) if each.type in _PLAIN)
@@ -60,11 +61,14 @@ def as_latex(report: Report) -> str:
         _dimensions(tasks),
         _row(["", *(_escaped(task) for _, task in tasks)]),
         "\\midrule",
-        _row(["16-bit", *(_value(columns[task][0], columns[task][0].reference) for _, task in tasks)]),
     ]
-    for subject in subjects:
-        cells = (_entry(known.get((subject, task)), columns[task]) for _, task in tasks)
-        lines.append(_row([_escaped(subject), *cells]))
+    for model in dict.fromkeys(result.model for result in results):
+        first = {result.task: result for result in reversed(results) if result.model == model}
+        cells = [_value(first[task], first[task].reference) if task in first else "--" for _, task in tasks]
+        lines.append(_row([_escaped(reference_of(model)), *cells]))
+        for subject in dict.fromkeys(result.about for result in results if result.model == model):
+            cells = [_entry(known.get((subject, task)), columns[task]) for _, task in tasks]
+            lines.append(_row([_escaped(subject), *cells]))
     told = "; ".join(f"${mark}$: {verdict}" for verdict, mark in _MARKS.items() if mark)
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", f"% {told}"]) + "\n"
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantgate.reports import abilities, shift, steps
+from quantgate.reports import abilities, between, shift, steps
 from quantgate.reports.shift import Matrix
 from quantgate.studies.abilities import STUDY as ABILITIES
+from quantgate.studies.between import STUDY as BETWEEN
 from quantgate.studies.shift_record import STUDY
 from quantgate.studies.steps import STUDY as STEPS
 
@@ -48,10 +49,16 @@ def _abilities(record: Mapping[str, Any]) -> Shown:
     return Shown("Study of abilities", tuple(abilities.sentences(record)), tables, tables)
 
 
+def _between(record: Mapping[str, Any]) -> Shown:
+    tables = (between.matrix(record),) if record["contrasts"] else ()
+    return Shown("Between models", tuple(between.lines(record)), tables, tables)
+
+
 SHOWN: Final[Mapping[str, Callable[[Mapping[str, Any]], Shown]]] = {
     STUDY: _shift,
     STEPS: _steps,
     ABILITIES: _abilities,
+    BETWEEN: _between,
 }
 
 

@@ -183,7 +183,10 @@ class _Reader:
         table = "=" in str(self.option.settings.get("metavar", ""))
         if table and isinstance(value, dict) and all(isinstance(each, str) for each in value.values()):
             return [f"{name}={place}" for name, place in value.items()]
-        if isinstance(value, list) and all(isinstance(each, str) and each for each in value):
+        if isinstance(value, str) and value and not table:
+            return [value]
+        needed = bool(self.option.settings.get("default"))
+        if isinstance(value, list) and (value or not needed) and all(isinstance(each, str) and each for each in value):
             return value
         raise self._error(value, "a table of NAME = PLACE" if table else "a list of texts")
 

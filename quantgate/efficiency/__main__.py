@@ -47,10 +47,11 @@ def read_results(path: Path) -> list[Result]:
     Raises:
         DataError: the file is missing, or no report.
     """
-    model, report = _report(path)
+    models, report = _report(path)
     results = []
     for row in report["results"]:
-        subject = replace(_result(row), method=f"{model}: {row['method']}")
+        model = models[str(row.get("model", ""))]
+        subject = replace(_result(row), method=f"{model}: {row['method']}", model="")
         results.append(subject)
         results.append(replace(subject, method=f"{model}: {REFERENCE}", value=subject.reference, companions={}))
     return list({result.key: result for result in results}.values())
@@ -58,15 +59,24 @@ def read_results(path: Path) -> list[Result]:
 
 def read_bits(path: Path) -> dict[str, float]:
     """Nominal bits of the subjects of a report.json, named as by :func:`read_results`. Raises DataError like it."""
-    model, report = _report(path)
-    subjects = report.get("subjects") or []
-    return {f"{model}: {each.get('method')}": each["bits_nominal"] for each in subjects if "bits_nominal" in each}
+    models, report = _report(path)
+    subjects = [each for each in report.get("subjects") or [] if "bits_nominal" in each]
+    return {f"{models[_model_of(each, models)]}: {each.get('method')}": each["bits_nominal"] for each in subjects}
 
 
-def _report(path: Path) -> tuple[str, dict[str, Any]]:
+def _model_of(subject: dict[str, Any], models: dict[str, str]) -> str:
+    """The model that a subject's name within the run begins with; empty for the main one's."""
+    first = str(subject.get("subject", "")).partition(":")[0]
+    return first if first in models else ""
+
+
+def _report(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The ids of its models by their names within the run, and the report."""
     try:
         report = reading.read_json(path, reading.MOST_RECORDS)
-        return str(report["model"].get("id", path.stem)), {**report, "results": list(report["results"])}
+        models = {"": str(report["model"].get("id", path.stem))}
+        models |= {str(each["name"]): str(each.get("id", each["name"])) for each in report.get("models", ())}
+        return models, {**report, "results": list(report["results"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(str(path), f"cannot be read ({error})", expected="a report.json of the suite") from error
 

@@ -201,7 +201,8 @@ class Bench:
         row = memory_row(self._memory[subject.name], stored_bytes(subject.path))
         deployed = self._executed(subject).deployed(self.options.workloads[0])
         more = {} if deployed is None else {"deployed": deployed}
-        return [{"name": "16-bit", **reference}, {"name": subject.name, **row, **more}]
+        called = self.evaluation.options.called
+        return [{"name": f"{called}:16-bit".lstrip(":"), **reference}, {"name": subject.name, **row, **more}]
 
 
 def _peak(found: Mapping[str, Any]) -> float:

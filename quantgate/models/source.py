@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from quantgate.core.errors import ModelError
@@ -43,6 +43,7 @@ class ModelFiles:
     """A model on disk. ``id``: as the user named it; ``revision``: resolved commit of a hub model, else empty.
 
     ``leftovers``: weights in the directory that are not read. ``stamps``: of its files, taken before the digest.
+    ``name``: within a run, for progress.
     """
 
     id: str
@@ -51,8 +52,7 @@ class ModelFiles:
     digest: ModelDigest
     leftovers: tuple[str, ...] = ()
     stamps: Stamps = ()
-
-    name: ClassVar[str] = "reference"
+    name: str = "reference"
 
     @property
     def who(self) -> str:

@@ -111,10 +111,15 @@ class Evaluation:
         prompts = record_of_prompts(self.questions.prompts)
         if ignored := ignored_generation_settings(self.model.path):
             prompts["greedy_in_spite_of"] = ignored
+        from quantgate.checkpoints.checkpoint import bytes_on_disk
+
         options = self.options
         engine = getattr(self.model, "engine", None) or self.scoring.row
+        record = self.model.as_record()
+        if "served" not in record:  # whose weights lie elsewhere
+            record["bytes_on_disk"] = bytes_on_disk(self.model.path)
         return {
-            **self.model.as_record(),
+            **record,
             "dtype": options.dtype,
             "device": options.device,
             "engine": engine.name,

@@ -23,7 +23,7 @@ class Options:
     drawn by what the reference's outcomes tell. ``family``: how many cases are judged together; a regression is certain
     only when it is so among that many. ``engine``: a row of the table of engines. ``forms``: subjects that are one
     model in several forms, in the order in which it goes through them. ``tokenizer``: the small files of a ``model``
-    that is a server's address.
+    that is a server's address. ``called``: the model's name in ids, empty where it is the run's main one.
     """
 
     model: str = "bundled"
@@ -40,6 +40,7 @@ class Options:
     engine: str = "torch"
     forms: tuple[str, ...] = ()
     tokenizer: Path | None = None
+    called: str = ""
 
     @property
     def setting(self) -> Setting:

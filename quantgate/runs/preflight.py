@@ -18,6 +18,7 @@ from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.naming import suggestion
 from quantgate.core.reading import plain, visible
 from quantgate.models import architectures
+from quantgate.models.bundled import locate_gguf
 from quantgate.models.files import read_json
 from quantgate.models.source import BUNDLED, check_chat_template, is_directory, peek_model
 from quantgate.quantize.calibration.sources import DIALOGUES, CalibrationChoice, count_dialogues, readable
@@ -162,6 +163,8 @@ def check_calibration(wanted: Wanted) -> None:
 
 def check_model(wanted: Wanted) -> None:
     """A model that is missing, incomplete, quantized already, or that this transformers cannot load."""
+    if wanted.model == BUNDLED:
+        locate_gguf()
     if (place := wanted.place) is not None:
         architectures.check_known(read_json(place / "config.json", f"model {wanted.model!r}"), wanted.model)
 

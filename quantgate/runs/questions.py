@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,11 @@ class Questions:
     @cached_property
     def model(self) -> ModelFiles:
         """The reference: on disk, or behind a server."""
-        if is_address(self.options.model) and self.options.tokenizer is not None:
-            return open_served_reference(self.options.model, self.options.tokenizer, self.store)
-        return resolve_model(self.options.model, self.options.revision, self.store, offline=self.options.offline)
+        options = self.options
+        if is_address(options.model) and options.tokenizer is not None:
+            return open_served_reference(options.model, options.tokenizer, self.store)
+        model = resolve_model(options.model, options.revision, self.store, offline=options.offline)
+        return replace(model, name=f"{options.called}:{model.name}") if options.called else model
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -9,12 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from quantgate.core.records import Result
 
 REFERENCE: Final = "16-bit"
+
+
+def is_reference(name: str) -> bool:
+    """Whether a subject of this name is a 16-bit model: the run's, or one named (``small:16-bit``)."""
+    return name.rpartition(":")[2].strip() == REFERENCE
+
+
+def with_references(results: Sequence[Result]) -> list[Result]:
+    """Of a run with several models: the results, and each 16-bit model as a subject. Else the results as they are."""
+    if not any(result.model for result in results):
+        return list(results)
+    found: dict[tuple[str, str], Result] = {}
+    for each in results:
+        plain = replace(each, method=REFERENCE, calibration="", value=each.reference, companions={})
+        found.setdefault((each.model, each.task), plain)
+    return [*results, *found.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ def _points(results: Sequence[Result], methods: Sequence[str], costs: Mapping[st
     for method in methods:
         mine = [result for result in results if result.about == method]
         points.append(Point(method, costs[method], _mean([(result.value, result.metric) for result in mine])))
-    if REFERENCE in costs and not any(name.endswith(f": {REFERENCE}") for name in methods):
+    if REFERENCE in costs and not any(map(is_reference, methods)):
         first = {result.task: (result.reference, result.metric) for result in results}
         points.append(Point(REFERENCE, costs[REFERENCE], _mean(list(first.values()))))
     return points
@@ -116,6 +132,7 @@ def fronts(results: Sequence[Result]) -> list[Front]:
     A method whose speed was only simulated has no time.
     """
     found = []
+    results = with_references(results)
     benchmarks = [result for result in results if result.dimension != "efficiency"]
     for task, cost, power in (("weight_bytes", "GiB of weights", 1), ("decode_speed", "seconds per token", -1)):
         measured = [result for result in results if result.task == task and result.verdict != "invalid"]
@@ -123,7 +140,8 @@ def fronts(results: Sequence[Result]) -> list[Front]:
         costs = {result.about: result.value**power for result in real}
         if len(costs) < 2:
             continue
-        costs.setdefault(REFERENCE, real[0].reference ** power)
+        if not any(map(is_reference, costs)):
+            costs[REFERENCE] = real[0].reference ** power
         quality, points = quality_points(benchmarks, costs)
         if points:
             found.append(pareto(points, cost, quality))

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from quantgate.core.records import Result
-from quantgate.studies.pareto import REFERENCE
+from quantgate.studies.pareto import is_reference, with_references
 from quantgate.verdict.intervals import normal_quantile
 
 Kind = Literal["pearson", "spearman"]
@@ -155,7 +155,8 @@ def _mean(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _by_task(results: Sequence[Result]) -> dict[str, Mapping[str, float]]:
     """task -> subject -> value; the reference is the subject with the empty name, unless it has results of its own."""
-    own = any(result.about.endswith(f": {REFERENCE}") for result in results)
+    results = with_references(results)
+    own = any(is_reference(result.about) for result in results)
     tables: dict[str, dict[str, float]] = {}
     for result in results:
         table = tables.setdefault(result.task, {})

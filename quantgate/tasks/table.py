@@ -188,6 +188,9 @@ def _possible(metric: Metric, value: float) -> bool:
     )
 
 
+_LONGEST: Final = 100
+
+
 def check_table(tasks: Iterable[Task]) -> None:
     """Raise UsageError for a row that no case could be made of, or whose name stands for something else.
 
@@ -195,6 +198,11 @@ def check_table(tasks: Iterable[Task]) -> None:
     """
     for task in tasks:
         who = f"task {task.id!r}"
+        if len(task.id) > _LONGEST:
+            found = f"a name of {len(task.id)} letters"
+            raise UsageError(
+                f"task '{task.id[:40]}…'", found, expected=f"at most {_LONGEST}, as files are named after it"
+            )
         if not re.fullmatch(r"[a-z][a-z0-9_]*", task.id):
             raise UsageError(who, "a name that case ids cannot hold", expected="lower-case letters, digits and '_'")
         if task.id in GROUPS or task.id in (EFFICIENCY_GROUP, *EFFICIENCY_TASKS):
@@ -281,6 +289,11 @@ def select_tasks(
     for typed in names or DEFAULT:
         known = [*TASKS, *GROUPS]
         if (name := same_name(typed, known)) is None:
+            if same_name(typed, EFFICIENCY_TASKS) is not None:
+                raise UsageError(
+                    "--tasks", f"{typed!r} is a measurement, without items", expected="benchmarks here",
+                    hint="quantgate run --tasks measures it",
+                )  # fmt: skip
             raise UsageError("--tasks", f"unknown task {typed!r}", hint=suggestion(typed, [*known, *EFFICIENCY_TASKS]))
         members = [TASKS[member] for member in GROUPS[name]] if name in GROUPS else [TASKS[name]]
         open_question = names is None or name in GROUPS

@@ -28,14 +28,14 @@ _WORDS: Final = r"[^\W\d_]+\*?|\d+|\*|/"  # letters, digits, and what parts a pa
 @dataclass(frozen=True)
 class Known:
     """What a run knows. ``methods``: rows of the method table; ``given``: candidates and recipes of this run;
-    ``model``: the reference as the user named it.
+    ``models``: the references as the user named them.
     """
 
     tasks: Sequence[str]
     metrics: Sequence[str]
     methods: Sequence[str]
     given: Sequence[str]
-    model: str
+    models: Sequence[str]
 
 
 def check_names(policy: Policy, known: Known) -> list[str]:
@@ -51,7 +51,7 @@ def check_names(policy: Policy, known: Known) -> list[str]:
         elif scope == "methods":
             notes += _method(f"{policy.name}, {path}", name, known)
         else:
-            notes += _model(f"{policy.name}, {path}", name, known.model)
+            notes += _model(f"{policy.name}, {path}", name, known.models)
     return notes
 
 
@@ -80,14 +80,16 @@ def _method(where: str, name: str, known: Known) -> list[str]:
     return [f"{where} is not used: no method, candidate or recipe of this run is called so"]
 
 
-def _model(where: str, name: str, model: str) -> list[str]:
-    if fnmatch.fnmatchcase(model, name) or name == BUNDLED:  # always a real one; the shipped policy names it
+def _model(where: str, name: str, models: Sequence[str]) -> list[str]:
+    if _matches(name, models) or name == BUNDLED:  # always a real one; the shipped policy names it
         return []
-    if name.casefold() == model.casefold() or _is_place(name, model) or is_slip(name, model):
-        raise PolicyError(
-            where, f"no model of this run is called {name!r}", hint=f"did you mean {model!r}, as --model names it?"
-        )
-    return [f"{where} is not used: the model of this run is {model!r}"]
+    for model in models:
+        if name.casefold() == model.casefold() or _is_place(name, model) or is_slip(name, model):
+            raise PolicyError(
+                where, f"no model of this run is called {name!r}", hint=f"did you mean {model!r}, as --model names it?"
+            )
+    its = "model of this run is" if len(models) == 1 else "models of this run are"
+    return [f"{where} is not used: the {its} {', '.join(map(repr, models))}"]
 
 
 def _is_place(name: str, model: str) -> bool:

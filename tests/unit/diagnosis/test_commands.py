@@ -116,6 +116,7 @@ def test_a_search_writes_a_recipe_that_loads_and_goes_on_from_the_store(capsys, 
     (("diagnose", "rtn3", "--device", "banana"), "banana"),
     (("search", "--methods", "awq4,rtn3"), "folded into norms"),
     (("search", "--methods", "rtn3", "--tasks", "nothing"), "nothing"),
+    (("search", "--methods", "rtn3", "--tasks", "weight_bytes"), "'weight_bytes' is a measurement, without items"),
     (("search", "--methods", "rtn3", "--policy", "no-such.toml"), "no-such.toml"),
     (("search", "--methods", "rtn3", "--tasks", "mmlu_cloze", "--limit", 8), "no verdict could be a pass"),
 ])  # fmt: skip

@@ -90,6 +90,7 @@ REFUSED = {
     ),
     "a score of other answers": ([{**row, "acc": 0.0} for row in GOOD], "acc is 0, and by its log-likelihoods it is 1"),
     "no options": ([{**row, "filtered_resps": 5} for row in GOOD], "some items have log-likelihoods of options"),
+    "no probability": ([{**row, "prob_right": 2} for row in GOOD], "prob_right is 2; expected a probability"),
     "half a point": ([{**row, "acc": 0.5} for row in GOOD], "acc is 0.5; expected 0 or 1"),
     "a text": ([{**row, "acc": "1"} for row in GOOD], "acc is '1'; expected a number"),
     "no lines": (["x\n"], "line 1: no JSON"),
@@ -131,6 +132,21 @@ def test_what_a_run_writes_for_lm_eval_is_judged_the_same_when_it_is_read_again(
     assert [again[key] for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")] == pytest.approx(
         [getattr(result, key) for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")]
     )
+
+
+def test_what_a_run_writes_holds_the_right_options_probability_in_place_of_log_likelihoods(judged):
+    def rows(of):
+        return [line(n, {"acc": 1.0}, answers=("yes",), prob_right=of(n)) for n in range(60)]
+
+    before = rows(lambda n: 0.5 + n / 200)
+    assert (
+        "all answers equal the reference's to the last bit" in judged(before, [{**row, "doc": {}} for row in before])[1]
+    )
+    code, out, _ = judged(before, rows(lambda n: 0.49 + n / 200), "--json")
+    [found] = json.loads(out)
+    assert (code, found["verdict"] in ("pass", "inconclusive")) == (0, True)
+    beside = found["companions"]
+    assert beside["prob_right"] - beside["prob_right_reference"] == pytest.approx(-0.01)
 
 
 def texts(count, right, **changes):

@@ -59,6 +59,15 @@ def test_the_verdict_comes_first_and_every_case_is_there(page):
     assert "pytest evals" in page.words
 
 
+def test_every_table_is_scrolled_by_keys_and_every_picture_and_column_is_named():
+    text = html.render(report_of(payload("gptq4", 0.8), payload("rtn2", 0.3)))
+    boxes = re.findall(r'<div class="wide"[^>]*>', text)
+    assert len(boxes) == text.count("<table>") + text.count('<table id="table">')
+    assert all(re.search(r'tabindex="0" role="region" aria-label="[^"]+"', box) for box in boxes)
+    assert all('scope="' in head for head in re.findall(r"<th\b[^>]*>", text))
+    assert all('aria-label="' in picture for picture in re.findall(r"<svg[^>]*>", text))
+
+
 def test_names_answers_and_questions_cannot_break_out(page):
     assert page.tags.count("script") == 1  # the page's own
     assert HOSTILE in page.words  # shown as it is

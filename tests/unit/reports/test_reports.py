@@ -97,7 +97,7 @@ def test_notes_are_kept_once(run):
 
 
 def test_markdown_is_complete_and_names_stay_in_their_cell(run):
-    run.model = {"id": "evil|`name`<script>", "digest": {"whole": "x"}, "dtype": "bfloat16", "device": "cpu"}
+    run.models[""] = {"id": "evil|`name`<script>", "digest": {"whole": "x"}, "dtype": "bfloat16", "device": "cpu"}
     run.notes = ["<img src=x onerror=alert(1)> [link](http://x) | cell"]
     text = markdown.render(run.report({"versions": {"torch": "2.13.0"}, "command": "pytest `evals`"}))
     assert "| gptq4 | mmlu | acc | 240 |" in text

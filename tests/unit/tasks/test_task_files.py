@@ -171,15 +171,20 @@ WRONG = {
     ANSWER + "chat = true\nshots = 2": "no examples in a chat turn",
     ANSWER + 'stop = ""': "stop: found ''; expected a list of texts",
     HEAD + 'kind = "perplexity"\ntext = "no.txt"': "'no.txt', which is no file",
+    HEAD + 'kind = "perplexity"\ntext = "/proc/self/status"': "which lies outside of the task file's folder",
+    CHOICE.replace("rows.jsonl", "../above.jsonl")
+    + 'question = "q"\noptions = "a"\nright = "b"': "lies outside of the",
+    CHOICE.replace("rows.jsonl", "link.jsonl") + 'question = "q"\noptions = "a"\nright = "b"': "lies outside of the",
     "no toml": "cannot be read (no TOML",
 }
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_a_wrong_file_is_refused_by_its_key(at, text):
-    at("rows.jsonl", lines(ROWS))
+    folder, above = at("in/rows.jsonl", lines(ROWS)).parent, at("above.jsonl", lines(ROWS))
+    (folder / "link.jsonl").symlink_to(above)
     with pytest.raises(UsageError) as refused:
-        add_task_files([at("t.toml", text)])
+        add_task_files([at("in/t.toml", text)])
     assert WRONG[text] in str(refused.value)
     assert "t.toml" in str(refused.value)
 
@@ -217,6 +222,8 @@ def test_names_are_their_own_and_gone_with_the_next_run(at):
             add_task_files(wrong)
     with pytest.raises(UsageError, match="a name that case ids cannot hold"):
         add_task_files([at("v.toml", text.replace('"capitals"', '"Kap-1"'))])
+    with pytest.raises(UsageError, match=r"task 'a{40}…': a name of 300 letters; expected at most 100"):
+        add_task_files([at("v.toml", text.replace('"capitals"', f'"{"a" * 300}"'))])
     assert add_task_files([]) == []
     assert "capitals" not in TASKS
     with pytest.raises(UsageError, match=r"ends in '\.json'"):

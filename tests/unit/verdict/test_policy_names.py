@@ -20,12 +20,12 @@ KNOWN = Known(
     metrics=[task.metric.name for task in EVERY],
     methods=list(METHODS),
     given=["theirs"],
-    model="Qwen/Qwen2.5-7B-Instruct",
+    models=["Qwen/Qwen2.5-7B-Instruct"],
 )
 
 
-def notes(text: str, model: str = KNOWN.model) -> list[str]:
-    return check_names(parse_policy(f"schema = 1\n{text}", "p.toml"), dataclasses.replace(KNOWN, model=model))
+def notes(text: str, model: str = KNOWN.models[0]) -> list[str]:
+    return check_names(parse_policy(f"schema = 1\n{text}", "p.toml"), dataclasses.replace(KNOWN, models=[model]))
 
 
 @pytest.mark.parametrize(
