@@ -156,6 +156,6 @@ def test_an_export_given_back_is_not_asked_again(scene, tmp_path):
     assert scene.judge_candidate(path).ret == 0
     [result] = scene.gate.report["results"]
     assert result["from_cache"]
-    (path / "generation_config.json").write_text('{"eos_token_id": 7}')
+    (path / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
     assert scene.judge_candidate(path).ret == 0
     assert not scene.gate.report["results"][0]["from_cache"]

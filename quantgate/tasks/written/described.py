@@ -76,7 +76,8 @@ class Described:
             raise self.error("options", repr(options), "a field, a template of a list, or a list of texts")
         form = self._form("right", options=tuple(options) if isinstance(options, list) else options)
         compare = self._one_of("compare", _COMPARE, "sum")
-        summed = WrittenChoice(self._name(), form, self._origin(), self._count("shots", 0, 0), self._dimension())
+        shots, name = self._count("shots", 0, 0), self._text("name", "")
+        summed = WrittenChoice(name, form, self._origin(), shots, self._dimension())
         normed = replace(summed, id=f"{summed.id}_norm" if compare == "both" else summed.id, norm="characters")
         return [*([summed] if compare != "per-character" else []), *([normed] if compare != "sum" else [])]
 
@@ -101,7 +102,7 @@ class Described:
         if not isinstance(stop, list) or not all(isinstance(each, str) and each for each in stop):
             raise self.error("stop", repr(stop), "a list of texts")
         return WrittenAnswer(
-            self._name(), self._form("answer"), self._origin(), None if chat else shots, self._dimension(),
+            self._text("name", ""), self._form("answer"), self._origin(), None if chat else shots, self._dimension(),
             scorer, self._count("max_new_tokens", 64, 1), tuple(stop), chat,
         )  # fmt: skip
 
@@ -115,7 +116,7 @@ class Described:
         return (Filter("regex", pattern, -1, ""),)
 
     def _rolling(self) -> list[Task]:
-        name = self._name()
+        name = self._text("name", "")
         corpus = self._corpus(name)
         CORPORA[name] = corpus
         measured = WrittenText(name, name, "ppl", corpus.length, corpus.segments, origin=self._origin())
@@ -207,9 +208,6 @@ class Described:
         source = next((self.path.parent / self.table[key] for key in ("rows", "text") if key in self.table), None)
         carried = f"{source.name}, sha256 {digest_of(source)}" if source else ""
         return Origin(self.path.name, self.digest, carried, self._flag("quote", False))
-
-    def _name(self) -> str:
-        return self._text("name", "")
 
     def _dimension(self) -> str:
         return self._one_of("dimension", ("knowledge", "alignment"), "knowledge")

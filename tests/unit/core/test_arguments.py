@@ -92,6 +92,7 @@ def test_help_names_the_group_and_every_default(recorder):
         if action.default in (None, False, argparse.SUPPRESS) or action.default == []:
             continue
         shown = action.default.name if action.dest == "baselines" else action.default
+        shown = ", ".join(shown) if isinstance(shown, list) else shown
         assert action.help.endswith(f"(default: {shown})"), action.dest
 
 

@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[3]
 WEIGHT_ONLY = [
     name
     for name, row in METHODS.items()
-    if not (row.activations or row.kv_cache or row.transformation or row.algorithm == "hqq")  # hqq: test_hqq.py
+    if not (row.activations or row.kv_cache or row.transformation)
+    and row.algorithm not in ("hqq", "omniquant")  # test_hqq.py; learned by whole blocks: test_omniquant.py
 ]
 
 

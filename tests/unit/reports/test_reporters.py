@@ -88,4 +88,4 @@ def test_our_own_drawings_are_called_as_their_modules_say():
     from quantgate.reports import shift
     from quantgate.reports.reporters import DRAWINGS
 
-    assert [row.file for row in DRAWINGS][-2:] == [shift.CSV_FILE, shift.PICTURE]
+    assert {shift.CSV_FILE, shift.PICTURE} <= {row.file for row in DRAWINGS}
