@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("reference", type=Path, metavar="A.jsonl", help="samples of the 16-bit model (lm-eval --log_samples)")
     add("subject", type=Path, metavar="B.jsonl", help="samples of the quantized model, of the same task")
     add("--name", default="imported", help="what the quantized model is called in the report (default: imported)")
+    add(
+        "--model", default="", metavar="NAME", help="the 16-bit model's name, where the policy has margins for it alone"
+    )
     add("--policy", type=Path, metavar="FILE", help="policy file with the margins; without it evals/policy.toml")
     add("--report-dir", type=Path, metavar="DIR", help="write report.html, report.json, ... there")
     add("--strict", action="store_true", help="an inconclusive case fails too")
@@ -86,7 +89,7 @@ def _judged(args: argparse.Namespace, policy: Policy, files: tuple[Samples, Samp
     judged = Run(Account(strict=args.strict))
     judged.id, judged.started = "import", datetime.now(UTC).isoformat(timespec="seconds")
     for pair in pairs:
-        judged.add(_payload(args.name, policy, files, pair))
+        judged.add(_payload(args, policy, files, pair))
     results = judged.results
     judged.account.plan((result.key, result.dimension) for result in results)
     let_by = green(results, policy.correction, policy.exit_by, strict=args.strict)
@@ -96,29 +99,29 @@ def _judged(args: argparse.Namespace, policy: Policy, files: tuple[Samples, Samp
     return judged
 
 
-def _payload(name: str, policy: Policy, files: tuple[Samples, Samples], pair: Pair) -> Payload:
+def _payload(args: argparse.Namespace, policy: Policy, files: tuple[Samples, Samples], pair: Pair) -> Payload:
     known = TASKS.get(pair.task)
     dimension = known.dimension if known else _DIMENSION
-    rule = policy.rule(pair.task, dimension, pair.metric, "", name)
+    rule = policy.rule(pair.task, dimension, pair.metric, args.model, args.name)
     evidence = Evidence(rule, pair.reference, pair.subject, problems=pair.problems, chance=pair.chance)
     told = Told(
         task=pair.task,
         dimension=dimension,
         protocol=f"lm-eval's samples of {files[0].task}, filter {pair.filter}",
-        method=name,
+        method=args.name,
         data_source=" against ".join(f"{each.name} (sha256 {each.digest})" for each in files),
     )
     return Payload(
         build_result(conclude(evidence), rule, told),
         {},  # nothing is known of the quantized model but its name
-        {"id": files[0].name, "engine": "lm-eval"},
+        {"id": args.model or files[0].name, "engine": "lm-eval"},
         policy=policy.as_record(),
         evidence=reading.through_json(evidence_to_json(evidence)),
     )
 
 
 def _command(args: argparse.Namespace) -> str:
-    more = [f"--{name} {value}" for name in ("name", "policy") if (value := getattr(args, name))]
+    more = [f"--{name} {value}" for name in ("name", "model", "policy") if (value := getattr(args, name))]
     return " ".join(["quantgate import", str(args.reference), str(args.subject), *more, *["--strict"] * args.strict])
 
 

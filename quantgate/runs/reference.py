@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.core.errors import QuantgateError
 from quantgate.core.items import ItemOutcome
 from quantgate.core.remote import SpentError
 from quantgate.engines.protocol import Kept, Weights
@@ -41,16 +42,28 @@ class Reference:
     def __init__(self, questions: Questions, scoring: Scoring, root: Path) -> None:
         self.questions, self.scoring, self.root = questions, scoring, root
         self.progress = questions.store.progress
-        self._scored: dict[str, Scored] = {}
+        self._scored: dict[str, Scored | QuantgateError] = {}
 
     def scored(self, task: Task) -> Scored:
-        """The reference's outcomes. All planned tasks are answered at once, while the reference is open."""
+        """The reference's outcomes. All planned tasks are answered at once, while the reference is open.
+
+        Raises:
+            QuantgateError: this task cannot be asked or scored; what is wrong with another is its own cases' matter.
+        """
         if task.id not in self._scored:
             for name in baselines.unused(self.root, self.questions.model.id, TASKS):
                 self.progress.note(f"baseline {name} of {self.questions.model.id} belongs to no task: delete it")
             for planned in self.questions.planned.tasks:
-                self._scored[planned.id] = self._found_or_computed(planned)
-        return self._scored[task.id]
+                self._scored[planned.id] = self._tried(planned)
+        if isinstance(found := self._scored[task.id], QuantgateError):
+            raise found
+        return found
+
+    def _tried(self, task: Task) -> Scored | QuantgateError:
+        try:
+            return self._found_or_computed(task)
+        except QuantgateError as error:
+            return error.with_traceback(None)  # whose frames would hold the model
 
     def _found_or_computed(self, task: Task) -> Scored:
         kept = self._distributions(task)

@@ -64,6 +64,19 @@ def test_a_loss_is_red_and_the_report_stands(judged, tmp_path):
     assert cli.main(["verify", str(tmp_path / "out")]) == 0
 
 
+def test_the_models_own_margins_count_where_it_is_named(judged, tmp_path):
+    before = [options(n, n % 5 > 0) for n in range(300)]
+    after = [options(n, n % 5 > 0 and n % 12 > 0) for n in range(300)]  # 6.7 points less
+    assert judged(before, after, "--name", "int4")[0] == 1
+    code, out, _ = judged(before, after, "--name", "int4", "--model", "bundled", "--report-dir", tmp_path / "out")
+    assert code == 0
+    assert "allowed: 12.00 points" in out
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["models"][0]["id"] == "bundled"
+    assert "--model bundled" in report["environment"]["command"]
+    assert cli.main(["verify", str(tmp_path / "out")]) == 0
+
+
 def test_filters_are_cases_of_their_own_and_losses_are_perplexities(judged):
     def rows(shift):
         both = [(n, way) for n in range(90) for way in (0, 1)]
