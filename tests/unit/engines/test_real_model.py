@@ -32,7 +32,7 @@ def bundled(tmp_path_factory):
 def prose(bundled):
     text = "\n".join(list(pydoc_data.topics.topics.values())[:2])
     tokens = bundled[1].encode(text)
-    return [tuple(tokens[start : start + 128]) for start in range(0, 384, 128)]
+    return [tuple(tokens[start : start + 128]) for start in (0, 128)]
 
 
 def run(bundled, requests, model=None, **kwargs):
@@ -94,15 +94,25 @@ def test_the_divergence_is_within_one_percent_of_the_exact_one_and_above_its_bou
         assert [value for answer in answers for value in answer.same_top] == same
 
 
+def first_blocks(model, count):
+    """The model's first blocks between its embedding and its head: its widths and numbers in a third of the time."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = count
+    cut = type(model)(config).eval()
+    cut.load_state_dict(model.state_dict(), strict=False)
+    cut.generation_config = copy.deepcopy(model.generation_config)
+    return cut
+
+
 def test_few_shot_options_and_generation_equal_plain_transformers(bundled):
-    model, tokenizer = bundled
+    model, tokenizer = first_blocks(bundled[0], 8), bundled[1]
     shots = "".join(f"Question: What is {a} plus {a}?\nAnswer: {2 * a}\n\n" for a in range(2, 12))
     contexts = [tuple(tokenizer.encode(f"{shots}Question: What is {a} plus 1?\nAnswer:")) for a in range(2, 6)]
     options = [tuple(tokenizer.encode(option)) for option in (" 3", " 11", " a hundred")]
     requests = [Likelihood(context, option) for context in contexts for option in options]
     ends = (tokenizer.eos_token_id,)
     prompts = [Generate(context, 12, stop=("\n\n",), ends=ends) for context in contexts]
-    answers = run(bundled, [*requests, *prompts])
+    answers = run(bundled, [*requests, *prompts], model=model)
     for request, answer in zip(requests, answers, strict=False):
         logprobs = plain_logprobs(model, request.context + request.continuation)[-len(request.continuation) :]
         wanted = logprobs.gather(1, torch.tensor(request.continuation)[:, None]).sum().item()
