@@ -35,6 +35,12 @@ def test_what_is_drawn_from_is_what_transformers_leaves(temperature, top_k, top_
     torch.testing.assert_close(kept(logits, seen, Sampling(temperature, top_k, top_p, penalty)), theirs)
 
 
+def test_the_penalty_pushes_down_on_either_side_of_zero():
+    logits = torch.tensor([-0.5, 0.0, 0.5, 2.0])
+    found = kept(logits, [0, 1, 2], Sampling(repetition_penalty=2.0))
+    assert found.tolist() == [-1.0, 0.0, 0.25, 2.0]
+
+
 def test_draws_follow_the_probabilities():
     """4,000 answers of one token: each share is within 5 standard errors, by chance red once in a million."""
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf])

@@ -319,3 +319,10 @@ def test_full_marks_on_both_sides_are_a_result_where_the_scores_have_bounds() ->
         judge(compare(outcomes([1] * 200), outcomes([1] * 200), KLD_MEAN, 0.95), rule(0.02, KLD_MEAN)).verdict
         == "invalid"
     )
+
+
+@pytest.mark.parametrize(("after", "words"), [(0, "acc fell from 50.0% to 0.0%"), (1, "acc rose from 50.0% to 100.0%")])
+def test_the_sentence_says_which_way_it_went(after, words):
+    before = outcomes([0, 1] * 40)
+    judged = judge(compare(before, outcomes([after] * 80), ACCURACY, 0.95), rule(0.02))
+    assert words in judged.reason

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, stats
 
 from quantgate.core.metrics import ACCURACY, Metric
-from quantgate.verdict.comparators.ratio import ratio_interval, ratio_shares, ratio_statistic
+from quantgate.verdict.comparators.ratio import deviations, ratio_interval, ratio_shares, ratio_statistic
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare, relative
 from quantgate.verdict.power import items_to_decide, p_values
@@ -125,3 +125,20 @@ def test_verdict_and_p_value_agree_where_groups_are_skewed(kind: str, higher: bo
         assert (verdict.verdict == "pass") == (verdict.p_pass <= 0.025)
         assert (verdict.verdict == "regressed") == (verdict.p_regressed <= 0.025)
     assert skewed > 10
+
+
+@pytest.mark.parametrize(("margin", "ratio"), [(0.2, 0.75), (0.4, 0.5), (0.8, 0.0)])
+def test_deviations_are_those_of_the_weighed_differences(margin: float, ratio: float) -> None:
+    """80 items, 64 right before: distance and spread of (subject - ratio * reference), item by item."""
+    comparison = zeros_and_ones(worse=10, better=6, n=80, right=54)
+    assert comparison.reference == 0.8
+    before = np.array([1] * 10 + [0] * 6 + [1] * 54 + [0] * 10)
+    after = np.array([0] * 10 + [1] * 6 + [1] * 54 + [0] * 10)
+    each = after - ratio * before
+    distance, null, own = deviations(comparison, margin)
+    assert distance == pytest.approx(abs(each.mean()))
+    assert own == pytest.approx(each.std())
+    if ratio:  # at the margin: ratio times the share that changed, as the likeliest cells there have it
+        assert null**2 == pytest.approx(ratio * sum(ratio_shares(54, 10, 6, 80, ratio)))
+    else:
+        assert null == 0.0
