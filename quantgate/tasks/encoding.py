@@ -27,6 +27,15 @@ class Encoding:
         """The special tokens that the tokenizer puts in front of every text: Gemma's ``<bos>``, for many none."""
         return self._special[0]
 
+    @cached_property
+    def opening(self) -> Tokens:
+        """What a text without a context stands behind: `first`, else the token that begins or ends texts, if any.
+
+        As in lm-evaluation-harness: the first token of a text has a likelihood only behind another one.
+        """
+        ids = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        return self.first or tuple(number for number in ids if number is not None)[:1]
+
     @property
     def behind(self) -> Tokens:
         """Special tokens that the tokenizer would put behind every text: they are left out everywhere."""

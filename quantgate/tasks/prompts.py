@@ -83,7 +83,8 @@ class Prompts:
         """A likelihood request for ``continuation`` behind ``context``.
 
         Both are encoded together and split at the length of the encoded context, and spaces that end the context go to
-        the continuation: lm-evaluation-harness does the same, so that scores can be compared.
+        the continuation; what has no context stands behind the token that begins (or ends) texts:
+        lm-evaluation-harness does the same, so that scores can be compared.
         """
         return self._split(context, continuation, special=True)
 
@@ -131,7 +132,8 @@ class Prompts:
         continuation = context[len(kept) :] + continuation
         whole = self.encoding.ids(kept + continuation, special=special)
         n_context = self._length(kept, special)
-        return Likelihood(whole[:n_context], whole[n_context:])
+        before = whole[:n_context] or (self.encoding.opening if special else ())
+        return Likelihood(before, whole[n_context:])
 
     def _length(self, context: str, special: bool) -> int:
         # the options of a question come one after the other behind the same, often long, context

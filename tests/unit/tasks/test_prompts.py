@@ -1,6 +1,7 @@
 """Prompts: what is scored, where special tokens stand, what happens without a chat template."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 
@@ -164,3 +165,16 @@ def test_a_corpus_is_encoded_once(tokenizer):
     tokens = [prompts.plain("a corpus"), prompts.plain("another"), prompts.plain("a corpus")]
     assert tokens[0] == tokens[2] != tokens[1]
     assert calls == ["a corpus", "another"]
+
+
+@pytest.mark.parametrize(("bos", "eos", "opening"), [(5, 7, (5,)), (0, 7, (0,)), (None, 7, (7,)), (None, None, ())])
+def test_what_has_no_context_stands_behind_the_token_that_begins_texts(bos, eos, opening):
+    class Plain:
+        bos_token_id, eos_token_id = bos, eos
+
+        def __call__(self, text, add_special_tokens, verbose):
+            return SimpleNamespace(input_ids=[ord(letter) for letter in text])
+
+    found = Prompts(Plain(), 64, "plain").pair("", " ab")
+    assert (found.context, found.continuation) == (opening, (32, 97, 98))
+    assert Prompts(Plain(), 64, "plain").pair("x", " ab").context == (120,)

@@ -160,7 +160,10 @@ def test_prompts_and_right_answers(name, ask, prompts):
     expected = [(before, f" {option}") for before, option in pairs]
     if context:
         assert asked == expected
-    else:  # without a context the first token stands there alone, whatever the tokenizer calls it
+    else:  # the token that begins texts stands there alone
+        opening = prompts.encoding.opening
+        assert [each.context for each in requests] == [opening] * len(options)
+        assert len(opening) == 1
         assert [option for _, option in asked] == [option for _, option in expected]
     values = [-5.0] * len(options)
     values[right] = -4.0
