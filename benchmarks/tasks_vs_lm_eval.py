@@ -133,7 +133,10 @@ def answer_job(lm, job: dict) -> list[dict]:
         item = items.setdefault(
             instance.doc_id, {"doc": instance.doc, "pairs": [], "logprobs": [], "greedy": [], "results": []}
         )
-        item["pairs"].append(lm._encode_pair(*instance.args))
+        context, continuation = instance.args
+        item["pairs"].append(
+            lm._encode_pair(context, continuation) if context else ([lm.prefix_token_id], lm.tok_encode(continuation))
+        )
         item["logprobs"].append(logprob)
         item["greedy"].append(bool(greedy))
         item["results"].append((logprob, greedy))

@@ -46,6 +46,7 @@ class Quiz:
     split: str
     fields: Fields
     read: Callable[[Mapping[str, Any]], Asked]
+    joint: str = " "  # before the answer that is scored
 
 
 def asdiv(row: Mapping[str, Any]) -> Asked:
@@ -68,7 +69,9 @@ def triviaqa(row: Mapping[str, Any]) -> Asked:
 
 
 QUIZZES: Final[Mapping[str, Quiz]] = {
-    "asdiv": Quiz("EleutherAI/asdiv", "asdiv", "validation", {"body": str, "question": str, "answer": str}, asdiv),
+    "asdiv": Quiz(
+        "EleutherAI/asdiv", "asdiv", "validation", {"body": str, "question": str, "answer": str}, asdiv, joint=""
+    ),
     "webqs": Quiz("stanfordnlp/web_questions", "default", "test", {"question": str, "answers": list}, webqs),
     "triviaqa": Quiz(
         "mandarjoshi/trivia_qa", "unfiltered.nocontext", "validation", {"question": str, "answer": dict}, triviaqa
@@ -152,7 +155,7 @@ class GreedyAnswer(_Short):
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One likelihood per accepted answer."""
         asked = self._asked(item)
-        return [prompts.pair(asked.context, f" {answer}") for answer in asked.answers]
+        return [prompts.pair(asked.context, self._quiz.joint + answer) for answer in asked.answers]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when an answer is greedy. The companion ``nll``: loss per token of the best accepted one, nats."""
