@@ -143,7 +143,8 @@ def answer_job(lm, job: dict) -> list[dict]:
     for item in items.values():
         single = task.OUTPUT_TYPE == "loglikelihood"
         metrics = task.process_results(item.pop("doc"), [item["results"][0]] if single else item["results"])
-        item["metrics"] = {name: float(value) for name, value in metrics.items()}
+        # what is no number (the pairs that an F1 is made of) is not compared
+        item["metrics"] = {name: float(value) for name, value in metrics.items() if not isinstance(value, tuple)}
         del item["results"]
     return [items[number] for number in sorted(items)]
 
