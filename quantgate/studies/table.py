@@ -11,10 +11,10 @@ from quantgate.core.registry import rows_of, with_packages
 from quantgate.quantize.calibration.table import SOURCES
 from quantgate.studies.abilities import ALONE, PAIRS, TASKS_ASKED
 from quantgate.studies.protocol import Part, Study
-from quantgate.tasks.base import Placed
 from quantgate.tasks.boss_rows import KINDS, SETS, BossSet
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import DataSource
+from quantgate.tasks.found import has_rows
 from quantgate.tasks.table import TASKS
 
 GROUP: Final = "quantgate.studies"
@@ -39,7 +39,7 @@ def _boss_part(kind: str, data: DataSource) -> Part:
 
 def _lacking(each: BossSet, data: DataSource) -> str:
     task = TASKS[each.name]
-    if isinstance(task, Placed) and not task.has_rows(data):
+    if not has_rows(task, data):
         return f"data {data.name!r} has no test split of it"
     return SOURCES[each.name].lacking(data)
 
@@ -73,14 +73,11 @@ _S1_SETS: Final = ("c4", "wikitext2", "ptb", "alpaca_gpt4", "random")
 def _s1(data: DataSource) -> list[Part]:
     """One set that is nobody's own, or another: paper B's standard setting calibrates on C4."""
     lacking = {name: SOURCES[name].lacking(data) for name in _S1_SETS}
-    tests = tuple(name for names in S1_CATEGORIES.values() for name in names if data.has(_dataset(name)))
-    missing = tuple(name for names in S1_CATEGORIES.values() for name in names if not data.has(_dataset(name)))
+    wanted = [name for names in S1_CATEGORIES.values() for name in names]
+    tests = tuple(name for name in wanted if has_rows(TASKS[name], data))
+    missing = tuple(name for name in wanted if name not in tests)
     sets = tuple(name for name, why in lacking.items() if not why)
     return [Part(sets, tests, missing + tuple(f"{name} ({why})" for name, why in lacking.items() if why))]
-
-
-def _dataset(task: str) -> str:
-    return str(getattr(TASKS[task], "dataset", ""))
 
 
 S1_CATEGORIES: Final[dict[str, tuple[str, ...]]] = {
@@ -111,7 +108,7 @@ def _has(name: str, data: DataSource) -> bool:
     if corpus is not None:
         rows = CORPORA[corpus].rows
         return rows is None or data.has(rows.dataset)
-    return data.has(_dataset(name))
+    return has_rows(TASKS[name], data)
 
 
 _OWN: Final = (

@@ -59,6 +59,14 @@ def check_tasks(tasks: Sequence[Task], data: DataSource) -> None:
         )
 
 
+def has_rows(task: Task, data: DataSource) -> bool:
+    """Whether ``data`` has what ``task`` asks: its configuration and split where it names them, else its data set."""
+    if isinstance(task, Placed):
+        return task.has_rows(data)
+    asked: Task | None = getattr(task, "of", None)  # it asks what another task asks
+    return data.has(dataset_of(task)) if asked is None else has_rows(asked, data)
+
+
 def check_examples(tasks: Sequence[Task], data: DataSource, wanted: int | None) -> None:
     """Raise UsageError naming all ``tasks`` that are to be asked behind ``wanted`` examples and have fewer."""
     if not wanted:
@@ -87,7 +95,7 @@ def _folder(task: Task) -> str:
 
 
 def _there(task: Task, data: DirectorySource) -> bool:
-    return _rows(data, dataset_of(task)) and (not isinstance(task, Placed) or task.has_rows(data))
+    return _rows(data, dataset_of(task)) and has_rows(task, data)
 
 
 def _rows(data: DirectorySource, dataset: str) -> bool:

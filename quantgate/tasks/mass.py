@@ -20,6 +20,7 @@ from quantgate.tasks.base import Placed, Selection
 from quantgate.tasks.boss import BossLikelihood
 from quantgate.tasks.data import DataSource
 from quantgate.tasks.exams import ExamLikelihood
+from quantgate.tasks.found import has_rows
 from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.snli import SnliLikelihood
@@ -55,7 +56,7 @@ class Mass:
 
     def has_rows(self, data: DataSource) -> bool:
         """Whether ``data`` has what the task asks."""
-        return self.of.has_rows(data) if isinstance(self.of, Placed) else data.has(self.of.dataset)
+        return has_rows(self.of, data)
 
     @property
     def version(self) -> int:

@@ -54,6 +54,20 @@ class MultipleChoice:
         return BENCHMARKS[self.benchmark].dataset
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Data set and configuration; empty where several are asked."""
+        where = BENCHMARKS[self.benchmark]
+        return where.dataset, "" if where.more else where.config
+
+    def has_rows(self, data: DataSource) -> bool:
+        """Whether ``data`` has the tested split of one of the configurations."""
+        return bool(self._configs(data))
+
+    def _configs(self, data: DataSource) -> list[str]:
+        where = BENCHMARKS[self.benchmark]
+        return [config for config in where.configs if data.has(where.dataset, config, where.split)]
+
+    @property
     def chance(self) -> float:
         """Accuracy of a guess."""
         return BENCHMARKS[self.benchmark].chance
@@ -78,8 +92,7 @@ class MultipleChoice:
         """Rows of the split under test with their examples; of several configurations, of those that the data has."""
         where = BENCHMARKS[self.benchmark]
         [shots] = self.examples(data).values()
-        there = [config for config in where.configs if data.has(where.dataset, config, where.split)]
-        items = [item for config in there or where.configs for item in self._of(config, data, shots)]
+        items = [item for config in self._configs(data) or where.configs for item in self._of(config, data, shots)]
         return limited(items, selection.limit, selection.seed)
 
     def _of(self, config: str, data: DataSource, shots: tuple[Row, ...]) -> list[Item]:

@@ -97,6 +97,15 @@ class _Short:
         """Hub id."""
         return self._quiz.dataset
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Data set and configuration."""
+        return self._quiz.dataset, self._quiz.config
+
+    def has_rows(self, data: DataSource) -> bool:
+        """Whether ``data`` has the split under test."""
+        return data.has(*self.place, self._quiz.split)
+
     def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
         """The first rows of ``train``. Raises DataError when it has fewer."""
         quiz = self._quiz

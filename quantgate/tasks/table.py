@@ -13,7 +13,7 @@ from quantgate.core.naming import same_name, suggestion
 from quantgate.core.reading import visible
 from quantgate.core.registry import check_packages, rows_of, with_packages
 from quantgate.core.requests import is_number
-from quantgate.tasks.base import Placed, Task
+from quantgate.tasks.base import Task
 from quantgate.tasks.bbh import Bbh
 from quantgate.tasks.bbq import Bbq
 from quantgate.tasks.boss import BossLikelihood, BossLoss, boss_tasks
@@ -27,6 +27,7 @@ from quantgate.tasks.efficiency import GROUP as EFFICIENCY_GROUP
 from quantgate.tasks.exams import CEVAL, CMMLU, MMLU, ExamChat, ExamLikelihood
 from quantgate.tasks.flores import Flores
 from quantgate.tasks.followbench import FollowBench
+from quantgate.tasks.found import has_rows
 from quantgate.tasks.gsm8k import Gsm8k
 from quantgate.tasks.ifeval import IfEval
 from quantgate.tasks.lambada import Lambada
@@ -322,9 +323,7 @@ def _suits(task: Task, data: DataSource, by_default: bool) -> bool:
     left_out = _BUNDLED_LEAVES_OUT if data.name == "bundled" else _ONLY_BUNDLED
     if by_default and task.id in left_out:
         return False
-    if isinstance(task, Placed):
-        return task.has_rows(data)
-    return data.has(str(getattr(task, "dataset", "")))
+    return has_rows(task, data)
 
 
 def _lacking(task: Task, data: DataSource) -> str:

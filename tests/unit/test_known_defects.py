@@ -22,6 +22,7 @@ from quantgate.efficiency.workload import Generator, Workload, prompt_of, run_in
 from quantgate.engines.torch.engine import TorchEngine
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import BUNDLED_DATA, DirectorySource
+from quantgate.tasks.found import dataset_of, has_rows
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS
@@ -31,12 +32,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BUNDLED = DirectorySource(BUNDLED_DATA, "bundled")
 JUDGED = [name for name in TASKS if name.startswith("followbench")]  # a judge model scores them: tasks/test_followbench
-# of the reference's own answers, of settings that a model ships, of a split the bundled data lacks: another test's
-ELSEWHERE = re.compile(r"(decode_ppl|token_consistency|sampled)_\w+|ceval_test(_generate)?")
+ELSEWHERE = re.compile(r"(decode_ppl|token_consistency|sampled)_\w+")  # ask a model's own answers or settings first
 
 
 def bundled_tasks():
-    return [name for name, task in TASKS.items() if BUNDLED.has(str(getattr(task, "dataset", "")) or "none")]
+    return [name for name, task in TASKS.items() if dataset_of(task) and has_rows(task, BUNDLED)]
 
 
 @pytest.mark.parametrize("name", ["mmlu", "mmlu_cloze", "ceval", "cmmlu"])

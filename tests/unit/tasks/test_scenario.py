@@ -6,6 +6,7 @@ import pytest
 
 from quantgate.core.errors import DataError
 from quantgate.core.requests import GenerateResponse, LikelihoodResponse
+from quantgate.studies.table import study_called
 from quantgate.tasks.base import Selection
 from quantgate.tasks.data import DirectorySource
 from quantgate.tasks.items import with_shots
@@ -13,7 +14,7 @@ from quantgate.tasks.multiple_choice import BENCHMARKS
 from quantgate.tasks.prompts import Prompts
 from quantgate.tasks.scenario_rows import BLIMP, SCENARIO, wsc273
 from quantgate.tasks.short_answers import QUIZZES
-from quantgate.tasks.table import GROUPS, TASKS
+from quantgate.tasks.table import GROUPS, TASKS, select_tasks
 
 _PAIR = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 1}
 
@@ -290,3 +291,17 @@ def test_examples_come_from_train(name, ask, prompts, tmp_path, write_jsonl):
     text = prompts.decode(getattr(request, "context", None) or request.prompt)
     assert ["SHOT0" in text, "SHOT1" in text, "SHOT2" in text] == [True, True, False]
     assert text.count("\n\n") == 2
+
+
+def test_a_set_of_which_the_data_has_another_configuration_is_not_asked(tmp_path, write_jsonl):
+    """GLUE without QQP is no reason to ask QQP, nor its probability mass, nor to leave a hole in a study."""
+    row = CASES["rte"][0]
+    write_jsonl(tmp_path, "nyu-mll/glue", "rte", "validation", [row])
+    write_jsonl(tmp_path, "nyu-mll/blimp", BLIMP[5], "train", [CASES["blimp"][0]])
+    write_jsonl(tmp_path, "mandarjoshi/trivia_qa", "rc", "validation", [ASKED["triviaqa"][0]])
+    data = DirectorySource(tmp_path)
+    assert [task.id for task in select_tasks(["scenario"], data)] == ["rte", "blimp"]
+    assert [task.id for task in select_tasks(["mass"], data)] == ["mass_rte", "mass_blimp"]
+    [part] = study_called("s1").parts(data)
+    assert part.tests == ("rte", "blimp")
+    assert {"qqp", "sst2", "triviaqa", "hellaswag"} <= set(part.missing)
