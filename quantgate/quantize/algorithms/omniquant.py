@@ -7,8 +7,8 @@ decay, so that the quantized block, which reads the inputs of the quantized mode
 the 16-bit model's; with ``both`` also what it gives on the same inputs (the authors' augmented loss, below 4 bit).
 
 As for Llama in the authors' code, nothing is shifted and the last layer of a block keeps its input; scales between
-queries and keys are left out, since they change no rounding by output channel. The paper's learning rates, 0.005 for
-clipping and 0.01 for scales, are taken; the code's defaults have them the other way round.
+queries and keys are left out, since they change no rounding by output channel. Learning rates are 0.005 for
+clipping and 0.01 for scales; the defaults of the authors' code have them the other way round.
 
 *SliM-LLM+* (Huang et al. 2024): with ``salience``, groups get one bit more or less by SliM-LLM's allocation, then the
 clipping is learned. A group of one bit is ``sign(w) mean|w|``, its mean scaled by what is learned.
