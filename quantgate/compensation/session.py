@@ -52,31 +52,23 @@ def _row(
 
 
 def _told(result: Result) -> dict[str, Any]:
-    names = (
-        "task",
-        "metric",
-        "reference",
-        "value",
-        "delta",
-        "ci_low",
-        "ci_high",
-        "margin",
-        "n_items",
-        "verdict",
-        "reason",
-    )
-    return {name: getattr(result, name) for name in names}
+    return {name: getattr(result, name) for name in _TOLD}
 
 
 def sentence(rows: Sequence[dict[str, Any]]) -> str:
     """Which of them pass, in words."""
-    passing = [row["name"] for row in rows if all(each["verdict"] == PASS for each in row["results"])]
+    passing = [row["name"] for row in rows if _passes(row)]
     return f"passes: {', '.join(passing)}" if passing else "none of these passes"
 
 
 def passes(record: dict[str, Any]) -> bool:
     """Whether one of the subjects passes on every task."""
-    return any(all(each["verdict"] == PASS for each in row["results"]) for row in record["subjects"])
+    return any(_passes(row) for row in record["subjects"])
+
+
+def _passes(row: dict[str, Any]) -> bool:
+    """Whether all was judged and passed; what was judged on nothing has passed nothing."""
+    return bool(row["results"]) and all(each["verdict"] == PASS for each in row["results"])
 
 
 def lines(record: dict[str, Any]) -> Iterator[str]:

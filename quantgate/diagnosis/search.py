@@ -52,7 +52,7 @@ class Judged:
     @property
     def passes(self) -> bool:
         """Whether it is shown on every task that it is close enough."""
-        return all(verdict == PASS for verdict in self.verdicts.values())
+        return bool(self.verdicts) and all(verdict == PASS for verdict in self.verdicts.values())
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""
