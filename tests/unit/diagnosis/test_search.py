@@ -152,3 +152,10 @@ def test_too_few_items_are_refused():
     with pytest.raises(UsageError, match="expected 60 items"):
         check_halves("task", ([*range(29)], [*range(29)]), 29.5)
     check_halves("task", ([*range(30)], [*range(30)]), 29.5)
+
+
+def test_what_was_judged_on_nothing_does_not_pass():
+    from quantgate.diagnosis.search import Judged
+
+    assert not Judged({}, {}).passes
+    assert Judged({"kld_prose": "pass"}, {}).passes
