@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +73,10 @@ class Findings:
     def stands(self) -> bool:
         """Whether the report says what its evidence says, as a whole."""
         return bool(self.confirmed) and self.decided and not self.differences and not self.unfinished
+
+    def as_record(self) -> dict[str, Any]:
+        """The fields and ``stands``, as JSON takes them."""
+        return {"stands": self.stands, **asdict(self)}
 
 
 def verify(report: Path, render: Render | None = None) -> Findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from quantgate.core.words import say
 from quantgate.reports.reporters import DRAWINGS, drawn
 from quantgate.reports.run import Run
 from quantgate.tasks.written.load import add_task_files
-from quantgate.verify import verify
+from quantgate.verify import Findings, verify
 
 
 def drawn_again(
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("report", type=Path, help="report.json, or the directory it lies in")
     file_of = "the file of a task that was judged (repeatable); without it the rule of its cases is not confirmed"
     parser.add_argument("--task-file", type=Path, action="append", default=[], metavar="FILE", help=file_of)
+    parser.add_argument("--json", action="store_true", help="everything that was found, as JSON")
 
 
 def run(args: argparse.Namespace, progress: Progress) -> int:
@@ -42,9 +44,17 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     """
     add_task_files(args.task_file)
     findings = verify(args.report, drawn_again)
+    if args.json:
+        say(json.dumps(findings.as_record(), indent=2))
+    else:
+        _tell(findings)
+    return 0 if findings.stands else 1
+
+
+def _tell(findings: Findings) -> None:
     if findings.unfinished:
         say(f"unfinished: {findings.unfinished}")
-        return 1
+        return
     for difference in findings.differences:
         say(difference)
     for part in findings.unconfirmed:
@@ -53,4 +63,3 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     without += f", {findings.measured} rest on measurements that cannot be made again" if findings.measured else ""
     verdicts = "verdict" if findings.confirmed == 1 else "verdicts"
     say(f"{findings.confirmed} {verdicts} confirmed, {len(findings.differences)} contradicted{without}")
-    return 0 if findings.stands else 1

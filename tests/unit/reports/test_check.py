@@ -104,6 +104,17 @@ def decide_otherwise(content):
     decision.update(verdict="pass", regressed=[], sentence="rtn2 may replace the reference: it passes all 1 cases")
 
 
+def test_what_was_found_is_there_for_programs(report, capsys):
+    assert cli.main(["verify", str(report), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["stands"], found["confirmed"], found["differences"]) == (True, len(METHODS), [])
+    page = report / "report.md"
+    page.write_text(page.read_text(encoding="utf-8") + "all is well\n", encoding="utf-8")
+    assert cli.main(["verify", str(report), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["stands"] and "report.md" in found["differences"][0]
+
+
 def test_a_field_that_is_there_twice_is_refused(report, capsys):
     """Readers of JSON differ in which of the two they take."""
     path = report / "report.json"
