@@ -62,6 +62,7 @@ def _later(module: str, name: str) -> Callable[[Report], str]:
 DRAWINGS: Final = (
     Drawing("report.md", _later("markdown", "render")),
     Drawing("report.html", _later("html", "render")),
+    Drawing("verdicts.svg", _later("forest", "as_svg")),
     Drawing("table.csv", _later("spreadsheet", "as_csv")),
     Drawing("table.tex", _later("spreadsheet", "as_latex")),
     Drawing("sensitivity.csv", _later("sensitivity", "as_csv")),

@@ -31,23 +31,24 @@ def interval(result: Result) -> Markup:
     at = sign * result.delta / result.margin
     words = f"loss {100 * at:.0f}% of what is allowed, between {100 * low:.0f}% and {100 * high:.0f}%"
     parts = [
-        line(_x(0), 1, _x(0), _HIGH - 1, "zero"),
-        line(_x(1), 1, _x(1), _HIGH - 1, "margin"),
-        line(_x(low), _HIGH / 2, _x(high), _HIGH / 2, "bar"),
+        line(position(0), 1, position(0), _HIGH - 1, "zero"),
+        line(position(1), 1, position(1), _HIGH - 1, "margin"),
+        line(position(low), _HIGH / 2, position(high), _HIGH / 2, "bar"),
     ]
     parts += [_end(end, low_end=end == low) for end in (low, high)]
     if _FROM <= at <= _TO:
-        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot"/>').format(_x(at), _HIGH / 2))
+        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot"/>').format(position(at), _HIGH / 2))
     return svg(_WIDE, _HIGH, words, parts, f"interval {result.verdict}")
 
 
-def _x(share: float) -> float:
+def position(share: float) -> float:
+    """Where a loss of ``share`` of the margin lies across the picture of an interval."""
     return (min(max(share, _FROM), _TO) - _FROM) / (_TO - _FROM) * (_WIDE - 8) + 4
 
 
 def _end(share: float, *, low_end: bool) -> Markup:
     """A stroke where the interval ends, an arrow where it goes on outside the picture."""
-    x, y = _x(share), _HIGH / 2
+    x, y = position(share), _HIGH / 2
     if _FROM <= share <= _TO:
         return line(x, y - 5, x, y + 5, "bar")
     back = 6 if low_end and share < _FROM else -6

@@ -112,7 +112,8 @@ def test_what_was_found_is_there_for_programs(report, capsys):
     page.write_text(page.read_text(encoding="utf-8") + "all is well\n", encoding="utf-8")
     assert cli.main(["verify", str(report), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert not found["stands"] and "report.md" in found["differences"][0]
+    assert not found["stands"]
+    assert "report.md" in found["differences"][0]
 
 
 def test_a_field_that_is_there_twice_is_refused(report, capsys):
