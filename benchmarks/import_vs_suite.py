@@ -44,7 +44,9 @@ def main() -> None:
         models = _models(args.method, folder)
         samples = [_lm_eval(args, folder, side, model, rows) for side, model in models.items()]
         ours = _suite(args, folder)
-        theirs = _ours("import", *map(str, samples), "--name", args.method, "--model", "bundled", "--json", threads=args.threads)
+        theirs = _ours(
+            "import", *map(str, samples), "--name", args.method, "--model", "bundled", "--json", threads=args.threads
+        )
         _compare(ours, {each["task"]: each for each in json.loads(theirs)})
         _compare_items(folder, samples, args.method)
 
