@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.checkpoints.declared_further import LAYOUTS, quanto
+from quantgate.checkpoints.declared_further import AUTO_ROUND, LAYOUTS, check_auto_round, quanto
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.guests import declaring
@@ -98,10 +98,7 @@ _GPTQ_HARMLESS: Final = (
     "model_file_base_name", "meta", "dataset", "tokenizer", "model_seqlen", "block_name_to_quantize",
     "module_name_preceding_first_block", "batch_size", "pad_token_id", "max_input_length", "cache_block_outputs",
     "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config", "backend", "mse", "act_group_aware",
-    "parallel_packing", "modules_to_not_convert",
-    # AutoRound's export in this layout: how it looked for the weights
-    "amp", "autoround_version", "enable_minmax_tuning", "enable_quanted_input", "gradient_accumulate_steps", "iters",
-    "low_gpu_mem_usage", "lr", "minmax_lr", "nsamples", "seqlen", "provider",
+    "parallel_packing", "modules_to_not_convert", "hyb_act", *AUTO_ROUND,
 )  # fmt: skip
 _FORMATS: Final = ("gptq", "gptq_v2")
 _GROUPS: Final = "a group size above 0, or -1 for one group a column"
@@ -116,6 +113,7 @@ def _gptq(config: Mapping[str, Any], who: str) -> Declared:
         "checkpoint_format": _FORMATS, "format": _FORMATS, "pack_dtype": ("int32",), "is_marlin_format": (False,),
         "method": ("gptq",), "data_type": ("int",),
     }  # fmt: skip
+    check_auto_round(config, who)
     account(config, who, honoured=honoured, harmless=_GPTQ_HARMLESS, only=only)
     bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
     integer(config, "group_size", lambda n: n == -1 or n > 0, who, _GROUPS)
@@ -187,6 +185,7 @@ _ARGUMENTS: Final = (
     "zp_dtype",
 )  # fmt: skip
 _OBSERVERS: Final = ("observer", "observer_kwargs")
+COMPRESSED: Final = "compressed"
 _COMPRESSED: Final = (
     "int-quantized", "float-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
@@ -194,12 +193,18 @@ _COMPRESSED: Final = (
 
 
 def _compressed(config: Mapping[str, Any], who: str) -> Declared:
+    sparsity = config.get("sparsity_config")
+    if isinstance(sparsity, Mapping) and sparsity.get("format") == "dense":
+        config = {**config, "sparsity_config": None}  # how many weights are zero: they are stored like all others
     account(
         config,
         who,
         honoured=("quant_method", "config_groups", "ignore"),
-        harmless=("global_compression_ratio", "version", "run_compressed", "dequantize", "use_optimized_inference"),
-        only={"quantization_status": ("compressed",), "format": _COMPRESSED, "sparsity_config": ({"format": "dense"},)},
+        harmless=(
+            *("global_compression_ratio", "version", "run_compressed", "dequantize", "use_optimized_inference"),
+            "provider",
+        ),
+        only={"quantization_status": (COMPRESSED, "frozen"), "format": _COMPRESSED},
     )
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping) or not groups or not all(isinstance(each, Mapping) for each in groups.values()):
@@ -228,6 +233,18 @@ def _compressed(config: Mapping[str, Any], who: str) -> Declared:
         "own" if own else "transformers", kept, min(bits, default=16), min(inputs, default=16),
         execution="simulated" if inputs else "dequantized",
     )  # fmt: skip
+
+
+def loadable(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The ``quantization_config`` of a config.json as transformers has to be given it; None where that one will do.
+
+    compressed-tensors of 2024 call whatever has been calibrated ``frozen``, and some writers nothing at all, also where
+    codes are stored; transformers then takes the codes for weights. That codes are stored is seen where they are read.
+    """
+    found = config.get(MAIN)
+    if not isinstance(found, Mapping) or found.get("quant_method") != "compressed-tensors":
+        return None
+    return None if found.get("quantization_status") == COMPRESSED else {**found, "quantization_status": COMPRESSED}
 
 
 def _arguments(value: Any, who: str) -> int:

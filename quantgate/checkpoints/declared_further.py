@@ -12,12 +12,14 @@ _HARMLESS: Final = (
     "modules_to_fuse", "do_fuse", "fuse_max_seq_len", "exllama_config", "backend", "meta", "desc_act", "pack_dtype",
     "damp_percent", "true_sequential", "static_groups", "model_name_or_path", "tokenizer", "dataset", "lm_head",
 )  # fmt: skip
-_AUTO_ROUND: Final = (
+AUTO_ROUND: Final = (
     "amp", "autoround_version", "enable_minmax_tuning", "enable_quanted_input", "gradient_accumulate_steps", "iters",
     "low_gpu_mem_usage", "lr", "minmax_lr", "nsamples", "seqlen", "provider", "block_name_to_quantize", "batch_size",
-    "dataset", "scale_dtype", "enable_norm_bias_tuning", "to_quant_block_names", "quant_block_list", "super_bits",
-    "super_group_size", "enable_adam", "act_bits", "act_dynamic", "act_sym", "act_data_type", "act_group_size",
+    "train_bs", "dataset", "scale_dtype", "enable_norm_bias_tuning", "to_quant_block_names", "quant_block_list",
+    "super_bits", "super_group_size", "enable_adam", "model_free", "supported_types",
+    "act_bits", "act_dynamic", "act_sym", "act_data_type", "act_group_size",
 )  # fmt: skip
+"""How AutoRound looked for the weights, in whatever layout it wrote them; `check_auto_round` reads the last five."""
 
 
 def _kept(patterns: list[str]) -> Callable[[str], bool]:
@@ -29,26 +31,34 @@ def awq(config: Mapping[str, Any], who: str) -> Declared:
     """AWQ in the packing ``gemm``. Raises ModelError."""
     synonyms = {"w_bit": "bits", "q_group_size": "group_size"}
     config = {synonyms.get(name, name): value for name, value in config.items()}
+    check_auto_round(config, who)
     account(
         config, who, honoured=("quant_method", "bits", "group_size", "zero_point", "sym", "modules_to_not_convert"),
-        harmless=_HARMLESS,
-        only={"version": ("gemm", "GEMM"), "format": ("gemm",), "method": ("awq",), "checkpoint_format": ("gemm",)},
+        harmless=(*_HARMLESS, *AUTO_ROUND),
+        only={
+            "version": ("gemm", "GEMM"), "format": ("gemm",), "method": ("awq",), "checkpoint_format": ("gemm",),
+            "data_type": ("int",), "ignore": (config.get("modules_to_not_convert"),),
+        },
     )  # fmt: skip
     bits = integer(config, "bits", lambda n: n == 4, who, "4")
     return Declared("unfolded", _kept(names(config.get("modules_to_not_convert") or [], who)), bits)
 
 
+def check_auto_round(config: Mapping[str, Any], who: str) -> None:
+    """Raise ModelError where AutoRound quantized activations too."""
+    if config.get("act_bits") not in (None, 16, 32):
+        raise ModelError(
+            who, f"act_bits is {config['act_bits']!r}", expected="16: quantized activations are not computed here"
+        )
+
+
 def auto_round(config: Mapping[str, Any], who: str) -> Declared:
     """AutoRound's own ``quant_method``. Raises ModelError for quantized activations, or another packing."""
-    for name in ("act_bits",):
-        if config.get(name) not in (None, 16, 32):
-            raise ModelError(
-                who, f"{name} is {config[name]}", expected="16: quantized activations are not computed here"
-            )
+    check_auto_round(config, who)
     account(
         config, who,
         honoured=("quant_method", "bits", "group_size", "sym", "extra_config", "packing_format"),
-        harmless=(*_AUTO_ROUND, *_HARMLESS), only={"data_type": ("int",)},
+        harmless=(*AUTO_ROUND, *_HARMLESS), only={"data_type": ("int",)},
     )  # fmt: skip
     bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")
     extra = config.get("extra_config") or {}

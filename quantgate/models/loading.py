@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,15 +104,23 @@ def attention_implementation(config: Any) -> str:
     return "sdpa" if known is None or getattr(known, "_supports_sdpa", False) else "eager"
 
 
-def load_reference(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
+def load_reference(
+    path: Path, name: str, dtype: str, device: str, declares: Mapping[str, Any] | None = None
+) -> PreTrainedModel:
     """The model in ``path`` in evaluation mode on ``device``, every weight loaded from the files.
+
+    ``declares``: a ``quantization_config`` to go by instead of the stored one.
 
     Raises:
         ModelError: transformers does not know the architecture, or weights are missing, left over or do not fit.
     """
     attention = attention_implementation(text_config(path, name))
     who = f"model {name!r}"
-    model = load_whole(path, who, torch_dtype(dtype), attn_implementation=attention)
+    how: dict[str, Any] = {"attn_implementation": attention}
+    if declares is not None:
+        how["config"] = read_config(path, who)
+        how["config"].quantization_config = dict(declares)
+    model = load_whole(path, who, torch_dtype(dtype), **how)
     return moved(model, device, who).eval().requires_grad_(False)
 
 

@@ -269,12 +269,13 @@ def has_config(path: Path) -> bool:
 def load_candidate(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
     """The model in evaluation mode: our own reader for the layouts it knows, transformers for all others."""
     from quantgate.checkpoints.checkpoint import load_quantized
-    from quantgate.checkpoints.declared import read_declared
+    from quantgate.checkpoints.declared import loadable, read_declared
     from quantgate.models.loading import torch_dtype
 
-    if read_declared(path, f"candidate {name!r}").reader == "own":
+    who = f"candidate {name!r}"
+    if read_declared(path, who).reader == "own":
         return load_quantized(path, torch_dtype(dtype), device)
-    return load_reference(path, name, dtype, device)
+    return load_reference(path, name, dtype, device, loadable(read_json(path / "config.json", who)))
 
 
 def _refuse_codes(path: Path, who: str) -> None:

@@ -18,6 +18,7 @@ _PARTS: Final = (
     "input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point",
 )  # fmt: skip
 _CLASS: Final = "Linear"
+_NO_CODES: Final = ("BF16", "F16", "F32", "F64")
 _TYPES: Final = {  # what a format stores, whatever else the configuration says
     "pack-quantized": "int", "int-quantized": "int", "float-quantized": "float", "nvfp4-pack-quantized": "float",
     "mxfp4-pack-quantized": "float",
@@ -67,6 +68,11 @@ def _describe(headers: Headers, settings: Settings) -> StoredModule:
             height, width = (int(each) for each in read_tensor(headers["weight_shape"]))
     else:
         height, width = headers["weight"].shape
+        if headers["weight"].dtype in _NO_CODES:
+            raise ModelError(
+                settings["module"], f"its weight is stored in {headers['weight'].dtype}, with scales beside it",
+                expected="codes: this one was saved before it was compressed", hint="save it with save_compressed=True",
+            )  # fmt: skip
     symmetric = bool(weights.get("symmetric", True)) if weights.get("type") == "int" else None
     return StoredModule(
         str(weights.get("type", "int")), bits, None if group is None else int(group), symmetric,

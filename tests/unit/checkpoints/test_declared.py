@@ -62,7 +62,8 @@ def in_group(**changes):
         ({**FP8, "transform_config": {"config_groups": {"R1": {}}}}, "transform_config"),
         ({**FP8, "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
         ({**FP8, "moe_sparsity_config": {"method": "prune"}}, "moe_sparsity_config"),
-        ({**FP8, "quantization_status": "frozen"}, "quantization_status"),
+        ({**FP8, "quantization_status": "calibration"}, "quantization_status"),
+        ({**GPTQ, "act_bits": 8, "autoround_version": "0.13"}, "act_bits"),
         (in_group(targets=["Embedding"]), "targets"),
         (in_group(rotation=True), "rotation"),
         (in_group(input_activations={**ARGUMENTS, "smoothing": 0.5}), "smoothing"),
@@ -118,6 +119,13 @@ def test_declarations_under_modelopts_own_heading_are_compared(tmp_path):
             "amp": False, "autoround_version": "0.16.1", "data_type": "int", "enable_quanted_input": False,
             "provider": "auto-round", "damp_percent": 0.01, "true_sequential": False,
         },
+        # GPTQModel 2, and what AutoRound 0.3 and 0.13 left in checkpoints that people download
+        {"hyb_act": False, "static_groups": False, "true_sequential": True, "lm_head": False, "dynamic": None},
+        {"enable_norm_bias_tuning": False, "train_bs": 8, "scale_dtype": "torch.float16", "quant_block_list": None},
+        {
+            "autoround_version": "0.13.0", "act_bits": 16, "act_data_type": "int", "act_dynamic": True, "act_sym": True,
+            "act_group_size": 128, "supported_types": ["Linear"], "iters": 0, "dynamic": {"-:.*in_proj_b.*": {}},
+        },
     ],
 )  # fmt: skip
 def test_what_other_tools_note_in_this_layout_is_harmless(further, tmp_path):
@@ -125,6 +133,29 @@ def test_what_other_tools_note_in_this_layout_is_harmless(further, tmp_path):
     for name, value in (("method", "awq"), ("data_type", "mx_fp")):
         with pytest.raises(ModelError, match=f"{name} is '{value}'"):
             declared(tmp_path, {**GPTQ, **further, name: value})
+
+
+OF_AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**FP8, "sparsity_config": {"format": "dense", "global_sparsity": 0.15, "targets": ["model.layers.20.q_proj"]}},
+        {**FP8, "quantization_status": "frozen", "provider": "auto-round"},
+        {name: value for name, value in FP8.items() if name != "quantization_status"},
+        {**OF_AWQ, "modules_to_not_convert": ["lm_head"], "ignore": ["lm_head"]},
+        {**OF_AWQ, "autoround_version": "0.6", "data_type": "int", "iters": 200, "provider": "auto-round"},
+        {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True, "model_free": True, "iters": 0},
+    ],
+)
+def test_what_other_writers_note_in_other_layouts_is_harmless(config, tmp_path):
+    assert declared(tmp_path, config).bits in (4, 8)
+
+
+def test_skipped_modules_that_two_lists_tell_otherwise(tmp_path):
+    with pytest.raises(ModelError, match="ignore is"):
+        declared(tmp_path, {**OF_AWQ, "modules_to_not_convert": ["lm_head"], "ignore": ["lm_head", "router"]})
 
 
 @pytest.mark.parametrize(
@@ -257,6 +288,40 @@ def test_activations_are_quantized_while_a_candidate_is_judged(num_bits, scene):
         ours = load_candidate(path, "theirs", "float32", "cpu")(input_ids=tokens).logits
         theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(input_ids=tokens).logits
     assert torch.equal(ours, theirs)
+
+
+MADE = Path(__file__).parents[2] / "data" / "checkpoints"
+
+
+@pytest.mark.parametrize("status", ["frozen", None])
+@pytest.mark.parametrize("name", ["ct_w8a8", "ct_w4a16_asym", "ct_fp8_static", "ct_fp8_dynamic", "ct_nvfp4"])
+def test_codes_are_read_as_codes_whatever_the_status_says(name, status, tmp_path):
+    """Checkpoints of 2024 say frozen; transformers then takes int8 codes for weights of up to 127."""
+    import torch
+
+    tokens = torch.arange(3, 40)[None]
+    path = tmp_path / name
+    shutil.copytree(MADE / name, path)
+    content = json.loads((path / "config.json").read_text())
+    content["quantization_config"]["quantization_status"] = status
+    (path / "config.json").write_text(json.dumps(content))
+    with torch.no_grad():
+        before = load_candidate(MADE / name, "theirs", "bfloat16", "cpu")(input_ids=tokens).logits
+        after = load_candidate(path, "theirs", "bfloat16", "cpu")(input_ids=tokens).logits
+    assert torch.equal(before, after)
+
+
+def test_weights_that_were_saved_before_they_were_compressed(tmp_path):
+    """Frozen in earnest: 16-bit weights with scales beside them, which no runtime here rounds."""
+    from quantgate.checkpoints.layouts.table import open_checkpoint
+
+    path = tmp_path / "theirs"
+    shutil.copytree(MADE / "ct_w8a8", path)
+    state = load_file(path / "model.safetensors")
+    state = {name: each.bfloat16() if str(each.dtype) == "torch.int8" else each for name, each in state.items()}
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="stored in BF16, with scales beside it"):
+        _ = open_checkpoint(path, MADE / "reference", "theirs").modules
 
 
 def test_codes_without_a_declaration(scene):
