@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from quantgate.checkpoints.fields import Declared, account, check_pattern, integer, names, torchao_type
@@ -71,21 +72,52 @@ def auto_round(config: Mapping[str, Any], who: str) -> Declared:
 
 
 def fp8(config: Mapping[str, Any], who: str) -> Declared:
-    """FP8 in blocks, as DeepSeek publishes it. Its runtimes quantize activations by token. Raises ModelError."""
+    """FP8 in blocks, as DeepSeek and Qwen publish it, or with one scale a matrix. Raises ModelError.
+
+    Its runtimes quantize inputs too: by token and block of the weight, by token, or by a scale stored for each matrix.
+    """
     account(
-        config, who, honoured=("quant_method", "weight_block_size", "modules_to_not_convert"),
-        harmless=("fmt", "dequantize", "scale_fmt", "ignored_layers"), only={"activation_scheme": ("dynamic",)},
+        config, who, honoured=("quant_method", "weight_block_size", "modules_to_not_convert", "ignored_layers"),
+        harmless=("dequantize", "scale_fmt"), only={"activation_scheme": ("dynamic", "static"), "fmt": ("e4m3",)},
     )  # fmt: skip
     skipped = [*names(config.get("modules_to_not_convert") or [], who), *names(config.get("ignored_layers") or [], who)]
-    return Declared("unfolded", _kept(skipped), 8)
+    block = config.get("weight_block_size")
+    if block and not (isinstance(block, list) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
+        raise ModelError(who, f"weight_block_size is {block!r}", expected="two sizes, rows and columns")
+    dynamic = config.get("activation_scheme", "dynamic") == "dynamic"
+    if block and not dynamic:
+        raise ModelError(who, "activation_scheme is 'static' with blocks", expected="dynamic: no runtime computes that")
+    shape = {"granularity": "group", "group_size": block[1]} if block else {"granularity": "token"}
+    inputs = {"bits": 8, "kind": "e4m3", **(shape if dynamic else {"granularity": "tensor", "dynamic": False})}
+    return Declared("unfolded", _kept(skipped), 8, 8, execution="simulated", inputs=inputs)
+
+
+_MODELOPT: Final[dict[str, dict[str, Any]]] = {
+    "FP8": {"bits": 8, "kind": "e4m3", "granularity": "tensor", "dynamic": False},
+    "NVFP4": {"bits": 4, "kind": "nvfp4", "granularity": "group", "group_size": 16},
+}
 
 
 def modelopt(config: Mapping[str, Any], who: str) -> Declared:
-    """ModelOpt's FP8 and NVFP4: both quantize activations, which is not computed here. Raises ModelError always."""
-    raise ModelError(
-        who, f"{config.get('quant_algo', 'modelopt')} with quantized activations",
-        expected="a checkpoint whose activations stay in 16 bit, or compressed-tensors'",
-        hint="look into it with quantgate audit; to judge it, convert it to compressed-tensors",
+    """ModelOpt's FP8 and NVFP4, whose inputs are quantized by stored scales. Raises ModelError."""
+    algorithm = config.get("quant_algo")
+    if algorithm not in _MODELOPT:
+        raise ModelError(who, f"quant_algo {algorithm!r}", expected=" or ".join(_MODELOPT))
+    for name in ("kv_cache_scheme", "kv_cache_quant_algo"):
+        if config.get(name):
+            raise ModelError(
+                who, f"{name} {config[name]!r}", expected="keys and values in 16 bit: others are not computed here",
+                hint="look into it with quantgate audit; to judge it, ask the server that runs it",
+            )  # fmt: skip
+    account(
+        config, who, honoured=("quant_method", "quant_algo", "ignore", "exclude_modules"),
+        harmless=("producer", "config_groups", "group_size", "quantization_status"),
+    )  # fmt: skip
+    patterns = [each for name in ("ignore", "exclude_modules") for each in names(config.get(name) or [], who)]
+    inputs = _MODELOPT[algorithm]
+    return Declared(
+        "unfolded", lambda name: name == "lm_head" or any(fnmatchcase(name, each) for each in patterns),
+        inputs["bits"], inputs["bits"], execution="simulated", inputs=inputs,
     )  # fmt: skip
 
 

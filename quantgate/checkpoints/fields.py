@@ -22,7 +22,8 @@ class Declared:
     ``unfolded``: its matrices are unpacked into 16-bit files first, which are then a plain model.
     ``kept``: whether a module of that name is declared to stay in 16 bit. ``bits``: nominal, None where nothing says.
     ``compute_dtype``: in which the runtime that it was written for unpacks and multiplies, where it says so; here that
-    is always the run's ``--dtype``.
+    is always the run's ``--dtype``. ``inputs``: how an unpacked checkpoint quantizes the inputs of its matrices, as
+    `ActivationSettings` takes it; static ones by the scale that is stored beside each matrix.
     """
 
     reader: Literal["own", "transformers", "unfolded"]
@@ -32,6 +33,7 @@ class Declared:
     cache_bits: int = 16
     execution: str = "dequantized"
     compute_dtype: str = ""
+    inputs: Mapping[str, Any] | None = None
 
 
 def account(

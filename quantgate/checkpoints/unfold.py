@@ -1,31 +1,91 @@
 """A checkpoint of any layout as a plain 16-bit model on disk: every matrix unpacked once, module by module.
 
 Memory is that of one shard; what is loaded afterwards is loaded as any 16-bit model is, so that scoring never holds the
-packed and the unpacked weights at once.
+packed and the unpacked weights at once. Where the checkpoint's runtimes quantize inputs too, config.json says how, and
+`load_unfolded` has the model do it.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.checkpoint import TEXTS, write_json
+from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied
-from quantgate.models.files import INDEX
+from quantgate.models.files import INDEX, read_json
+from quantgate.models.loading import load_reference
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from quantgate.checkpoints.layouts.protocol import Checkpoint
 
-VERSION: Final = 1  # counts up when the same files are unpacked to other values
+VERSION: Final = 2  # counts up when the same files are unpacked to other values
+INPUTS: Final = "quantgate_inputs"
+"""In config.json: how the inputs of which matrices are quantized, as `input_settings` says it."""
 _SHARD_BYTES: Final = 500 * 1000**2
+_STATIC: Final = ("input_scale", "activation_scale")
 
 
-def unfold(checkpoint: Checkpoint, texts: Path, dtype: torch.dtype, target: Path) -> None:
+def input_settings(checkpoint: Checkpoint, inputs: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Matrix -> how its inputs are quantized: ``settings`` of `ActivationSettings`, and a static ``scale``.
+
+    Raises:
+        ModelError: inputs are declared static, and a matrix has no scale for them, or one that is no positive number.
+    """
+    if inputs is None:
+        return {}
+    if (
+        inputs.get("dynamic", True) and inputs["kind"] != "nvfp4"
+    ):  # whose blocks are dynamic, and what they share is not
+        return {name: {"settings": dict(inputs)} for name in checkpoint.modules}
+    return {name: {"settings": dict(inputs), "scale": _static_scale(checkpoint, name)} for name in checkpoint.modules}
+
+
+def _static_scale(checkpoint: Checkpoint, name: str) -> float:
+    scales = [each for key, each in checkpoint.scales(name).items() if key in _STATIC]
+    if len(scales) != 1 or scales[0].numel() != 1:
+        raise ModelError(name, "no input scale", expected="one number, for inputs that are quantized by a stored scale")
+    found = float(scales[0].float())
+    if not 0 < found < float("inf"):
+        raise ModelError(name, f"an input scale of {found:g}", expected="a number above 0")
+    return found
+
+
+def load_unfolded(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:
+    """The model that `unfold` wrote into ``path``, in evaluation mode; raises as `load_reference`."""
+    import torch
+
+    from quantgate.quantize.transforms import activations
+
+    model = load_reference(path, name, dtype, device)
+    layers = {each for each, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+    for module, how in read_json(path / "config.json", name).get(INPUTS, {}).items():
+        if module not in layers:
+            raise ModelError(
+                f"model {name!r}", f"the inputs of {module} are quantized, and it is no linear layer of its own here",
+                expected="linear layers", hint="judge it by its server: --candidate NAME=URL",
+            )  # fmt: skip
+        static = {}
+        if "scale" in how:
+            scale = torch.tensor([how["scale"]], dtype=torch.float32, device=device)
+            static = dict(zip(activations.PARTS, (scale, torch.zeros_like(scale)), strict=True))
+        activations.install(model, module, how["settings"], static)
+    return model
+
+
+def unfold(
+    checkpoint: Checkpoint,
+    texts: Path,
+    dtype: torch.dtype,
+    target: Path,
+    inputs: Mapping[str, Any] | None = None,
+) -> None:
     """Write config.json, tokenizer and weights of ``checkpoint`` in ``dtype`` into the directory ``target``.
 
     Args:
@@ -33,13 +93,15 @@ def unfold(checkpoint: Checkpoint, texts: Path, dtype: torch.dtype, target: Path
         texts: the directory with its tokenizer.
         dtype: of all weights; they are computed in float32 and rounded once.
         target: an empty directory.
+        inputs: how the inputs of the unpacked matrices are quantized (`Declared.inputs`).
 
     Raises:
         ModelError: a module that cannot be unpacked.
     """
     config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
     config |= {"dtype": str(dtype).removeprefix("torch."), "torch_dtype": str(dtype).removeprefix("torch.")}
-    write_json(target / "config.json", config)
+    quantized = input_settings(checkpoint, inputs)
+    write_json(target / "config.json", config | ({INPUTS: quantized} if quantized else {}))
     for name in TEXTS:
         if (texts / name).is_file():
             shutil.copyfile(texts / name, target / name)

@@ -318,7 +318,7 @@ class ActivationSettings:
 
     ``granularity``: what shares a scale: the whole tensor, each token, or each run of ``group_size`` features (of a
     token if ``dynamic``). ``dynamic``: ranges are those of the tensor at hand; otherwise of the calibration set.
-    ``kind``: whole numbers, or floats: ``e4m3`` and ``e5m2`` (8 bit, a scale a token or a tensor), ``nvfp4`` and
+    ``kind``: whole numbers, or floats: ``e4m3`` and ``e5m2`` (8 bit; a scale a group is dynamic), ``nvfp4`` and
     ``mxfp4`` (4 bit, dynamic, groups of 16 and 32 with a scale of the format; NVFP4's common scale is a token's).
     ``rotation``: seed of a rotation of the input before it is quantized; the weight holds the same one.
 
@@ -354,8 +354,8 @@ class ActivationSettings:
             raise MethodError(
                 "activations", f"{self.kind} by {self.granularity}", expected=f"dynamic groups of {block}"
             )
-        if not block and self.granularity == "group":
-            raise MethodError("activations", f"{self.kind} by group", expected="a scale a token or a tensor")
+        if not block and self.granularity == "group" and not self.dynamic:
+            raise MethodError("activations", f"static {self.kind} by group", expected="dynamic, or a scale a tensor")
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -189,7 +189,7 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     for warning in [*warnings, *audit_of(model, path, loaded, workshop.store, who).of_level(WARNING)]:
         workshop.progress.note(f"{who}: {warning.sentence}")
     if declared.reader == "unfolded":
-        found = _as_unfolded(found, unfolded(opened, path, loaded, model, workshop), who)
+        found = _as_unfolded(found, unfolded(opened, path, loaded, model, workshop, declared.inputs), who)
         return replace(found, foreign=tuple(problems), leftovers=weights.leftovers)
     return replace(
         found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen, loader=load_candidate
@@ -198,8 +198,10 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
 
 def _as_unfolded(subject: Subject, path: Path, who: str) -> Subject:
     """The subject as it will be loaded: from its unpacked files."""
+    from quantgate.checkpoints.unfold import load_unfolded
+
     return replace(
-        subject, path=path, weights=digest_model(path, who).loaded, stamps=stamps(path), loader=load_reference
+        subject, path=path, weights=digest_model(path, who).loaded, stamps=stamps(path), loader=load_unfolded
     )
 
 
@@ -244,8 +246,18 @@ def _check_all_there(reference: Path, checkpoint: Checkpoint, who: str) -> None:
         )  # fmt: skip
 
 
-def unfolded(checkpoint: Checkpoint, texts: Path, source: str, model: ModelFiles, workshop: Workshop) -> Path:
-    """Where the 16-bit files of ``checkpoint`` lie, made once; ``source``: its digest; ``texts``: has a tokenizer."""
+def unfolded(
+    checkpoint: Checkpoint,
+    texts: Path,
+    source: str,
+    model: ModelFiles,
+    workshop: Workshop,
+    inputs: Mapping[str, Any] | None = None,
+) -> Path:
+    """Where the 16-bit files of ``checkpoint`` lie, made once.
+
+    ``texts``: a directory with a tokenizer; ``source``: the checkpoint's digest; ``inputs``: see `Declared`.
+    """
     from quantgate.checkpoints import unfold
     from quantgate.models.loading import torch_dtype
 
@@ -255,7 +267,7 @@ def unfolded(checkpoint: Checkpoint, texts: Path, source: str, model: ModelFiles
     key = UnfoldedKey(source, model.digest.whole, workshop.dtype, versions, unfold.VERSION)
     dtype = torch_dtype(workshop.dtype)
     return workshop.store.fetch(
-        key, lambda target: unfold.unfold(checkpoint, texts, dtype, target), what="an unpacked candidate"
+        key, lambda target: unfold.unfold(checkpoint, texts, dtype, target, inputs), what="an unpacked candidate"
     ).path
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.fields import torchao_type
 from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, total
@@ -29,37 +31,43 @@ def spread_out(scales: Tensor, shape: tuple[int, int], who: str) -> Tensor:
     return found.repeat_interleave(sizes[0], 0)[: shape[0]].repeat_interleave(sizes[1], 1)[:, : shape[1]]
 
 
-# --- FP8 in blocks ---------------------------------------------------------------------------------------------------
+# --- FP8 in blocks, or with one scale a matrix -----------------------------------------------------------------------
+
+
+def _fp8_scale(parts: Mapping[str, Any], who: str) -> str:
+    """Name of the weight's scale; whichever of the two it has, it multiplies."""
+    need(parts, who, "weight")
+    found = [name for name in ("weight_scale_inv", "weight_scale") if name in parts]
+    if len(found) != 1:
+        raise ModelError(
+            who, "no weight_scale_inv" if not found else "weight_scale_inv and weight_scale", expected="one of them"
+        )
+    return found[0]
 
 
 def _fp8_describe(headers: Headers, settings: Settings) -> StoredModule:
-    need(headers, settings["module"], "weight", "weight_scale_inv")
+    scale = headers[_fp8_scale(headers, settings["module"])]
     rows, columns = headers["weight"].shape
-    block = settings.get("weight_block_size") or (rows, columns)
-    return StoredModule(
-        "float",
-        8,
-        int(block[1]),
-        None,
-        headers["weight_scale_inv"].dtype,
-        total(headers),
-        (rows, columns),
-        int(block[0]),
-    )
+    if block := settings.get("weight_block_size"):
+        height, group = int(block[0]), int(block[1])
+    else:
+        height, group = 1, TENSOR if math.prod(scale.shape) == 1 else CHANNEL
+    return StoredModule("float", 8, group, None, scale.dtype, total(headers), (rows, columns), height)
 
 
 def _fp8_unpack(tensors: Tensors, settings: Settings) -> Tensor:
-    weight, scales = tensors["weight"].float(), tensors["weight_scale_inv"].float()
+    weight, scales = tensors["weight"].float(), tensors[_fp8_scale(tensors, settings["module"])].float()
     rows, columns = weight.shape
-    block = settings.get("weight_block_size") or (rows, columns)
-    wide = scales.reshape(-(-rows // block[0]), -(-columns // block[1]))
-    return weight * wide.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
+    if block := settings.get("weight_block_size"):
+        wide = scales.reshape(-(-rows // block[0]), -(-columns // block[1]))
+        return weight * wide.repeat_interleave(block[0], 0)[:rows].repeat_interleave(block[1], 1)[:, :columns]
+    return weight * scales.reshape(-1, 1)
 
 
 FP8: Final = PartsLayout(
     "fp8",
     ("fp8",),
-    re.compile(r"(?P<layer>.+)\.(?P<key>weight_scale_inv|activation_scale)"),
+    re.compile(r"(?P<layer>.+)\.(?P<key>weight_scale_inv|weight_scale|activation_scale|input_scale)"),
     _fp8_describe,
     _fp8_unpack,
 )

@@ -41,10 +41,11 @@ def e2m1_values(codes: Tensor) -> Tensor:
     return table[codes.to(torch.int64)]
 
 
-def simulate_float4(values: Tensor, kind: Literal["nvfp4", "mxfp4"]) -> Tensor:
-    """``values`` (float32 ``[n, features]``) as the format holds them, float32; NVFP4's common scale is each row's.
+def simulate_float4(values: Tensor, kind: Literal["nvfp4", "mxfp4"], common: Tensor | None = None) -> Tensor:
+    """``values`` (float32 ``[n, features]``) as the format holds them, float32.
 
-    Values that are not finite stay so: a broken model's inputs are not to look well.
+    ``common``: NVFP4's common scale, float32 ``[1]``, that was calibrated; None: each row has its own. Values that are
+    not finite stay so: a broken model's inputs are not to look well.
     """
     blocks = values.view(len(values), -1, BLOCK[kind])
     largest = blocks.abs().amax(2, keepdim=True)
@@ -52,7 +53,8 @@ def simulate_float4(values: Tensor, kind: Literal["nvfp4", "mxfp4"]) -> Tensor:
         scales = torch.exp2((torch.frexp(largest).exponent - 3).clamp(-E8M0_BIAS, E8M0_BIAS).to(torch.float32))
     else:
         top = largest.amax(1, keepdim=True).clamp(min=TINY)
-        divisor = torch.exp2(torch.log2(E4M3_TOP * E2M1[-1] / top).floor())
-        scales = round_float8((largest / E2M1[-1] * divisor).clamp(min=2.0**-9), "e4m3").to(torch.float32) / divisor
+        divisor = torch.exp2(torch.log2(E4M3_TOP * E2M1[-1] / top).floor()) if common is None else 1 / common
+        wanted = (largest / E2M1[-1] * divisor).clamp(2.0**-9, E4M3_TOP)  # a calibrated scale may be too small
+        scales = round_float8(wanted, "e4m3").to(torch.float32) / divisor
     rounded = e2m1_values(round_e2m1(blocks / scales)) * scales
     return torch.where(torch.isfinite(largest), rounded, torch.nan).view_as(values)

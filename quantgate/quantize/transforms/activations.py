@@ -66,6 +66,15 @@ def simulate_groups(x: Tensor, grid: UniformGrid, group_size: int) -> Tensor:
     return torch.cat(parts, -1)
 
 
+def simulate_float_groups(x: Tensor, kind: FloatFormat, group_size: int) -> Tensor:
+    """``x`` (``[tokens, features]``) in an 8-bit float format with a scale for each token and group, in its dtype."""
+    parts = []
+    for part in torch.split(x.to(torch.float32), group_size, dim=-1):
+        scale = float_scale(part.abs().amax(-1, keepdim=True), kind)
+        parts.append(float_steps(part, scale, kind).mul_(scale).to(x.dtype))
+    return torch.cat(parts, -1)
+
+
 class ActivationLinear(nn.Linear):
     """A linear layer that quantizes its input; ``scale`` and ``zero``: a static grid as `static_grid` gives it."""
 
@@ -86,7 +95,8 @@ class ActivationLinear(nn.Linear):
             rows = rows.to(input.dtype)
         if (kind := self.settings.kind) in ("nvfp4", "mxfp4"):
             chunks = torch.split(rows, _ROWS)
-            found = [floats.simulate_float4(each.to(torch.float32), kind) for each in chunks]
+            common = cast("Tensor | None", self.input_scale)
+            found = [floats.simulate_float4(each.to(torch.float32), kind, common) for each in chunks]
             rounded = torch.cat(found).to(rows.dtype)
             return nn.functional.linear(rounded, self.weight, self.bias).view(*input.shape[:-1], -1)
         if self.settings.granularity == "group":
@@ -128,6 +138,8 @@ class ActivationLinear(nn.Linear):
 
     def _grouped(self, rows: Tensor) -> Tensor:
         size = self.settings.group_size
+        if (kind := self.settings.kind) != "int":
+            return torch.cat([simulate_float_groups(chunk, kind, size) for chunk in torch.split(rows, _ROWS)])
         if self.settings.dynamic:
             return torch.cat([simulate_groups(chunk, self.grid, size) for chunk in torch.split(rows, _ROWS)])
         index = torch.arange(rows.shape[1], device=rows.device) // size

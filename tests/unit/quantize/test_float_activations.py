@@ -90,7 +90,7 @@ def test_a_broken_models_inputs_do_not_look_well(kind):
     [
         ({"bits": 4, "kind": "e4m3"}, "symmetric e4m3 of 4 bit; expected symmetric, 8 bit"),
         ({"kind": "e4m3", "sym": False}, "asymmetric e4m3"),
-        ({"kind": "e4m3", "granularity": "group"}, "e4m3 by group"),
+        ({"kind": "e4m3", "granularity": "group", "dynamic": False}, "static e4m3 by group"),
         ({"bits": 4, "kind": "nvfp4"}, "nvfp4 by token.*expected dynamic groups of 16"),
         ({"bits": 4, "kind": "mxfp4", "granularity": "group", "group_size": 16}, "dynamic groups of 32"),
     ],
