@@ -95,7 +95,7 @@ class Bench:
         name = subject.name
         return {
             "method": name,
-            "weights_bytes": {"reference": self.reference_bytes, "subject": stored_bytes(subject.path)},
+            "weights_bytes": {"reference": self.reference_bytes, "subject": _held(subject)},
             "memory": self._memory_rows(subject) if name in self._memory else None,
             "speed": self._executed(subject).speed_rows(self._speed[name]) if name in self._speed else None,
         }
@@ -118,7 +118,7 @@ class Bench:
     # --- measuring --------------------------------------------------------------------------------------------------
 
     def _bytes(self, subject: Subject) -> tuple[tuple[ItemOutcome], tuple[ItemOutcome]]:
-        before, after = self.reference_bytes / GIB, stored_bytes(subject.path) / GIB
+        before, after = self.reference_bytes / GIB, _held(subject) / GIB
         return (ItemOutcome("files", "", before),), (ItemOutcome("files", "", after),)
 
     def _repeated(
@@ -198,11 +198,16 @@ class Bench:
 
     def _memory_rows(self, subject: Subject) -> list[dict[str, Any]]:
         reference = memory_row(self._memory[""], self.reference_bytes)
-        row = memory_row(self._memory[subject.name], stored_bytes(subject.path))
+        row = memory_row(self._memory[subject.name], _held(subject))
         deployed = self._executed(subject).deployed(self.options.workloads[0])
         more = {} if deployed is None else {"deployed": deployed}
         called = self.evaluation.options.called
         return [{"name": f"{called}:16-bit".lstrip(":"), **reference}, {"name": subject.name, **row, **more}]
+
+
+def _held(subject: Subject) -> int:
+    """Bytes of the subject's tensors as whoever made it stores them."""
+    return subject.held or stored_bytes(subject.path)
 
 
 def _peak(found: Mapping[str, Any]) -> float:

@@ -19,7 +19,7 @@ from quantgate.core.errors import ModelError, translated
 from quantgate.models.files import WeightFiles, weight_files
 
 _MAX_HEADER: Final = 100 * 1000**2  # the format's own bound
-_BITS: Final = {
+BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -114,7 +114,7 @@ def _entries(header: dict[str, Any], path: Path, start: int, size: int) -> dict[
     for name, entry in header.items():
         begin, end = _sizes(entry["data_offsets"], name)
         shape = _sizes(entry["shape"], name)
-        if 8 * (end - begin) != math.prod(shape) * _BITS[entry["dtype"]]:
+        if 8 * (end - begin) != math.prod(shape) * BITS[entry["dtype"]]:
             raise ValueError(f"{name} has {end - begin} bytes")
         found[name] = StoredTensor(name, entry["dtype"], shape, path, start + begin, start + end)
     place = start

@@ -30,7 +30,7 @@ from quantgate.models.hub import check_place, is_on_hub, local
 from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.quantized import quantized_tensors
 from quantgate.models.source import ModelFiles, check_model_directory
-from quantgate.models.tensors import StoredTensor, read_tensor, stored
+from quantgate.models.tensors import BITS, StoredTensor, read_tensor, stored
 from quantgate.models.unchanged import stamps
 from quantgate.quantize.base import Method, QuantizationRecord
 from quantgate.quantize.calibration.samples import Calibration
@@ -359,8 +359,16 @@ def _inspect(reference: Path, checkpoint: Checkpoint, method: Method, declared: 
     share = kept / max(weights + kept, 1)
     return Subject(
         method, directory_of(method), record, "", True, tuple(found.unchanged), on_grid=tuple(found.on_grid),
-        kept=tuple(found.kept), kept_share=share,
+        kept=tuple(found.kept), kept_share=share, held=_held(checkpoint) if declared.reader == "unfolded" else 0,
     )  # fmt: skip
+
+
+def _held(checkpoint: Checkpoint) -> int:
+    """Bytes of all of its tensors; an adapter's beside those of what it is added to."""
+    added: Mapping[str, Mapping[str, StoredTensor]] = getattr(checkpoint, "added", {})
+    parts = [each for name, pair in added.items() if name not in checkpoint.modules for each in pair.values()]
+    others = sum(math.prod(shape) * BITS.get(dtype, 16) // 8 for dtype, shape in checkpoint.plain.values())
+    return sum(each.nbytes for each in checkpoint.modules.values()) + sum(each.nbytes for each in parts) + others
 
 
 def _nominal(checkpoint: Checkpoint) -> int:

@@ -46,6 +46,7 @@ class Subject:
     ``stamps``: of its files, taken before anything was read.
     ``kept``: modules that the configuration declares to stay in 16 bit; ``kept_share``: of the blocks' weights.
     ``loader``: reads such files; None: as we write them. ``called``: its name within the run (`SubjectSpec.id`).
+    ``held``: bytes of its tensors as they are stored, where ``path`` has them unpacked; 0: those of ``path``.
     ``engine``: what answers for it; None: the run's own. ``served``: what a server says and can, for the record.
     """
 
@@ -63,6 +64,7 @@ class Subject:
     stamps: Stamps = ()
     loader: Loader | None = field(default=None, compare=False, repr=False)
     called: str = ""
+    held: int = 0
     engine: EngineRow | None = field(default=None, compare=False, repr=False)
     served: Mapping[str, Any] = field(default_factory=dict)
 

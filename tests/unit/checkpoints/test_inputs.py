@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
+from quantgate.efficiency.weights import stored_bytes
 from quantgate.models.source import resolve_model
 from quantgate.store.store import Store
 from quantgate.subjects.candidates import open_candidate, parse_candidate
@@ -150,6 +151,24 @@ def test_inputs_are_rounded_as_the_runtime_rounds_them(make, config, inputs, tmp
     wanted, without = expected(path, inputs), expected(path, lambda x: x)
     apart = (found - wanted).abs().max()
     assert apart < 0.02 * (without - wanted).abs().max()
+
+
+UNPACKED = ["ar_auto_round", "ar_auto_round_auto_awq", "ao_int8", "ao_fp8", "hqq4", "quanto_int4"]
+
+
+@pytest.mark.parametrize("name", UNPACKED)
+def test_the_size_is_that_of_the_files_and_not_of_what_they_are_unpacked_to(name, tmp_path):
+    path = tmp_path / name
+    shutil.copytree(REFERENCE.parent / name, path)
+    for file in REFERENCE.glob("tokenizer*"):
+        shutil.copyfile(file, path / file.name)
+    assert opened(path, tmp_path).held == stored_bytes(path) < stored_bytes(REFERENCE)
+
+
+def test_an_adapter_is_as_large_as_what_it_is_added_to_and_itself(tmp_path):
+    path = REFERENCE.parent / "lora"
+    own = sum(each.nbytes for each in load_file(path / "adapter_model.safetensors").values())
+    assert opened(path, tmp_path).held == stored_bytes(REFERENCE) + own
 
 
 def test_another_scheme_is_another_subject(tmp_path):
