@@ -1,7 +1,7 @@
 """The command line: ``quantgate COMMAND ...``, or ``python -m quantgate COMMAND ...``.
 
 A new command is a module with ``add_arguments`` and ``run`` and a row in `COMMANDS`. Exit codes are those of the suite:
-0 done, 1 failed, 4 wrong usage.
+0 done, 1 failed, 4 wrong usage: also for models, data, checkpoints and policies that cannot be used, whoever made them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from quantgate import auditing, diagnose, doctor, export, inspecting, listing, search, starting, statistics, tune
 from quantgate.core.configuration import configuration
-from quantgate.core.errors import QuantgateError, UsageError
+from quantgate.core.errors import EngineError, QuantgateError, StoreError
 from quantgate.core.progress import Progress
 from quantgate.core.registry import check_packages
 from quantgate.core.words import for_stream
@@ -23,7 +23,10 @@ from quantgate.fixtures import command as suite
 from quantgate.fixtures.options import declared_options
 from quantgate.reports import again, check, imported
 
+_FAILED: Final = 1
 _WRONG_USAGE: Final = 4
+_OF_THE_MACHINE: Final = (StoreError, EngineError)
+"""What the same words may do without elsewhere, or later: everything else has to be given otherwise."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.command.run(args, progress)
     except QuantgateError as error:
         print(for_stream(f"quantgate {args.command.name}: {error}", sys.stderr), file=sys.stderr)
-        return _WRONG_USAGE if isinstance(error, UsageError) else 1
+        return _FAILED if isinstance(error, _OF_THE_MACHINE) else _WRONG_USAGE
     return code
 
 

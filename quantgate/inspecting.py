@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core.arguments import names, whole_number
-from quantgate.core.errors import DataError
+from quantgate.core.errors import DataError, UsageError
+from quantgate.core.naming import suggestion
 from quantgate.core.progress import Progress
 from quantgate.diagnose import add_common, check, evaluation_of
 from quantgate.quantize.catalogue.methods import get_methods
 from quantgate.store.store import write_atomically
+from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.data import BUNDLED_DATA, open_data
 from quantgate.tasks.table import select_tasks
 
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     """
     methods = get_methods(args.methods)
     data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
+    if args.text not in CORPORA:
+        raise UsageError("--text", f"unknown text {args.text!r}", hint=suggestion(args.text, list(CORPORA)))
     tasks = select_tasks([f"perplexity_{args.text}"], data, progress.note)
     check(args, methods, data, {"--out": args.out})
     from quantgate.diagnosis.inside import COLUMNS, compared, layers_by_block, look, rows

@@ -92,10 +92,11 @@ def mixable(wanted: list[str], who: str) -> list[Method]:
     """Rows that quantize weights layer by layer. Raises UsageError of ``who`` for any other."""
     methods = get_methods(wanted)
     for method in methods:
-        if method.algorithm == NO_WEIGHTS or method.transformation or method.activations or method.kv_cache:
+        more = (method.transformation, method.rotation, method.activations, method.kv_cache)
+        if method.algorithm == NO_WEIGHTS or any(more):
             raise UsageError(
                 f"{who} {method.id}" if who.startswith("-") else who,
-                "it changes more than weights of single layers (scales folded into norms, inputs, keys and values)",
+                "it changes more than weights of single layers (norms, inputs, keys and values, or it rotates all)",
                 expected="rows of weights alone, for example rtn3, gptq4, hqq4, nf4",
             )
     return methods

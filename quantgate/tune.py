@@ -18,6 +18,8 @@ from quantgate.core.errors import UsageError
 from quantgate.core.naming import suggestion
 from quantgate.core.progress import Progress
 from quantgate.diagnose import add_common, check, evaluation_of
+from quantgate.quantize.base import Method
+from quantgate.quantize.settings import Int8Settings
 from quantgate.search import check_policy, mixable
 from quantgate.store.store import write_atomically
 from quantgate.tasks.data import BUNDLED_DATA, open_data
@@ -68,7 +70,8 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     """
     check_policy(args.policy)
     (method,) = mixable([args.method], args.method)
-    _check_ways(args)
+    _check_ways(args, method)
+    _check_place(args.out)
     data = open_data(args.data, BUNDLED_DATA, offline=args.offline)
     tasks = select_tasks(args.tasks or ["kld_prose"], data, progress.note)
     check(args, [method], data, {"--out": args.out})
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     from quantgate.compensation.ways import Desk
 
     evaluation = evaluation_of(args, tasks, data, progress, args.policy, baselines=False)
+    _begin(args.out, method)
     budget = Budget(args.rank, args.alpha, args.steps, args.batch, args.length, args.rate, args.loss, args.seed)
     record = compensate(Desk(evaluation, method, budget, args.out), args.ways, tasks)
     record |= {
@@ -90,7 +94,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     return int(not passes(record))
 
 
-def _check_ways(args: argparse.Namespace) -> None:
+def _check_ways(args: argparse.Namespace, method: Method) -> None:
     for way in args.ways:
         if way not in WAYS:
             raise UsageError("--ways", f"unknown way {way!r}", expected=", ".join(WAYS), hint=suggestion(way, WAYS))
@@ -101,8 +105,31 @@ def _check_ways(args: argparse.Namespace) -> None:
             "--loss original", "the way 'before' beside it: the original has nothing to learn from itself",
             expected="--ways after, requantized, eora",
         )  # fmt: skip
+    if isinstance(method.settings, Int8Settings) and (beside := [way for way in args.ways if way != "before"]):
+        raise UsageError(
+            method.id, f"it multiplies integers, beside which {', '.join(beside)} can put nothing",
+            expected="--ways before, or a row whose weights are unpacked",
+        )  # fmt: skip
+
+
+def _check_place(place: Path) -> None:
+    """Folders in ``place`` are replaced: refuse one that holds what no earlier command of this kind has begun."""
+    try:
+        foreign = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
+    except OSError as error:
+        raise UsageError(f"--out {place}", f"cannot be read ({error.strerror})", expected="a directory") from error
+    if foreign and FILES[0] not in foreign:
+        raise UsageError(
+            f"--out {place}", f"it holds {foreign[0]!r}, which would be in the way",
+            expected=f"a directory that is empty, not there yet, or has the {FILES[0]} of an earlier command",
+        )  # fmt: skip
+
+
+def _begin(place: Path, method: Method) -> None:
+    """Mark ``place`` as this command's, so that it may be asked again if it is killed."""
+    write_atomically(place / FILES[0], json.dumps({"method": method.id, "unfinished": True}) + "\n")
 
 
 def _write(place: Path, record: dict[str, Any], lines: Callable[[dict[str, Any]], Any]) -> None:
-    write_atomically(place / "tune.json", json.dumps(record, indent=1) + "\n")
-    write_atomically(place / "tune.txt", "\n".join(lines(record)) + "\n")
+    write_atomically(place / FILES[0], json.dumps(record, indent=1) + "\n")
+    write_atomically(place / FILES[1], "\n".join(lines(record)) + "\n")

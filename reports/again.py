@@ -13,6 +13,7 @@ from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.reports import runs
 from quantgate.reports.beside import Row, beside
+from quantgate.reports.check import check_there
 from quantgate.reports.lm_eval_out import write_samples
 from quantgate.reports.report import Report
 from quantgate.reports.reporters import drawn
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 
     Raises:
         StoreError: a report cannot be read.
-        UsageError: one run without a place to write to, or lm-eval's files of several.
+        UsageError: no such report, one run without a place to write to, or lm-eval's files of several.
     """
     single = len(args.runs) == 1
     places = [args.out, args.lm_eval, args.submit]
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     for option, place in zip(("--out", "--lm-eval", "--submit"), places, strict=True):
         if place is not None:
             check_writable(place, option)
+    for place in args.runs:
+        check_there(place)
     reports = [load_report(place) for place in args.runs]
     if args.lm_eval is not None:
         print("\n".join(map(str, write_samples(reports[0], args.lm_eval))))

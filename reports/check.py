@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantgate.core.cases import CaseKey
+from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.core.words import say
@@ -29,6 +30,14 @@ def drawn_again(
     return {row.file: texts.get(row.file, "") for row in DRAWINGS if row.repeatable}
 
 
+def check_there(place: Path) -> None:
+    """Raise UsageError for a report that is typed and not there."""
+    if not place.exists():
+        raise UsageError(
+            f"report {place}", "no such file or directory", expected="report.json of a run, or its directory"
+        )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``quantgate verify``."""
     parser.add_argument("report", type=Path, help="report.json, or the directory it lies in")
@@ -42,6 +51,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
 
     A report of the first format does not stand: what it decides was never sealed, so anybody may have written it.
     """
+    check_there(args.report)
     add_task_files(args.task_file)
     findings = verify(args.report, drawn_again)
     if args.json:

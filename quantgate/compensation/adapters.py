@@ -7,6 +7,8 @@ that the terms are added to; without it they belong to the 16-bit original (`qua
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -56,23 +58,40 @@ def put_together(adapter: Path, base: Path | None, target: Path) -> Path:
     Raises:
         StoreError: it cannot be written.
     """
+    with _written(target):
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(adapter / name, target / name)
+        if base is not None:
+            _copy(base, target / BASE)
+    return target
+
+
+def copy_checkpoint(source: Path, target: Path) -> Path:
+    """The files of a checkpoint in the store, without the store's own, as the folder ``target``.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    with _written(target):
+        _copy(source, target)
+    return target
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[None]:
+    """An empty folder, in the place of what an earlier command left there: two checkpoints in one are neither."""
     try:
         if target.exists():
             shutil.rmtree(target)
         target.mkdir(parents=True)
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(adapter / name, target / name)
-        if base is not None:
-            copy_checkpoint(base, target / BASE)
+        yield
     except OSError as error:
         raise StoreError(f"--out {target}", f"cannot be written ({error.strerror or error})",
                          expected="a writable directory with free space") from error  # fmt: skip
-    return target
 
 
-def copy_checkpoint(source: Path, target: Path) -> None:
-    """The files of a checkpoint in the store, without the store's own."""
-    target.mkdir(parents=True, exist_ok=True)
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
     for file in sorted(source.iterdir()):
         if file.is_file() and file.name != ENTRY:
             shutil.copyfile(file, target / file.name)

@@ -29,7 +29,7 @@ def compensate(desk: Desk, ways: Sequence[str], tasks: Sequence[Task]) -> dict[s
         way = WAYS[name]
         desk.evaluation.progress.note(f"{desk.method.id}, {name}: {way.summary}")
         folder, facts = way.make(desk)
-        candidate = parse_candidate(f"{desk.method.id}-{name}={folder}")
+        candidate = parse_candidate(f"{desk.method.id}-{name}={folder.resolve()}")  # a folder, whatever it is called
         rows.append(_row(desk, candidate, name, way.summary, facts, tasks))
     return {"schema": SCHEMA, "method": desk.method.id, "subjects": rows, "answer": sentence(rows)}
 

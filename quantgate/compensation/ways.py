@@ -94,9 +94,7 @@ class Desk:
         files = ModelFiles(f"{model.id} with {name}", "", merged, digest_model(merged))
         text = self.evaluation.questions.calibration() if self.method.needs_calibration else None
         made = make_subject(files, self.method, text, self.workshop)
-        target = self.place / name
-        copy_checkpoint(made.path, target)
-        return target
+        return copy_checkpoint(made.path, self.place / name)
 
 
 def _load(desk: Desk, base: Subject | None) -> Any:

@@ -42,6 +42,8 @@ def diagnose(
         QuantgateError: it cannot be made or opened, or its modules cannot be exchanged with the reference's.
     """
     opened = evaluation.subject(subject)
+    for problem in opened.problems():
+        progress.note(f"{opened.name}: {problem}; a run calls it invalid")
     evaluation.release()
     device = evaluation.options.device
     with translated(
@@ -65,6 +67,7 @@ def _facts(evaluation: Evaluation, opened: Any, tasks: Sequence[Task], wish: Wis
         "model": evaluation.model.id,
         "subject": opened.name,
         "weights": opened.digest_loaded,
+        "problems": opened.problems(),
         "bits_effective": opened.record.bits_effective,
         "tasks": [task.id for task in tasks],
         "length": wish.length,

@@ -4,7 +4,16 @@ import sys
 import pytest
 
 from quantgate import cli
-from quantgate.core.errors import DataError, UsageError
+from quantgate.core.errors import (
+    DataError,
+    EngineError,
+    MethodError,
+    ModelError,
+    PolicyError,
+    ProvenanceError,
+    StoreError,
+    UsageError,
+)
 from quantgate.core.places import EVALS
 
 
@@ -18,7 +27,10 @@ def test_a_command_is_a_row(monkeypatch, capsys):
     assert capsys.readouterr().out == "hello reader\n"
 
 
-@pytest.mark.parametrize(("kind", "code"), [(UsageError, 4), (DataError, 1)])
+@pytest.mark.parametrize(("kind", "code"), [
+    (UsageError, 4), (DataError, 4), (ModelError, 4), (MethodError, 4), (PolicyError, 4), (ProvenanceError, 4),
+    (StoreError, 1), (EngineError, 1),
+])  # fmt: skip
 def test_errors_are_one_line_and_a_code(kind, code, monkeypatch, capsys):
     def fail(args, progress):
         raise kind("the file", "empty", expected="rows")
@@ -78,7 +90,7 @@ def test_a_log_gets_one_line_a_step(capsys):
 
 
 def test_a_missing_report_and_an_unknown_method_are_said_in_words(tmp_path, capsys):
-    assert cli.main(["verify", str(tmp_path / "nowhere")]) == 1
-    assert "cannot be read (there is no such file); expected report.json of a run" in capsys.readouterr().err
+    assert cli.main(["verify", str(tmp_path / "nowhere")]) == 4
+    assert "no such file or directory; expected report.json of a run, or its directory" in capsys.readouterr().err
     assert cli.main(["export", "gptq9", str(tmp_path / "out")]) == 4
     assert "quantgate export: method: unknown method 'gptq9'; did you mean" in capsys.readouterr().err

@@ -284,7 +284,7 @@ def test_a_run_is_written_as_lm_eval_does(told, place, tmp_path):
 def test_a_report_needs_a_place_or_company(told, place):
     first = place("a", payload("gptq4", 0.8))
     assert told("report", first)[0] == 4
-    assert told("report", first / "nothing", first)[0] == 1
+    assert told("report", first / "nothing", first)[0] == 4
 
 
 def test_the_same_case_of_two_calibration_sets_is_two_rows(told, place):

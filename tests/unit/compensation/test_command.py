@@ -116,10 +116,14 @@ def test_a_base_whose_inputs_are_quantized_is_refused(place, tmp_path):
 
 @pytest.mark.parametrize(("words", "said"), [
     (("tune", "gptq33"), "gptq33"),
-    (("tune", "awq4"), "folded into norms"),
+    (("tune", "awq4"), "more than weights of single layers"),
+    (("tune", "quarot-rtn-w4"), "or it rotates all"),
     (("tune", "rtn3", "--ways", "afterwards"), "unknown way 'afterwards'; expected before, after, requantized, eora"),
     (("tune", "rtn3", "--ways", "eora,eora"), "each of them once"),
     (("tune", "rtn3", "--loss", "original"), "the original has nothing to learn from itself"),
+    (("tune", "int8"), "it multiplies integers, beside which after, requantized, eora can put nothing"),
+    (("tune", "rtn3", "--data", "no-such-folder"), "'no-such-folder' is no directory"),
+    (("tune", "rtn3", "--calibration", "no-such-set"), "no-such-set"),
     (("tune", "rtn3", "--rank", "0"), "at least 1"),
     (("tune", "rtn3", "--rate", "nan"), "a number above 0"),
     (("tune", "rtn3", "--tasks", "nothing"), "nothing"),
@@ -132,3 +136,31 @@ def test_what_is_wrong_is_said_in_one_sentence(capsys, place, words, said):
         code, out, err = stop.code, shown.out, shown.err
     assert (code, out, said in err.strip().splitlines()[-1], "Traceback" in err) == (4, "", True, False)
     assert not (place / "wrong").exists()
+
+
+def test_what_somebody_keeps_in_the_directory_is_not_replaced(capsys, place, tmp_path):
+    kept = tmp_path / "work" / "after" / "thesis.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("years of work")
+    code, out, err = told(capsys, place, "tune", "rtn4", *BUDGET, "--out", tmp_path / "work")
+    assert (code, out) == (4, "")
+    assert "it holds 'after', which would be in the way; expected a directory that is empty" in err
+    assert kept.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["hub:a", "a=b", "http://a"])
+def test_a_command_that_was_killed_is_asked_again_in_a_place_of_any_name(capsys, place, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    words = ("tune", "rtn4", *BUDGET, "--limit", 4, "--policy", place / "policy.toml", "--ways", "before")
+    monkeypatch.setattr("quantgate.compensation.ways.copy_checkpoint", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        told(capsys, place, *words, "--out", name)
+    begun = json.loads((tmp_path / name / "tune.json").read_text())
+    assert begun == {"method": "rtn4", "unfinished": True}
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name / "before").mkdir()
+    (tmp_path / name / "before" / "model-00001-of-00002.safetensors").write_text("half a file")
+    code, _, err = told(capsys, place, *words, "--out", name)
+    assert code == 0, err
+    assert not (tmp_path / name / "before" / "model-00001-of-00002.safetensors").exists()

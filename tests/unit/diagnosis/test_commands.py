@@ -114,7 +114,8 @@ def test_a_search_writes_a_recipe_that_loads_and_goes_on_from_the_store(capsys, 
     (("diagnose", "gptq33"), "gptq33"),
     (("diagnose", "rtn3", "--tasks", "no_such_task"), "no_such_task"),
     (("diagnose", "rtn3", "--device", "banana"), "banana"),
-    (("search", "--methods", "awq4,rtn3"), "folded into norms"),
+    (("search", "--methods", "awq4,rtn3"), "more than weights of single layers"),
+    (("search", "--methods", "quarot-rtn-w4,rtn4"), "or it rotates all"),
     (("search", "--methods", "rtn3", "--tasks", "nothing"), "nothing"),
     (("search", "--methods", "rtn3", "--tasks", "weight_bytes"), "'weight_bytes' is a measurement, without items"),
     (("search", "--methods", "rtn3", "--policy", "no-such.toml"), "no-such.toml"),
@@ -124,3 +125,13 @@ def test_what_is_wrong_is_said_in_one_sentence(capsys, place, words, said):
     code, out, err = told(capsys, place, *words)
     told_at_last = err.strip().splitlines()[-1]  # before it, what the items are
     assert (code, out, said in told_at_last, "Traceback" in err) == (4, "", True, False)
+
+
+def test_a_candidate_of_another_model_is_named_as_what_a_run_calls_invalid(capsys, place, tmp_path):
+    other = make_model_dir(tmp_path / "other", seed=7, layers=3)
+    few = ("--limit", 2, "--length", 8, "--exact", 1, "--marginal", 0, "--probes", 1)
+    code, _, err = told(capsys, place, "diagnose", f"other={other}", *few, "--out", tmp_path / "why")
+    assert code == 0
+    assert "quantgate: other: " in err
+    assert "; a run calls it invalid" in err
+    assert json.loads((tmp_path / "why" / "diagnosis.json").read_text())["problems"]
