@@ -7,7 +7,7 @@ scales of another matrix, of another order, of zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -64,6 +64,13 @@ class Folds:
         """``ratio``: the candidate's norm by the reference's."""
         if not _is_one(ratio):
             self.norms[name] = ratio
+
+    def forget(self, modules: Collection[str]) -> None:
+        """Take back what was found of ``modules``."""
+        for name in modules:
+            self.rows.pop(name, None)
+            self.columns.pop(name, None)
+            self.gains.pop(name, None)
 
     def findings(self, config: Mapping[str, Any]) -> Iterator[Finding]:
         """Those without a counterpart, as an error; the others as a fact. ``config``: config.json."""

@@ -26,7 +26,7 @@ from quantgate.core.words import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 6  # counts up when other things are found in the same files
+VERSION: Final = 7  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -63,6 +63,7 @@ class _Seen:
     same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     shifted: dict[str, float] = field(default_factory=dict)
     rounded: set[str] = field(default_factory=set)  # to few bits before they were stored in more
+    unexplained: list[str] = field(default_factory=list)  # what differs is hardly less once the best factors are off
 
     def forget(self, module: str) -> None:
         """Take back what was measured of one matrix."""
@@ -96,7 +97,10 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
         for name in _plain_matrices(checkpoint, ours):
             _look_plain(name, checkpoint, ours, seen)
         findings += _in_order(checkpoint, ours, seen)
-        findings += [*_others(checkpoint, ours, seen), *seen.folds.findings(checkpoint.config)]
+        findings += [*_others(checkpoint, ours, seen)]
+        if _usually(seen) > _USUAL:  # a fine-tune, say: other weights all over, and no factors
+            seen.folds.forget(seen.unexplained)
+        findings += seen.folds.findings(checkpoint.config)
     findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
     order = {ERROR: 0, WARNING: 1, FACT: 2}
     return Audit(checkpoint.layout, tuple(seen.rows), tuple(sorted(findings, key=lambda each: order[each.level])))
@@ -231,7 +235,10 @@ def _check_groups(
     if fit is None and matrices.spread(*matrices.sampled(weight, found), stored.group) > allowed:
         fit = matrices.fit_scales(weight, found)
     if fit is not None:
+        error = matrices.plain_distance(*matrices.sampled(weight, found))
         seen.folds.add(module, fit.rows, fit.columns)
+        if fit.error >= max(_HALF * error, _USUAL * least):
+            seen.unexplained.append(module)
         if (apart := matrices.spread(fit.scaled, found, stored.group)) > allowed:
             seen.apart[module] = apart
 
@@ -346,9 +353,8 @@ def _structure(seen: _Seen) -> Iterator[Finding]:
 
 def _values(seen: _Seen) -> Iterator[Finding]:
     """What is measured over all matrices, and what is only odd."""
-    rows = [row for row in seen.rows if row.module not in seen.rounded]
-    times = [row.error / row.least for row in rows if row.error is not None and row.least and row.least < 1]
-    if times and (usual := statistics.median(times)) > _USUAL:
+    times = _times(seen)
+    if (usual := _usually(seen)) > _USUAL:
         sentence = (
             f"{_matrices(times)} {usual:.0f} times as far from the reference's as rounding to their own steps "
             f"puts them (median; up to {_USUAL:g} is usual)"
@@ -376,6 +382,17 @@ def _values(seen: _Seen) -> Iterator[Finding]:
         yield Finding(
             "zero_scales", WARNING, f"scales of zero in {named(seen.zero)}", tuple(seen.zero), dict(seen.zero)
         )
+
+
+def _times(seen: _Seen) -> list[float]:
+    """How many times as far from the reference's as the nearest values of its grid every matrix is."""
+    rows = [row for row in seen.rows if row.module not in seen.rounded]
+    return [row.error / row.least for row in rows if row.error is not None and row.least and row.least < 1]
+
+
+def _usually(seen: _Seen) -> float:
+    """The median of `_times`; 0 where nothing was measured."""
+    return statistics.median(_times(seen) or [0.0])
 
 
 def _neighbours(rows: Iterable[MatrixRow]) -> Iterator[Finding]:

@@ -2,12 +2,20 @@
 
 import csv
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from quantgate.cli import main
+from quantgate.core.errors import UsageError
+from quantgate.fixtures.models import references
 from tests.conftest import make_model_dir
+
+ALONE = {
+    "revision": None, "study": None, "calibration": "dialogues", "calibration_seeds": 1, "statistics": [],
+    "forms": None, "tokenizer": None,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +80,20 @@ def test_a_candidate_is_judged_against_the_first_model_only(gate, tiny_model, sm
     gate.run("--model", tiny_model, "--model", small, "--candidate", f"ours={made}")
     found = [(each["model"], each["method"]) for each in gate.report["results"]]
     assert found == [("", "rtn8"), ("", "ours"), ("small", "rtn8")]
+
+
+def test_a_link_gives_a_model_another_name(tiny_model, small, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "final").symlink_to(small)
+    (tmp_path / "other").symlink_to(small)
+    places = [str(tiny_model), str(tmp_path / "a" / "final")]
+    found = references(Namespace(**ALONE, model=[*places, str(make_model_dir(tmp_path / "c" / "last"))]))
+    assert [each.called for each in found] == ["", "final", "last"]
+    with pytest.raises(UsageError, match="the same model twice"):
+        references(Namespace(**ALONE, model=[*places, str(tmp_path / "other")]))
+    (tmp_path / "d" / "final").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"both called 'final'.*reach one of them by a link with another name"):
+        references(Namespace(**ALONE, model=[*places, str(tmp_path / "d" / "final")]))
 
 
 def test_one_model_says_nothing_about_others(gate):

@@ -1,13 +1,19 @@
 """The audit of checkpoints that other tools wrote (tests/fixtures-src), whole and damaged."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints.audit import check_complete
 from quantgate.checkpoints.findings import ERROR, WARNING, from_record
 from quantgate.checkpoints.inspection import inspect
 from quantgate.core.errors import ModelError
+from quantgate.core.progress import Silent
+from quantgate.quantize.catalogue.methods import get_method
+from quantgate.subjects.make import quantize_checkpoint
 from tests.unit.checkpoints.damages import DAMAGES, HARMLESS, damaged
 
 DATA = Path(__file__).parents[2] / "data" / "checkpoints"
@@ -92,3 +98,18 @@ def test_what_computes_the_same_is_no_error(name, change, tmp_path):
     check_complete(REFERENCE, path, name)
     found = inspect(path, REFERENCE, name)
     assert [each.sentence for each in found.of_level(ERROR)] == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_model_that_was_tuned_far_away_is_not_the_references_times_factors(share, tmp_path):
+    tuned = shutil.copytree(REFERENCE, tmp_path / "tuned")
+    tensors = load_file(REFERENCE / "model.safetensors")
+    draw = torch.Generator().manual_seed(1)
+    for name, each in tensors.items():
+        if ".layers." in name and each.ndim == 2:
+            change = torch.randn(len(each), 8, generator=draw) @ torch.randn(8, each.shape[1], generator=draw)
+            tensors[name] = (each + change * (share * each.float().norm() / change.norm())).to(each.dtype)
+    save_file(tensors, tuned / "model.safetensors", metadata={"format": "pt"})
+    quantize_checkpoint(tuned, get_method("rtn3"), None, tmp_path / "made", progress=Silent())
+    found = inspect(tmp_path / "made", REFERENCE, "tuned")
+    assert [each.code for each in found.of_level(ERROR)] == (["far_from_rounding"] if share > 0.5 else [])
