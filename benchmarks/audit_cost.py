@@ -30,6 +30,8 @@ print(time.monotonic() - start, usage.ru_utime + usage.ru_stime)
 """
 AUDIT = """
 import sys, threading, time, resource
+from quantgate.core.memory import large_pages
+large_pages()  # as the command does
 import torch
 torch.set_num_threads(int(sys.argv[3]))
 from pathlib import Path

@@ -3,9 +3,10 @@
     python benchmarks/readers_oracle.py REFERENCE CHECKPOINT...
 
 Each checkpoint is run twice over the same text: once by its own tool (transformers with bitsandbytes, torchao or
-compressed-tensors; hqq and quanto by their own modules; peft; llama.cpp through xllamacpp for GGUF files), once as
-16-bit weights that our reader unpacked. Printed: perplexity of both, and the mean KL divergence of ours from the
-tool's, in nats. llama.cpp is asked for whole distributions at a few positions, on which its perplexity rests.
+compressed-tensors; GPTQModel for GPTQ and AWQ; hqq and quanto by their own modules; peft; llama.cpp through xllamacpp
+for GGUF files), once as 16-bit weights that our reader unpacked, with the inputs of its layers rounded by formulas
+that stand here where compressed-tensors declares it. Printed: perplexity of both, and the mean KL divergence of ours
+from the tool's, in nats. llama.cpp is asked for whole distributions at a few positions, on which its perplexity rests.
 Needs the tools beside quantgate in one environment.
 """
 
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quantgate.checkpoints.checkpoint import load_quantized
 from quantgate.checkpoints.declared import read_declared
+from quantgate.checkpoints.layouts.compressed import scheme_of
 from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.checkpoints.unfold import unfold
 
@@ -52,7 +55,61 @@ def ours(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Tenso
         return logits_of(load_quantized(place, dtype), ids)
     with tempfile.TemporaryDirectory() as work:
         unfold(open_checkpoint(place, reference, place.name), reference, dtype, Path(work))
-        return logits_of(AutoModelForCausalLM.from_pretrained(work, dtype=dtype), ids)
+        model = AutoModelForCausalLM.from_pretrained(work, dtype=dtype)
+        if place.is_dir() and (place / "config.json").is_file():
+            round_inputs(model, place)
+        return logits_of(model, ids)
+
+
+def round_inputs(model: Any, place: Path) -> None:
+    """Round what goes into linear layers as compressed-tensors declares it; nothing where it does not."""
+    declared = json.loads((place / "config.json").read_text()).get("quantization_config", {})
+    if declared.get("quant_method") != "compressed-tensors":
+        return
+    state = {name: tensor for file in place.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name not in declared["ignore"]:
+            how = scheme_of(declared, name).get("input_activations")
+            if how:
+                scale = state.get(f"{name}.input_scale", state.get(f"{name}.input_global_scale"))
+                layer.register_forward_pre_hook(lambda _, given, how=how, scale=scale: (rounded(given[0], how, scale),))
+
+
+def rounded(values: Tensor, how: dict[str, Any], scale: Tensor | None) -> Tensor:
+    """``values`` (``[..., features]``) on the declared grid, in their dtype; ``scale``: the stored one."""
+    wide = values.float()
+    if how["num_bits"] == 4:  # nvfp4: 16 features share an FP8 scale, all of them the stored one
+        blocks = wide.unflatten(-1, (-1, 16))
+        shared = (scale * blocks.abs().amax(-1, keepdim=True) / 6).clamp(max=448).to(
+            torch.float8_e4m3fn
+        ).float() / scale
+        shared = torch.where(shared == 0, 1.0, shared)
+        levels = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+        steps = (blocks / shared).clamp(-6, 6)
+        # halves go to the even code: between codes k and k + 1 to the left for even k
+        middle = (levels[1:] + levels[:-1]) / 2
+        size = steps.abs()
+        code = torch.bucketize(size, middle) + ((size.unsqueeze(-1) == middle[1::2]).any(-1)).long()
+        return (levels[code] * steps.sign() * shared).flatten(-2).to(values.dtype)
+    if how["dynamic"]:
+        top = 448.0 if how["type"] == "float" else 127.5
+        scale = (wide.abs().amax(-1, keepdim=True) / top).to(values.dtype).clamp(min=1e-30)
+    assert scale is not None
+    steps = wide / scale.float()
+    if how["type"] == "float":
+        steps = steps.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+    else:
+        steps = steps.round().clamp(-128, 127)
+    return (steps * scale.float()).to(values.dtype)
+
+
+def by_gptqmodel(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """GPTQModel's own layers in plain torch."""
+    from gptqmodel import BACKEND, GPTQModel
+
+    kind = json.loads((place / "config.json").read_text())["quantization_config"]["quant_method"]
+    backend = BACKEND.GPTQ_TORCH if kind == "gptq" else BACKEND.AWQ_TORCH
+    return logits_of(GPTQModel.load(str(place), backend=backend, device="cpu", dtype=dtype).model, ids)
 
 
 def by_transformers(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Tensor:
@@ -72,7 +129,6 @@ def by_peft(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Te
 def by_hqq(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """hqq's own modules, filled with the stored state."""
     from hqq.core.quantize import HQQLinear
-    from safetensors.torch import load_file
 
     state = load_file(place / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=dtype)
@@ -87,7 +143,6 @@ def by_hqq(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Ten
 def by_quanto(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """quanto's ``requantize``."""
     from optimum.quanto import requantize
-    from safetensors.torch import load_file
 
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=dtype)
     state = load_file(place / "model.safetensors")
@@ -133,6 +188,8 @@ def tool_of(place: Path) -> tuple[str, Callable[[Path, Path, Tensor, torch.dtype
     if (place / "quanto_qmap.json").is_file():
         return "quanto", by_quanto
     declared = json.loads((place / "config.json").read_text())["quantization_config"]["quant_method"]
+    if declared in ("gptq", "awq"):
+        return "GPTQModel", by_gptqmodel
     return (declared, by_hqq) if declared == "hqq" else (f"transformers, {declared}", by_transformers)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.errors import UsageError
+from quantgate.core.memory import large_pages
 from quantgate.core.progress import Progress
 from quantgate.models.hub import is_on_hub, local
 from quantgate.store.store import Store, default_root
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         UsageError: a place that is not there.
         ModelError: files that are missing, damaged or of no known layout.
     """
+    large_pages()  # matrices are unpacked one after the other, each looked at once
     args.place, args.other = (_found(place, args.offline) for place in (args.place, args.other))
     reference = _reference(args, progress)
     if args.other is not None:

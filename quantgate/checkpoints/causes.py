@@ -34,7 +34,7 @@ def order_of_groups(module: str, weight: Tensor, checkpoint: Checkpoint) -> Iter
 
     parts = {key: checkpoint.part(module, key) for key in checkpoint.found[module]}
     stored = from_tensors(parts, checkpoint.settings(module), module)
-    codes, target = stored.codes.float(), weight.t()
+    codes, target = stored.codes.float(), weight.float().t()
     lost = torch.stack(
         [
             (scales.float() * (codes - zeros.float()) - target).square().sum(1)

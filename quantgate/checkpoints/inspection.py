@@ -175,7 +175,7 @@ def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Refer
     if not bool(found.sum().isfinite()):  # one that is not finite leaves no finite sum
         seen.infinite.append(module)
     elif ours is not None and name in ours.plain:
-        error, least = _compare(module, ours.tensor(name).float(), found, stored, ours, checkpoint, seen)
+        error, least = _compare(module, matrices.Pair(ours.tensor(name), found), stored, ours, checkpoint, seen)
     elif matrices.is_zero(found):
         seen.dead.append(module)
     seen.same[_print_of(found)].append(module)
@@ -184,13 +184,13 @@ def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Refer
 
 def _compare(
     module: str,
-    weight: Tensor,
-    found: Tensor,
+    pair: matrices.Pair,
     stored: StoredModule,
     ours: Reference,
     checkpoint: Checkpoint,
     seen: _Seen,
 ) -> tuple[float | None, float | None]:
+    weight, found = pair.weight, pair.found
     if found.shape != weight.shape:
         seen.shapes.append(f"{module} is {tuple(found.shape)}, not {tuple(weight.shape)}")
         return None, None
@@ -200,46 +200,37 @@ def _compare(
         seen.dead.append(module)
         return 1.0, None
     seen.folds.looked_at.append(module)
-    some, theirs = matrices.sampled(weight, found)
-    least = matrices.least_error(some, stored)
-    error = matrices.plain_distance(some, theirs)
-    fit = matrices.fit_scales(weight, found) if error > _USUAL * least else None
-    if fit is not None:
-        error = min(error, fit.error)
-    seen.causes += order_of_groups(module, fit.scaled if fit else weight, checkpoint)
-    if lost := matrices.empty_blocks(some, theirs, stored.group):
+    least = matrices.least_error(pair.sample[0], stored)
+    error = matrices.plain_distance(*pair.sample)
+    fitted = error > _USUAL * least
+    if fitted:
+        error = min(error, pair.fit.error)
+    seen.causes += order_of_groups(module, pair.fit.scaled if fitted else weight, checkpoint)
+    if lost := matrices.empty_blocks(*pair.sample, stored.group):
         seen.empty[module] = lost
     elif error > min(_UNLIKE, _SLACK * least):
         seen.far[module] = error
-        seen.causes += _causes(module, weight, found, least, ours)
+        seen.causes += _causes(module, pair.wide, found, least, ours)
     else:
         if stored.kind == "int":
-            share = matrices.shifted(*matrices.sampled(fit.scaled if fit else weight, found), stored.group)
+            both = matrices.sampled(pair.fit.scaled, found) if fitted else pair.sample
+            share = matrices.shifted(*both, stored.group)
             seen.shifted |= {module: share} if share > _SHIFTED else {}
-        _check_groups(module, weight, found, least, stored, fit, seen)
+        _check_groups(module, pair, least, stored, fitted, seen)
     return error, least
 
 
 def _check_groups(
-    module: str,
-    weight: Tensor,
-    found: Tensor,
-    least: float,
-    stored: StoredModule,
-    fit: matrices.Fit | None,
-    seen: _Seen,
+    module: str, pair: matrices.Pair, least: float, stored: StoredModule, fitted: bool, seen: _Seen
 ) -> None:
     """Whether the scales are those of their groups, once what was folded in is taken off."""
-    size = stored.group if stored.group and stored.group > 0 else weight.shape[1]
+    size = stored.group if stored.group and stored.group > 0 else pair.weight.shape[1]
     allowed = _SPREAD + _NOISE * (least / size) ** 0.5
-    if fit is None and matrices.spread(*matrices.sampled(weight, found), stored.group) > allowed:
-        fit = matrices.fit_scales(weight, found)
-    if fit is not None:
-        error = matrices.plain_distance(*matrices.sampled(weight, found))
-        seen.folds.add(module, fit.rows, fit.columns)
-        if fit.error >= max(_HALF * error, _USUAL * least):
+    if fitted or matrices.spread(*pair.sample, stored.group) > allowed:
+        seen.folds.add(module, pair.fit.rows, pair.fit.columns)
+        if pair.fit.error >= max(_HALF * matrices.plain_distance(*pair.sample), _USUAL * least):
             seen.unexplained.append(module)
-        if (apart := matrices.spread(fit.scaled, found, stored.group)) > allowed:
+        if (apart := matrices.spread(pair.fit.scaled, pair.found, stored.group)) > allowed:
             seen.apart[module] = apart
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from quantgate.checkpoints.layouts.protocol import CHANNEL, TENSOR, StoredModule
@@ -79,6 +80,30 @@ def sampled(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Evenly spaced rows of large matrices, the same of both: what concerns a matrix shows in some million weights."""
     step = max(1, -(-one.numel() // _ENOUGH))
     return one[::step], other[::step]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A matrix of the reference (as stored) and the candidate's (float32), both ``[out, in]``."""
+
+    weight: Tensor
+    found: Tensor
+
+    @cached_property
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """`sampled`, both in float32."""
+        one, other = sampled(self.weight, self.found)
+        return one.float(), other.float()
+
+    @cached_property
+    def wide(self) -> Tensor:
+        """The reference's in float32: as large as the candidate's, and seldom needed."""
+        return self.weight.float()
+
+    @cached_property
+    def fit(self) -> Fit:
+        """See `fit_scales`."""
+        return fit_scales(self.wide, self.found)
 
 
 @dataclass(frozen=True)

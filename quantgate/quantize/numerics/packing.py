@@ -23,6 +23,7 @@ from quantgate.core.errors import MethodError, ModelError
 
 CheckpointFormat = Literal["gptq", "gptq_v2"]
 WORD_BITS: Final = 32
+_AT_A_TIME: Final = 1 << 15  # words that are unpacked at a time: their fields fill some 100 KB
 PACKABLE_BITS: Final = (2, 3, 4, 8)  # what the checkpoint format knows
 
 
@@ -96,14 +97,21 @@ def unpack_rows(packed: Tensor, bits: int, rows: int) -> Tensor:
     blocks = packed.shape[0] // words
     stream = packed.reshape(blocks, words, columns)
     codes = torch.empty(blocks, values, columns, dtype=torch.uint8, device=packed.device)
+    step = max(1, _AT_A_TIME // max(1, columns))
+    for start in range(0, blocks, step):  # what is computed on the way stays in the processor's caches
+        _unpack_blocks(stream[start : start + step], bits, codes[start : start + step])
+    return codes.view(blocks * values, columns)[:rows]
+
+
+def _unpack_blocks(stream: Tensor, bits: int, codes: Tensor) -> None:
+    """Words ``[blocks, words, columns]`` into ``codes``, uint8 ``[blocks, values, columns]``."""
     mask = 2**bits - 1
     for value, word, shift in _fields(bits):
         field = stream[:, word] >> shift
         if shift + bits > WORD_BITS:
             low = WORD_BITS - shift  # bits of this value that are in the first word
             field = (field & (2**low - 1)) | (stream[:, word + 1] << low)
-        codes[:, value] = (field & mask).to(torch.uint8)
-    return codes.view(blocks * values, columns)[:rows]
+        codes[:, value] = field & mask
 
 
 def pack_stream(codes: Tensor, bits: int) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from quantgate.core.errors import MethodError, ModelError
-from quantgate.quantize.grids import UniformGrid, dequantize
+from quantgate.quantize.grids import UniformGrid, dequantize, group_index
 from quantgate.quantize.numerics.packing import (
     PACKABLE_BITS,
     CheckpointFormat,
@@ -20,6 +21,8 @@ from quantgate.quantize.numerics.packing import (
     unpack_rows,
     unpack_zeros,
 )
+
+_AT_A_TIME = 1 << 18  # weights that are unpacked at a time: a megabyte in float32
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,36 @@ class UniformWeight:
         return self.codes.numel()
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight ``[out, in]``: ``scale * (code - zero)`` in float32, then rounded once to ``dtype``."""
-        index = self.g_idx.to(torch.int64)
+        """The weight ``[out, in]``: ``scale * (code - zero)`` in float32, then rounded once to ``dtype``.
+
+        Columns are taken a few at a time, so that what is computed on the way stays in the processor's caches.
+        """
+        features, outputs = self.codes.shape
+        found = torch.empty(outputs, features, dtype=dtype, device=self.codes.device)
+        step = max(1, _AT_A_TIME // max(1, features))
+        for start in range(0, outputs, step):
+            some = slice(start, start + step)
+            found[some] = self._columns(some).to(dtype).t()
+        return found
+
+    def _columns(self, some: slice) -> Tensor:
+        """Values of some output features, float32 ``[in, some]``."""
         # the small tables are cast before they are spread over all rows
-        scales, zeros = (each.to(torch.float32).index_select(0, index) for each in (self.scales, self.zeros))
-        values = dequantize(self.codes, scales, zeros)
-        return values.to(dtype).t().contiguous()
+        scales, zeros = (each[:, some].to(torch.float32) for each in (self.scales, self.zeros))
+        codes = self.codes[:, some]
+        if self._even:
+            groups = codes.reshape(len(scales), -1, codes.shape[1])
+            return dequantize(groups, scales.unsqueeze(1), zeros.unsqueeze(1)).flatten(0, 1)
+        index = self.g_idx.to(torch.int64)
+        return dequantize(codes, scales.index_select(0, index), zeros.index_select(0, index))
+
+    @cached_property
+    def _even(self) -> bool:
+        """Whether groups of equal size follow one another: each has its rows of codes to itself."""
+        features, groups = len(self.g_idx), len(self.scales)
+        return features % groups == 0 and torch.equal(
+            self.g_idx, group_index(features, features // groups).to(self.g_idx)
+        )
 
     def split(self, sizes: Sequence[int]) -> list[UniformWeight]:
         """Cut along ``out``: the layers that were quantized together because they share their input."""
