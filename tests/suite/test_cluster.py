@@ -1,0 +1,140 @@
+"""``--executor ray``: workers fill the store, and what is judged from it is what one process would have judged."""
+
+import importlib.util
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from quantgate.fixtures.executors import cluster
+
+VOLATILE = {"seconds", "from_cache", "reference_from"}
+
+
+class FakeRay:
+    """As much of Ray as is used; a task is done at once, on this machine. ``lost``: raised where its result is read."""
+
+    def __init__(self, lost=None):
+        self.lost, self.sent, self.down, self.address = lost, [], False, ""
+
+    def module(self):
+        return SimpleNamespace(
+            init=self.init, nodes=lambda: [{"Alive": True}, {"Alive": False}], remote=self.remote, get=self.get,
+            wait=lambda refs, timeout: (refs, []), cancel=lambda ref, force: None, shutdown=self.shutdown,
+        )  # fmt: skip
+
+    def init(self, address, **settings):
+        self.address = address
+        if address == "nowhere:1":
+            raise ConnectionError("refused")
+
+    def remote(self, **needs):
+        def of(function):
+            def send(order):
+                self.sent.append((order, needs))
+                return order if self.lost else function(order)
+
+            return SimpleNamespace(remote=send)
+
+        return of
+
+    def get(self, ref):
+        if self.lost:
+            raise self.lost
+        return ref
+
+    def shutdown(self):
+        self.down = True
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    fake = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", fake.module())
+    return fake
+
+
+def records(gate):
+    return [{name: value for name, value in each.items() if name not in VOLATILE} for each in gate.report["results"]]
+
+
+def test_a_worker_fills_the_store_and_the_verdict_is_that_of_one_process(gate, ray, tmp_path):
+    common = ("--methods", "rtn4", "--tasks", "truthfulqa,weight_bytes")
+    shared = tmp_path / "shared"
+    result = gate.run(*common, "--executor", "ray", "--store", shared)
+    found = records(gate)
+    taken = [each["from_cache"] for each in gate.report["results"] if each["task"] == "truthfulqa"]
+    [(order, needs)] = ray.sent
+    assert (order.subject, order.ids, needs) == ("rtn4", ("rtn4-truthfulqa",), {"max_retries": 3, "num_cpus": 1})
+    assert taken == [True]  # nothing was asked here
+    assert ray.down
+    assert list(shared.glob(".cluster-*")) == []
+    alone = gate.run(*common)
+    assert (result.ret, found) == (alone.ret, records(gate))
+
+
+def test_a_lost_cluster_costs_its_cases_in_one_sentence(gate, monkeypatch):
+    lost = FakeRay(ConnectionError("no way to the head"))
+    monkeypatch.setitem(sys.modules, "ray", lost.module())
+    result = gate.run("--methods", "rtn8", "--tasks", "truthfulqa", "--executor", "ray")
+    assert result.ret == 1
+    assert gate.verdicts() == {"rtn8-truthfulqa": "invalid"}
+    [reason] = [each["reason"] for each in gate.report["results"]]
+    assert "rtn8: ConnectionError: no way to the head" in reason
+    assert "run again: what was answered lies in the store" in reason
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("-n", "2"), "-n beside it"),
+        (("--address", "nowhere:1"), "no cluster at 'nowhere:1' (ConnectionError)"),
+    ],
+)
+def test_what_cannot_be_meant(gate, ray, more, sentence):
+    result = gate.run("--methods", "rtn8", "--tasks", "truthfulqa", "--executor", "ray", *more)
+    assert sentence in result.stdout.str() + result.stderr.str()
+    assert ray.sent == []
+
+
+def test_without_ray_it_says_how_to_get_it(gate, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = gate.run("--methods", "rtn8", "--tasks", "truthfulqa", "--executor", "ray")
+    assert result.ret == 4
+    assert "pip install 'quantgate[ray]'" in result.stdout.str() + result.stderr.str()
+
+
+def test_a_store_or_packages_that_are_others_are_refused(tmp_path):
+    (tmp_path / "mark").touch()
+    order = cluster.Order("rtn8", (), (), str(tmp_path), str(tmp_path), "mark", {}, cluster.versions())
+    assert cluster._unfit(order) == ""
+    elsewhere = cluster.Order("rtn8", (), (), str(tmp_path), str(tmp_path / "x"), "mark", {}, cluster.versions())
+    assert "it has to be shared" in cluster.fill(elsewhere)
+    other = cluster.Order("rtn8", (), (), str(tmp_path), str(tmp_path), "mark", {}, {"torch": "0.1"})
+    assert "torch" in cluster.fill(other)
+    assert "0.1 here" in cluster.fill(other)
+
+
+def test_the_command_of_a_worker_says_what_this_one_does():
+    options = {
+        "model": ["a", "small=b"], "methods": ["rtn4", "rtn8"], "limit": 8, "offline": True, "sequential": False,
+        "seed": 1234, "executor": "ray", "strict_verdicts": True, "candidate": ["mine=x"], "tasks": None,
+    }  # fmt: skip
+    assert list(cluster.words_of(options, ("evals",))) == [
+        "evals", "--model=a", "--model=small=b", "--methods=rtn4,rtn8", "--candidate=mine=x", "--limit=8", "--offline",
+        "--strict",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'quantgate[ray]')"
+)
+def test_a_real_cluster_of_this_machine_gives_the_same_records(gate, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    common = ("--methods", "rtn8,rtn4", "--tasks", "truthfulqa")
+    gate.run(*common, "--executor", "ray", "--store", tmp_path / "shared")
+    found = records(gate)
+    assert {json.dumps(each["from_cache"]) for each in gate.report["results"]} == {"true"}
+    gate.run(*common)
+    assert found == records(gate)
