@@ -12,12 +12,14 @@ from quantgate.tasks.data import DataSource
 class Part:
     """Every set meets every test; without sets, each test is asked of what the run calibrates on.
 
-    ``missing``: what belongs here and the data lacks; a part is never padded.
+    ``missing``: what belongs here and the data lacks; a part is never padded. ``together``: tests that say something
+    only beside each other; where there are such, a run has to ask all of at least one of these.
     """
 
     sets: tuple[str, ...]
     tests: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

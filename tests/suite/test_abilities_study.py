@@ -21,5 +21,14 @@ def test_a_study_asks_both_tasks_of_a_pair_and_says_what_was_lost(gate, tmp_path
 
 
 def test_half_a_pair_is_no_study(gate):
-    gate.run("--study", "abilities", *FEW, "--tasks", "mmlu_cloze")
-    assert [each["study"] for each in gate.report["studies"]] == []
+    result = gate.run("--study", "abilities", *FEW, "--tasks", "mmlu_cloze")
+    assert result.ret == 4
+    said = "--tasks: mmlu_cloze: of what belongs together a part alone; expected mmlu_zero_shot with mmlu or "
+    assert said in result.stderr.str() + result.stdout.str()
+
+
+def test_data_without_a_pair_is_named_and_not_the_calibration(gate):
+    result = gate.run("--study", "abilities")
+    assert result.ret == 4
+    assert "--study abilities: data " in (text := result.stderr.str() + result.stdout.str())
+    assert "half of each pair" in text
