@@ -149,7 +149,7 @@ class Run:
         models = {name: self.models[name] for name in sorted(self.models)}
         drawn_together = (
             shift_record(self.results, self.evidence.sides, self.subjects),
-            steps_record(self.results, self.evidence.sides, self.subjects),
+            steps_record(self.results, self.evidence.sides, self.subjects, self.evidence.of),
             abilities_record(self.results, self.evidence.sides, self.subjects),
             between_record(self.results, self.evidence.of, self.subjects, models),
         )

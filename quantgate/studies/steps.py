@@ -18,10 +18,11 @@ from quantgate.core.metrics import Metric
 from quantgate.core.records import Result
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.table import TASKS
-from quantgate.verdict.evidence import outcomes_from_json
+from quantgate.verdict.evidence import Evidence, outcomes_from_json
 from quantgate.verdict.paired import compare
 
 Sides = Callable[[CaseKey], Mapping[str, Any] | None]
+EvidenceOf = Callable[[CaseKey], "Evidence | None"]
 STUDY: Final = "steps"
 FORMS: Final = "forms"
 """Under this name the record of each form that was opened holds the names of all of them, in their order."""
@@ -29,10 +30,16 @@ REFERENCE: Final = "16-bit"
 LOST, GAINED, OPEN, EQUAL = "lost", "gained", "open", "equal"
 
 
-def steps_record(results: Sequence[Result], sides: Sides, subjects: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def steps_record(
+    results: Sequence[Result],
+    sides: Sides,
+    subjects: Mapping[str, Mapping[str, Any]],
+    evidence_of: EvidenceOf = lambda _: None,
+) -> dict[str, Any]:
     """The steps on every task that all forms were judged on; empty where a run has fewer than two forms.
 
-    ``subjects``: by their name within the run, as report.json lists them.
+    ``subjects``: by their name within the run, as report.json lists them. ``evidence_of``: a case's; its rule says what
+    an item that was not drawn may lose, in the step as in the case.
     """
     forms = next((list(each[FORMS]) for each in subjects.values() if each.get(FORMS)), [])
     if len(forms) < 2:
@@ -40,7 +47,9 @@ def steps_record(results: Sequence[Result], sides: Sides, subjects: Mapping[str,
     steps, holes = [], []
     for task in dict.fromkeys(result.task for result in results if result.about in forms):
         mine = {result.about: result for result in results if result.task == task and result.about in forms}
-        found, why = _of_task(task, forms, mine, sides)
+        known = (evidence_of(mine[name].key) for name in forms if name in mine)
+        metric = next((each.rule.metric for each in known if each is not None), None)
+        found, why = _of_task(task, forms, mine, sides, metric)
         steps += found
         holes += [{"task": task, "why": why}] if why else []
     return {
@@ -54,7 +63,7 @@ def steps_record(results: Sequence[Result], sides: Sides, subjects: Mapping[str,
 
 
 def _of_task(
-    task: str, forms: Sequence[str], mine: Mapping[str, Result], sides: Sides
+    task: str, forms: Sequence[str], mine: Mapping[str, Result], sides: Sides, metric: Metric | None
 ) -> tuple[list[dict[str, Any]], str]:
     """A record a step, or why there is none."""
     row = TASKS.get(task)
@@ -72,7 +81,7 @@ def _of_task(
     if not shared:
         return [], "no item was asked of all forms"
     confidence = mine[forms[0]].confidence
-    return [_step(task, row.metric, one, two, shared, confidence) for one, two in pairwise(chain)], ""
+    return [_step(task, metric or row.metric, one, two, shared, confidence) for one, two in pairwise(chain)], ""
 
 
 def _step(

@@ -40,6 +40,16 @@ def test_the_report_says_what_each_step_changed(gate, tokenizer, tmp_path):
     assert cli.main(["verify", str(tmp_path / "report")]) == 0
 
 
+def test_a_steps_interval_is_that_of_its_case_under_the_runs_policy(gate, tmp_path):
+    gate.run("--methods", "rtn8,rtn4", "--forms", "rtn8,rtn4")
+    [found] = gate.report["studies"]
+    [case] = [each for each in gate.report["results"] if each["method"] == "rtn8"]
+    step = found["steps"][0]
+    assert (step["from"], step["to"]) == ("16-bit", "rtn8")
+    assert [step[end] for end in ("low", "high")] == pytest.approx([case[f"ci_{end}"] for end in ("low", "high")])
+    assert cli.main(["verify", str(tmp_path / "report")]) == 0
+
+
 def test_forms_that_are_no_subjects_of_the_run(gate):
     for forms, words in (("rtn8,rtn4", "'rtn4' is no subject of this run"), ("rtn8", "'rtn8'; expected two or more")):
         result = gate.run("--forms", forms)
