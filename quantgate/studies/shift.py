@@ -19,7 +19,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from quantgate.verdict.family import holm
 from quantgate.verdict.intervals import Codes, Floats, spread
@@ -96,6 +95,8 @@ class Contrast:
 
 def contrast(block: Block, first: int, second: int, confidence: float = 0.95) -> Contrast:
     """The paired difference of two sets' means; t with Satterthwaite's degrees of freedom over items and draws."""
+    from scipy import stats  # takes a second to import, and every run imports this module
+
     differences: Floats = block.gains[first].mean(axis=0) - block.gains[second].mean(axis=0)
     items = spread(differences, block.codes)
     parts = [(items.se**2, items.df)]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from quantgate.core.items import ItemOutcome
 from quantgate.verdict.intervals import Codes, Floats
@@ -52,12 +52,14 @@ def cells(reference: Sequence[ItemOutcome]) -> Codes:
     A right answer turns where its option's probability is low, a wrong one where the right option's is high. By rank,
     because tasks differ in how sharp their probabilities are; the same for all where none is known.
     """
+    from scipy.stats import rankdata  # takes a second to import, and every run imports this module
+
     right = np.array([float(outcome.score or 0.0) > 0.5 for outcome in reference], dtype=bool)
     mass = np.array([outcome.companions.get("prob_right", 0.5) for outcome in reference])
     found = np.zeros(right.size, dtype=np.intp)
     for side in (False, True):
         here = right == side
-        sure = (stats.rankdata(mass[here]) - 0.5) / max(1, int(here.sum()))
+        sure = (rankdata(mass[here]) - 0.5) / max(1, int(here.sum()))
         far = sure if side else 1 - sure
         found[here] = np.minimum((far * _STEPS).astype(np.intp), _STEPS - 1) + _STEPS * side
     return found

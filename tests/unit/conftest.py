@@ -1,13 +1,16 @@
 """Tiny models with random weights, small enough that every test takes a fraction of a second."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from quantgate.models import bundled
 from quantgate.quantize.calibration.samples import Calibration
 
 VOCABULARY = 64
@@ -50,6 +53,19 @@ def random_calibration(lengths: Sequence[int], seed: int = 0) -> Calibration:
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny") / "model"
     tiny_llama().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def bundled_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the bundled model, converted once whatever the number of workers; tests must not write into it."""
+    own = tmp_path_factory.getbasetemp()
+    directory = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "bundled"
+    with FileLock(f"{directory}.lock"):
+        if not directory.exists():
+            part = tmp_path_factory.mktemp("part")
+            bundled.convert(bundled.locate_gguf(), part)
+            part.rename(directory)
     return directory
 
 

@@ -24,31 +24,31 @@ def test_missing_wheel_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_converted_model_talks_and_counts(tmp_path):
+def test_converted_model_talks_and_counts(bundled_dir):
     from quantgate.models.loading import load_reference, load_tokenizer
 
-    bundled.convert(bundled.locate_gguf(), tmp_path)
-    model, tokenizer = load_reference(tmp_path, "bundled", "bfloat16", "cpu"), load_tokenizer(tmp_path, "bundled")
+    model = load_reference(bundled_dir, "bundled", "bfloat16", "cpu")
+    tokenizer = load_tokenizer(bundled_dir, "bundled")
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
     text = "Numbers 1234, don't  stop\n\n naïve 中文 <|im_end|>"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0][prompt["input_ids"].shape[1] :]
+    answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0][prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
 
 
 @pytest.mark.slow
-def test_weights_equal_the_gguf_librarys_dequantization(tmp_path):
+def test_weights_equal_the_gguf_librarys_dequantization(bundled_dir):
     """Block formula worked by hand: Q4_1 value = scale * nibble + minimum, blocks of 32."""
     from gguf import GGUFReader
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
-    bundled.convert(bundled.locate_gguf(), tmp_path)
     tensors = {tensor.name: tensor for tensor in GGUFReader(str(bundled.locate_gguf())).tensors}
     raw = np.asarray(tensors["blk.3.ffn_down.weight"].data)[0, :20]  # first block: fp16 scale, fp16 minimum, 16 bytes
     scale, minimum = raw[:4].view(np.float16).astype(np.float32)
     nibbles = np.concatenate([raw[4:] & 15, raw[4:] >> 4]).astype(np.float32)
-    weight = load_file(tmp_path / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
+    with safe_open(bundled_dir / "model.safetensors", "pt") as file:
+        weight = file.get_tensor("model.layers.3.mlp.down_proj.weight")
     expected = torch.from_numpy(scale * nibbles + minimum).to(torch.bfloat16)
     assert torch.equal(weight[0, :32], expected)
