@@ -56,3 +56,32 @@ def test_rows_move_up_in_place_and_take_back_what_they_held_together() -> None:
     cache.compose([Grown(1, common, cache.last_of(2, 2))])
     assert positions(cache.last_of(0, common.length + 2)) == list(range(common.length + 2))
     assert cache.layers[0].key_store is store, "nothing new was needed"
+
+
+def test_a_prefix_is_as_long_as_what_it_continues_and_its_own() -> None:
+    for before, own in ((3, 3), (5, 1), (7, 9)):
+        made = own_cache(prefix_of(before), own, shared=False).prefix_of(0, torch.arange(own))
+        assert made.length == before + own == len(positions(made))
+
+
+def test_only_neighbours_hold_a_prefix_together() -> None:
+    one, other = prefix_of(3), prefix_of(2)
+    for prefixes, spans in (
+        ([one, one, None, other], [(0, 2, one), (3, 4, other)]),
+        ([one, None, one], [(0, 1, one), (2, 3, one)]),
+        ([one, other, one], [(0, 1, one), (1, 2, other), (2, 3, one)]),
+    ):
+        found = PrefixCache(prefixes, 2, shared=True).spans
+        assert [(start, stop) for start, stop, _ in found] == [(start, stop) for start, stop, _ in spans]
+        assert all(mine is theirs for (_, _, mine), (_, _, theirs) in zip(found, spans, strict=True))
+
+
+def test_a_row_holds_nothing_of_the_next() -> None:
+    cache = PrefixCache([None, None], 2, shared=False)
+    states = torch.stack([prefix_of(4).layers[0][0][0], prefix_of(4, start=10).layers[0][0][0]])
+    for layer in cache.layers:
+        layer.update(states, -states)
+    for row in (0, 1):
+        made = cache.prefix_of(row, torch.tensor([0, 2]))
+        assert made.layers[0][0].shape[0] == 1
+        assert positions(made) == [10.0 * row, 10.0 * row + 2]

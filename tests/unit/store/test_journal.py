@@ -78,3 +78,9 @@ def test_lines_belong_to_one_key(tmp_path):
     assert journal.read(tmp_path / "log", "one") == (ANSWERS, 0)
     assert journal.read(tmp_path / "log", "another") == ({}, 3)
     assert journal.read(tmp_path / "log") == ({}, 3)
+
+
+def test_a_log_that_ended_well_gets_no_empty_line(tmp_path):
+    write(tmp_path / "log", {0: ANSWERS[0]})
+    write(tmp_path / "log", {1: ANSWERS[1]})
+    assert "\n\n" not in (tmp_path / "log").read_text(encoding="utf-8")

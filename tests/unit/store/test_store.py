@@ -224,3 +224,20 @@ def test_a_file_that_was_made_for_another_entry_or_under_another_name(store):
     for entry, name in ((mine, "facts"), (other, "facts2")):
         with pytest.raises(StoreError, match="belongs to another entry"):
             entry.json(name)
+
+
+def test_the_order_of_names_breaks_no_seal():
+    one, two = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}
+    assert bound._json_checksum("entry", one, "key") == bound._json_checksum("entry", two, "key")
+    assert bound._json_checksum("entry", one, "key") != bound._json_checksum("entry", one | {"a": 2}, "key")
+
+
+def test_a_lock_that_nobody_frees_is_an_error(store, monkeypatch):
+    monkeypatch.setattr("quantgate.store.store._LOCK_PATIENCE_S", 0)
+    other = Store(store.root, Silent())
+    with (
+        store.locked(SampleKey(4, 128), "samples"),
+        pytest.raises(StoreError, match="the lock for samples was not freed"),
+        other.locked(SampleKey(4, 128), "samples"),
+    ):
+        pass
