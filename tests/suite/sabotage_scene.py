@@ -69,6 +69,19 @@ class Equal:
     __hash__ = None
 
 
+class AnySum(str):
+    """A checksum that every line has."""
+
+    __slots__ = ()
+    __hash__ = None
+
+    def __eq__(self, other):
+        return True
+
+    def __ne__(self, other):
+        return False
+
+
 HONEST = ("quantgate.verdict.evidence.judge", always_passes)
 NOTHING = lambda original: lambda *args, **kwargs: None  # noqa: E731
 NO_WORDS = lambda original: lambda *args, **kwargs: ""  # noqa: E731
@@ -77,6 +90,12 @@ USABLE = ("quantgate.verdict.judge._unusable", NO_WORDS)
 SENSIBLE = ("quantgate.verdict.judge._bad_margin", NO_WORDS)
 FINITE = (("quantgate.verdict.paired._undefined", NO_WORDS), USABLE)
 UNCHECKED = ("quantgate.store.store.check_entry", NO_WORDS)
+UNBOUND = (
+    "quantgate.store.bound.read_json",
+    lambda original: lambda path, key: json.loads(path.read_text())["content"],
+)
+ANYBODYS = ("quantgate.store.journal._checksum", lambda original: lambda body, key: original(body, ""))
+ANY_LINE = ("quantgate.store.journal._checksum", lambda original: lambda body, key: AnySum(original(body, key)))
 KLD = ("--tasks", "kld", "--methods", "rtn2")
 
 

@@ -11,13 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from quantgate.store import journal
 from tests.suite.sabotage_files import _edit, _rounded, _save
-from tests.suite.sabotage_scene import HONEST, NOTHING, row
+from tests.suite.sabotage_scene import ANYBODYS, HONEST, NOTHING, UNBOUND, row
 
 UNWATCHED = (
     ("quantgate.subjects.subject.check_unchanged", NOTHING),
     ("quantgate.models.source.check_unchanged", NOTHING),
 )
-ANYBODYS = ("quantgate.store.journal._checksum", lambda original: lambda body, key: original(body, ""))
 RTN2 = ("--tasks", "kld", "--methods", "rtn2")
 
 
@@ -117,10 +116,6 @@ def _(scene):
 
 # --- what an audit found, and what is kept of the reference ---------------------------------------------------------
 
-UNBOUND = (
-    "quantgate.store.bound.read_json",
-    lambda original: lambda path, key: json.loads(path.read_text())["content"],
-)
 UNSUMMED = ("quantgate.engines.torch.kept._checksum", lambda original: lambda tensors, path, key, notes: "")
 
 
