@@ -7,7 +7,6 @@ adapter may be beyond that (DoRA, trained embeddings, biases) is refused by name
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints.fields import check_pattern
-from quantgate.checkpoints.findings import FACT, Finding
+from quantgate.checkpoints.findings import FACT, WARNING, Finding, named
+from quantgate.checkpoints.layouts.adapter_fields import check_layers, check_settings, of_layer, unknown_fields
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout, StoredModule
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
@@ -30,10 +29,7 @@ WEIGHTS: Final = "adapter_model.safetensors"
 BASE: Final = "base"
 _FLOAT_BITS: Final = 16
 _NAME: Final = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
-_REFUSED: Final = (
-    "use_dora", "modules_to_save", "layer_replication", "use_qalora", "use_bdlora", "trainable_token_indices",
-    "alora_invocation_tokens", "arrow_config", "lora_bias", "fan_in_fan_out", "target_parameters", "velora_config",
-)  # fmt: skip
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,7 @@ class Adapter:
                 who, "an adapter", expected="the 16-bit model that it changes", hint="give it with --model"
             )
         config = read_json(place / CONFIG, who)
-        refused = [name for name in _REFUSED if config.get(name)]
-        if config.get("peft_type") != "LORA" or refused or config.get("bias", "none") != "none":
-            found = ", ".join(f"{name} {config[name]!r}" for name in refused) or f"{config.get('peft_type')} adapter"
-            raise ModelError(who, found, expected="a plain LoRA adapter", hint="merge it into the weights with peft")
-        _check_settings(config, who)
+        check_settings(config, who)
         if not (place / WEIGHTS).is_file():
             raise ModelError(who, f"no {WEIGHTS}", expected="weights in safetensors", hint="finish the download")
         return AdaptedCheckpoint(place, reference, config, who, self._base(place / BASE, reference, who))
@@ -73,7 +65,7 @@ class Adapter:
         Raises:
             ModelError: also where it is an adapter itself, or quantizes more than weights: that would not be scored.
         """
-        if not place.is_dir():
+        if not place.exists():
             return None
         layout = self.layout_of(place, who)
         if layout.name == self.name:
@@ -97,15 +89,11 @@ def _more_than_weights(place: Path, who: str) -> bool:
     return lost or min(declared.activation_bits, declared.cache_bits) < _FLOAT_BITS
 
 
-def _check_settings(config: Mapping[str, Any], who: str) -> None:
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, Mapping):
-        raise ModelError(who, f"alpha_pattern holds a {type(patterns).__name__}", expected="an object of patterns")
-    for pattern in patterns:
-        check_pattern(pattern, f"{who}.alpha_pattern")
-    for value in (config.get("lora_alpha", 1), *patterns.values()):
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ModelError(who, f"lora_alpha {value!r}", expected="a number")
+def _fit(down: StoredTensor, up: StoredTensor, shape: tuple[int, ...]) -> bool:
+    """Whether ``up`` times ``down`` can be added to a matrix of ``shape``."""
+    if len(down.shape) != 2 or len(up.shape) != 2 or not {down.dtype, up.dtype} <= set(_FLOATS):
+        return False
+    return (up.shape[0], down.shape[1]) == shape and up.shape[1] == down.shape[0] > 0
 
 
 @dataclass
@@ -130,13 +118,17 @@ class AdaptedCheckpoint:
                     self.who, f"{name} belongs to no matrix of the reference", expected="parts of its modules",
                     hint="give the model it was trained on with --model",
                 )  # fmt: skip
-            self.added.setdefault(match["layer"], {})[match["part"]] = tensor
+            parts = self.added.setdefault(match["layer"], {})
+            if match["part"] in parts:
+                raise ModelError(self.who, f"{match['layer']}: lora_{match['part']} twice", expected="each part once")
+            parts[match["part"]] = tensor
         for layer, parts in self.added.items():
             shape = self.base[f"{layer}.weight"].shape
-            if parts.keys() != {"A", "B"} or (parts["B"].shape[0], parts["A"].shape[1]) != shape:
+            if parts.keys() != {"A", "B"} or not _fit(parts["A"], parts["B"], shape):
                 raise ModelError(
-                    self.who, f"{layer}: parts that do not fit {shape}", expected="A [r, in] and B [out, r]"
+                    self.who, f"{layer}: parts that do not fit {shape}", expected="floats, A [r, in] and B [out, r]"
                 )
+        check_layers(self.settings, {layer: parts["A"].shape[0] for layer, parts in self.added.items()}, self.who)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -182,6 +174,9 @@ class AdaptedCheckpoint:
         onto = f"the {self.under.layout} checkpoint beside it" if self.under else "the 16-bit reference"
         sentence = f"a LoRA adapter of {len(self.added)} matrices, trained on {trained!r}; added to {onto}"
         found = [Finding("adapter", FACT, sentence, tuple(self.added))]
+        if unknown := unknown_fields(self.settings):
+            sentence = f"{CONFIG} has fields that are not computed here: {named(unknown)}"
+            found.append(Finding("adapter_fields", WARNING, sentence, tuple(unknown)))
         return found + (self.under.suspicions() if self.under else [])
 
     def _changed(self, layer: str, weight: Tensor) -> Tensor:
@@ -192,7 +187,5 @@ class AdaptedCheckpoint:
         return weight.float() + change
 
     def _scale(self, layer: str, rank: int) -> float:
-        patterns = self.settings.get("alpha_pattern") or {}
-        own = (value for pattern, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?{pattern}", layer))
-        alpha = next(own, self.settings.get("lora_alpha", rank))
+        alpha = of_layer(self.settings.get("alpha_pattern"), layer, self.settings.get("lora_alpha", rank))
         return float(alpha / rank**0.5) if self.settings.get("use_rslora") else alpha / rank

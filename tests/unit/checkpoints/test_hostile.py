@@ -203,14 +203,59 @@ def test_patterns_that_tools_write_are_taken(pattern):
 # --- adapters ---
 
 
-@pytest.mark.parametrize(
-    "fields", [{"lora_alpha": "8"}, {"lora_alpha": 1e999}, {"alpha_pattern": {LOOPS: 8}}, {"alpha_pattern": [1]}]
-)
+@pytest.mark.parametrize("fields", [
+    {"lora_alpha": "8"}, {"lora_alpha": 1e999}, {"lora_alpha": True}, {"alpha_pattern": {LOOPS: 8}},
+    {"alpha_pattern": [1]}, {"r": "four"}, {"r": 64}, {"r": 0}, {"rank_pattern": {"q_proj|down_proj": 8}},
+    {"rank_pattern": {LOOPS: 4}},
+    {"use_rslora": "no"}, {"init_lora_weights": "pissa_niter_4"}, {"target_modules": ["q_proj"]},
+    {"target_modules": LOOPS}, {"exclude_modules": ["q_proj"]}, {"layers_to_transform": [0]},
+])  # fmt: skip
 def test_an_adapter_whose_settings_make_no_sense(fields, tmp_path):
     path = shutil.copytree(DATA / "lora", tmp_path / "lora")
     content = json.loads((path / "adapter_config.json").read_text()) | fields
     (path / "adapter_config.json").write_text(json.dumps(content))
     refused(path)
+
+
+def only(name, tensors, change):
+    """``tensors`` with one of them changed."""
+    return tensors | {name: change(tensors[name]).contiguous()}
+
+
+LAST = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+ADAPTERS = {
+    "a part of one dimension": lambda tensors: only(LAST, tensors, lambda each: each.flatten()),
+    "a part of three": lambda tensors: only(LAST, tensors, lambda each: each[None]),
+    "parts of two ranks": lambda tensors: only(LAST, tensors, lambda each: each[:2]),
+    "parts of no rank": lambda tensors: {
+        name: each[:0] if "_A" in name else each[:, :0] for name, each in tensors.items()
+    },
+    "codes": lambda tensors: only(LAST, tensors, lambda each: each.char()),
+    "a part under two names": lambda tensors: tensors | {LAST.replace("A.", "A.default."): tensors[LAST] * 3},
+    "no parts": lambda tensors: {},
+    "no numbers": lambda tensors: only(LAST, tensors, lambda each: each * float("nan")),
+}
+
+
+@pytest.mark.parametrize("change", ADAPTERS.values(), ids=list(ADAPTERS))
+def test_an_adapter_whose_tensors_are_none(change, tmp_path):
+    path = shutil.copytree(DATA / "lora", tmp_path / "lora")
+    file = path / "adapter_model.safetensors"
+    save_file(change(load_file(file)), file)
+    assert refused(path)
+
+
+def test_an_adapters_own_files_and_what_its_patterns_say_are_not_refused(tmp_path):
+    path = shutil.copytree(DATA / "lora", tmp_path / "lora")
+    more = {
+        "r": 64, "rank_pattern": {"k_proj|q_proj": 4, "mlp.down_proj": 4}, "target_modules": r".*\.(q_proj|down_proj)",
+        "layers_to_transform": None, "some_new_thing": {"x": 1},
+    }  # fmt: skip
+    content = json.loads((path / "adapter_config.json").read_text()) | more
+    (path / "adapter_config.json").write_text(json.dumps(content))
+    found = whole_audit(path, REFERENCE, "theirs")
+    assert found.of_level(ERROR) == []
+    assert [each.numbers for each in found.findings if each.code == "adapter_fields"] == [{}]
 
 
 # --- GGUF ---
