@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 ALGORITHM: Final = "candidate"
 _BLOCK_WEIGHT: Final = re.compile(r".*\.\d+\..*\.weight")  # a numbered block: neither embeddings nor the output head
+_LONGEST_NAME: Final = 64  # it becomes part of ids and of the names of files
 _ALIKE: Final = ("hidden_size", "num_hidden_layers", "vocab_size")
 _FLOATS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes
 
@@ -66,8 +67,11 @@ def parse_candidate(text: str) -> Method:
     who = f"--candidate {text}"
     if not equals or not name or not place:
         raise UsageError(who, "no NAME=DIR", expected="a short name, '=', and a checkpoint directory or an address")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
-        raise UsageError(who, f"the name {name!r}", expected="lower-case letters, digits, '-' and '_'")
+    if len(name) > _LONGEST_NAME or not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
+        raise UsageError(
+            f"--candidate {text[:200]}", f"the name {name[:80]!r}",
+            expected=f"lower-case letters, digits, '-' and '_', at most {_LONGEST_NAME}",
+        )  # fmt: skip
     if name == ModelFiles.name:
         raise UsageError(who, f"the name {name!r}", expected="another one: so the 16-bit model is called")
     if is_on_hub(place):

@@ -58,7 +58,7 @@ class Rule:
         """Whether the rule is about the layer called ``name``."""
         return (
             self.component in (None, component_of(name))
-            and (self.blocks is None or block_of(name) in _numbers(self.blocks))
+            and (self.blocks is None or _holds(self.blocks, block_of(name)))
             and (self.include is None or re.search(self.include, name) is not None)
             and (self.exclude is None or re.search(self.exclude, name) is None)
         )
@@ -125,13 +125,19 @@ def block_of(name: str) -> int | None:
     return numbers[0] if numbers else None
 
 
-def _numbers(text: str) -> set[int]:
-    """``0-3,29`` -> {0, 1, 2, 3, 29}. Raises ValueError."""
-    found: set[int] = set()
+def _ranges(text: str) -> list[tuple[int, int]]:
+    """``0-3,29`` -> [(0, 3), (29, 29)]. Raises ValueError, also for a range that ends before it begins."""
+    found = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
+        found.append((int(first), int(last or first)))
+        if found[-1][0] > found[-1][1]:
+            raise ValueError(f"{part} ends before it begins")
     return found
+
+
+def _holds(ranges: str, block: int | None) -> bool:
+    return block is not None and any(first <= block <= last for first, last in _ranges(ranges))
 
 
 def recipe_method(
@@ -152,8 +158,9 @@ def recipe_method(
     """
     id = f"recipe-{name}"
     inside = [known for known in METHODS if known in id]
-    if inside or not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
-        raise UsageError(who, f"name {name!r}", expected="lower-case letters, digits and '-', and no method's id in it")
+    if inside or not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", name):
+        expected = "at most 64 lower-case letters, digits and '-', and no method's id in it"
+        raise UsageError(who, f"name {name[:80]!r}", expected=expected)
     plain = get_methods([each for each in dict.fromkeys((default, *(rule.method for rule in rules))) if each != NONE])
     for row in plain:
         if row.algorithm == NO_WEIGHTS:
@@ -196,7 +203,7 @@ def _check(rules: Sequence[Rule], who: str) -> None:
         if rule.component not in (None, *get_args(Component)):
             raise UsageError(where, f"component {rule.component!r}", expected=" or ".join(get_args(Component)))
         try:
-            _numbers(rule.blocks or "0")
+            _ranges("0" if rule.blocks is None else rule.blocks)
             re.compile(rule.include or "")
             re.compile(rule.exclude or "")
         except (ValueError, re.error) as error:

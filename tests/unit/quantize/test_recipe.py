@@ -79,6 +79,9 @@ component = "attention"
         (TOML.replace('"attention"', '"attn"'), "component 'attn'; expected attention or feed-forward or head"),
         (TOML + 'include = "["', "pattern that is none"),
         (TOML + 'blocks = "a-b"', "range or pattern that is none"),
+        (TOML + 'blocks = ""', "range or pattern that is none"),
+        (TOML + 'blocks = "9-0"', "9-0 ends before it begins"),
+        (f"name = '{'a' * 65}'\n" + TOML, "at most 64 lower-case letters"),
         (TOML + "blocks = 3", "blocks = 3"),
         (TOML.replace('method = "awq8"\n', ""), "rule 1: no method"),
         ("rules = 3", "rules that are no tables"),
@@ -157,3 +160,11 @@ def test_the_head_wants_a_method_without_data(model_dir, tmp_path, calibration):
     recipe = recipe_method("head", "rtn4", [Rule("gptq4", component="head")])
     with pytest.raises(MethodError, match="lm_head: a method that looks at data"):
         quantize_checkpoint(model_dir, recipe, calibration, tmp_path, progress=Silent())
+
+
+def test_a_range_of_blocks_is_read_without_counting_to_its_end(tmp_path):
+    path = tmp_path / "mixed.toml"
+    path.write_text(TOML + 'blocks = "1-99999999999"')
+    rules = load_recipe(path).settings.rules
+    names = [f"model.layers.{number}.self_attn.q_proj" for number in (0, 1, 30)] + ["lm_head"]
+    assert [rules[0].matches(name) for name in names] == [False, True, True, False]
