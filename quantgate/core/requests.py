@@ -137,6 +137,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def are_numbers(values: Iterable[object]) -> bool:
+    """Whether each of ``values`` is one (`is_number`); asks every type once, however many values there are."""
+    return all(issubclass(kind, (int, float)) and kind is not bool for kind in set(map(type, values)))
+
+
 def flaw(request: Request, response: object) -> str:
     """What of ``response`` no model could have answered to ``request``, in few words; empty where nothing is wrong.
 
@@ -169,7 +174,7 @@ def _flaw_of_rolling(request: Rolling, response: RollingResponse) -> str:
     positions = len(request.tokens) - 1
     for name, asked in (("nll", True), ("kld", False), ("kld_bound", False), ("same_top", bool(response.kld))):
         values = getattr(response, name)
-        if not isinstance(values, tuple) or not all(map(is_number, values)):
+        if not isinstance(values, tuple) or not are_numbers(values):
             return f"holds no plain numbers under {name}"
         if len(values) != positions and (asked or values):
             return f"has {len(values)} values of {name}, expected {positions}"

@@ -98,7 +98,7 @@ def cases(shown):
 
 
 def test_it_has_the_cases_of_the_clone(place, pytester):
-    here = pytester.run(sys.executable, "-m", "pytest", EVALS, "--collect-only", "-q", "-k", "gptq4")
+    here = pytester.runpytest_inprocess(EVALS, "--collect-only", "-q", "-k", "gptq4", "-p", "no:cacheprovider")
     for words in (("quantgate", "run"), ("pytest", "--pyargs", "quantgate.evals")):
         listed = place(*words, "--collect-only", "-q", "-k", "gptq4")
         assert listed.returncode == 0, listed.stdout + listed.stderr

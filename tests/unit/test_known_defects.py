@@ -239,8 +239,9 @@ TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 def test_every_test_asserts_something():
     """There, scripts that need a GPU and LLaMA-2 stand in for tests, with practically no assertion."""
-    helpers = {each.name for path in TEST_FILES for each in functions_of(path) if checks(each, set())}
-    tests = [(path, each) for path in TEST_FILES for each in functions_of(path) if each.name.startswith("test_")]
+    found = [(path, each) for path in TEST_FILES for each in functions_of(path)]
+    helpers = {each.name for _, each in found if checks(each, set())}
+    tests = [(path, each) for path, each in found if each.name.startswith("test_")]
     assert len(tests) > 500
     silent = [f"{path.relative_to(ROOT)}::{each.name}" for path, each in tests if not checks(each, helpers)]
     assert not silent, "\n".join(silent)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.core.progress import Silent
+from quantgate.core.requests import Generate, Likelihood, Rolling, are_numbers, is_number
 from quantgate.engines.protocol import Setting
 from quantgate.engines.torch import attention, states
-from quantgate.engines.torch.engine import _read
+from quantgate.engines.torch.engine import TorchEngine, _read
 from quantgate.engines.torch.generation import GenerationRun
 from quantgate.engines.torch.row import TorchRow
+from tests.unit.engines.tiny import Letters
+from tests.unit.engines.tiny import tiny_model as model_of
 
 
 def test_the_last_token_that_is_asked_for_is_never_read() -> None:
@@ -52,3 +57,18 @@ def test_an_engine_is_told_by_its_kind_of_device_and_on_a_cpu_by_its_arithmetic(
     assert (here["device"], there["device"]) == ("cpu", "cuda")
     assert ("processor" in here, "processor" in there) == (True, False)
     assert ("attention" in here, "attention" in there) == (False, True)
+
+
+def test_numbers_are_told_by_their_types_alone() -> None:
+    """One look a type gives what a look at each value gives."""
+    odd = ("1", True, None, 1j, torch.tensor(1.0), np.float32(1.0))
+    for values in ((), (1, 2.0, math.nan, np.float64(3.0)), *((1.0, each) for each in odd)):
+        assert are_numbers(values) == all(map(is_number, values)) == (len(values) != 2)
+
+
+def test_what_was_begun_is_gone_on_with() -> None:
+    """Where a model's tables change with the length, tokens of before must not be drawn anew by the later tables."""
+    engine = TorchEngine(model_of("llama"), Letters(), progress=Silent())
+    requests = {0: Generate((2, 3, 4), 6), 1: Generate((5, 6), 6)}
+    run = GenerationRun(engine.model, Letters(), requests, engine.limits, lambda *_: None, begun={0: (7, 8)})
+    assert run.plan.tokens_read == 3 + 2 + 2
