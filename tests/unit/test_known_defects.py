@@ -90,7 +90,8 @@ def test_pages_name_options_that_exist():
     )
     known = set(re.findall(r"\"(--[a-z][a-z-]+)\"", "\n".join(path.read_text("utf-8") for path in sources)))
     pytests = {"--strict", "--lf", "--junitxml", "--help", "--assert", "--setup-only", "--setup-plan", "--deselect"}
-    others = pytests | {"--no-deps", "--hypothesis-profile", "--log"}  # of pip, Hypothesis and lm-eval (--log_samples)
+    # of pip, Hypothesis, lm-eval (--log_samples) and Ray
+    others = pytests | {"--no-deps", "--hypothesis-profile", "--log", "--head"}
     for line in (ROOT / "docs" / "servers.md").read_text("utf-8").splitlines():
         if "pytest evals" not in line:  # how a server is started
             others |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line))

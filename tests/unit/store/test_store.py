@@ -241,3 +241,11 @@ def test_a_lock_that_nobody_frees_is_an_error(store, monkeypatch):
         other.locked(SampleKey(4, 128), "samples"),
     ):
         pass
+
+
+def test_a_file_is_written_where_no_folder_was_and_again(tmp_path):
+    path = tmp_path / "a" / "b" / "report.md"
+    for text in ("one", "two"):
+        write_atomically(path, text)
+        assert path.read_text() == text
+    assert [each.name for each in path.parent.iterdir()] == ["report.md"]
