@@ -199,7 +199,7 @@ def _compressed(config: Mapping[str, Any], who: str) -> Declared:
     account(
         config,
         who,
-        honoured=("quant_method", "config_groups", "ignore"),
+        honoured=("quant_method", "config_groups", "ignore", "kv_cache_scheme"),
         harmless=(
             *("global_compression_ratio", "version", "run_compressed", "dequantize", "use_optimized_inference"),
             "provider",
@@ -228,10 +228,12 @@ def _compressed(config: Mapping[str, Any], who: str) -> Declared:
     def kept(name: str) -> bool:
         return _matches(name, ignored) or not _matches(name, targets)
 
-    own = not inputs and is_plain(config)
+    cache = config.get("kv_cache_scheme")
+    cache_bits = _static_cache(cache, f"{who}.kv_cache_scheme") if cache else 16
+    own = not inputs and not cache and is_plain(config)
     return Declared(
-        "own" if own else "transformers", kept, min(bits, default=16), min(inputs, default=16),
-        execution="simulated" if inputs else "dequantized",
+        "own" if own else "transformers", kept, min(bits, default=16), min(inputs, default=16), cache_bits,
+        execution="simulated" if inputs or cache else "dequantized",
     )  # fmt: skip
 
 
@@ -253,6 +255,14 @@ def _arguments(value: Any, who: str) -> int:
         raise ModelError(who, f"holds a {type(value).__name__}", expected="an object")
     account(value, who, honoured=_ARGUMENTS, harmless=_OBSERVERS)
     return integer(value, "num_bits", lambda n: 1 <= n <= 16, who, "1 to 16")
+
+
+def _static_cache(value: Any, who: str) -> int:
+    """Bits of keys and values. Ranges taken from what is asked at a time would make answers depend on company."""
+    bits = _arguments(value, who)
+    if value.get("dynamic"):
+        raise ModelError(who, f"dynamic is {value['dynamic']!r}", expected="false: scales that are stored")
+    return bits
 
 
 def _targets(names: list[str], who: str) -> list[str]:
@@ -299,7 +309,7 @@ def _own(config: Mapping[str, Any], who: str) -> Declared:
             raise ModelError(place, f"holds a {type(each).__name__}", expected="an object")
         inputs = each.get("activations") or {}
         account(inputs, f"{place}.activations", honoured=[f.name for f in fields(ActivationSettings)])
-        activations += [int(inputs.get("bits", ActivationSettings().bits))] if inputs else []
+        activations += [int(inputs.get("bits", ActivationSettings().bits))] if "activations" in each else []
         rest = {key: value for key, value in each.items() if key != "activations"}
         found = _by_layout(rest, place) if rest.get("quant_method") != QUANT_METHOD else _one(rest, place)
         activations += [found.activation_bits]

@@ -174,6 +174,12 @@ def test_what_is_inside_our_own_layout_is_accounted_for_too(config, word, tmp_pa
         declared(tmp_path, config)
 
 
+def test_settings_that_are_left_out_are_the_loaders_own(tmp_path):
+    inside = {**GPTQ, "group_size": 128, "activations": {}}
+    mixed = {"quant_method": "quantgate", "format": "mixed", "configs": [inside], "layers": {"model.layers.0.x": 0}}
+    assert declared(tmp_path, mixed).activation_bits == 8
+
+
 def test_what_is_simulated_says_so(tmp_path):
     assert declared(tmp_path, KV8).execution == "simulated"
     assert declared(tmp_path, {**KV8, "kv_cache": {}, "configs": [GPTQ]}).execution == "dequantized"
@@ -312,6 +318,30 @@ def test_codes_are_read_as_codes_whatever_the_status_says(name, status, tmp_path
         before = load_candidate(MADE / name, "theirs", "bfloat16", "cpu")(input_ids=tokens).logits
         after = load_candidate(path, "theirs", "bfloat16", "cpu")(input_ids=tokens).logits
     assert torch.equal(before, after)
+
+
+def test_keys_and_values_in_8_bit_are_computed_as_transformers_does_in_any_company(tmp_path):
+    import torch
+
+    from tests.unit.engines.test_engine import assert_like_plain, collect, engine_of, few_shot
+
+    model = load_candidate(MADE / "ct_w4a16_kv", "theirs", "float32", "cpu")
+    requests = few_shot(seed=64)
+    answers, _ = collect(engine_of(model, batch_tokens=64), requests)
+    assert_like_plain(model, requests, answers)
+    path = tmp_path / "without"
+    shutil.copytree(MADE / "ct_w4a16_kv", path)
+    config = json.loads((path / "config.json").read_text())
+    assert read_declared(path, "theirs").cache_bits == 8
+    config["quantization_config"]["kv_cache_scheme"] = None
+    (path / "config.json").write_text(json.dumps(config))
+    state = {name: each for name, each in load_file(path / "model.safetensors").items() if "_scale" not in name[-8:]}
+    state |= {n: each for n, each in load_file(path / "model.safetensors").items() if n.endswith("weight_scale")}
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    plain = load_candidate(path, "theirs", "float32", "cpu")
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        assert (plain(input_ids=tokens).logits - model(input_ids=tokens).logits).abs().max() > 0.01
 
 
 def test_weights_that_were_saved_before_they_were_compressed(tmp_path):

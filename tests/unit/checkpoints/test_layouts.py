@@ -212,6 +212,18 @@ def test_what_is_more_than_a_plain_adapter_is_refused(tmp_path):
         inspect(path, REFERENCE, "mine")
 
 
+@pytest.mark.parametrize(("name", "refused"), [("ct_w4a16_gptq", False), ("ct_w4a16_kv", True), ("ct_w8a8", True)])
+def test_a_base_of_quantized_weights_alone_carries_an_adapter(name, refused, tmp_path):
+    """compressed-tensors always write a kv_cache_scheme, null where there is none."""
+    path = shutil.copytree(DATA / "lora", tmp_path / "lora")
+    shutil.copytree(DATA / name, path / "base")
+    if refused:
+        with pytest.raises(ModelError, match="quantizes inputs, or keys and values, too"):
+            table.open_checkpoint(path, REFERENCE, "mine")
+    else:
+        assert len(table.open_checkpoint(path, REFERENCE, "mine").modules) == 14
+
+
 def test_activations_that_nobody_quantizes_here_are_refused(tmp_path):
     def dynamic(config):
         config["quant_type"]["default"]["_type"] = "Int8DynamicActivationInt8WeightConfig"
