@@ -6,6 +6,7 @@ the checkpoint. Nothing is scored; what is found here is what no rounding of the
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from quantgate.checkpoints.layouts.plain import LAYOUT as PLAIN
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Reference, StoredModule
 from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.checkpoints.reordered import InOrder, moved, orders_of
+from quantgate.core.errors import ModelError
 from quantgate.core.words import counted
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _COARSE: Final = 0.05  # of a matrix that was rounded to 4 bits before it was st
 _ALL: Final = 0.9  # share of the matrices
 _SHIFTED: Final = 0.2  # share of the groups
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
+_MOST_TIMES: Final = 16  # bytes of a weight with all that belongs to it
+_ROOM: Final = 1 << 20  # for what small matrices have beside them
 _EMBEDDING: Final = "embed_tokens.weight"
 
 
@@ -88,6 +92,7 @@ def inspect(place: Path, reference: Path | None, who: str) -> Audit:
 
 def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
     """`inspect` for checkpoints that are open already. Raises ModelError."""
+    _check_sizes(checkpoint, ours)
     findings = [*checkpoint.suspicions()]
     turned = ours is not None and _embedding(checkpoint, ours, findings)
     seen = _Seen()
@@ -104,6 +109,19 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
     findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
     order = {ERROR: 0, WARNING: 1, FACT: 2}
     return Audit(checkpoint.layout, tuple(seen.rows), tuple(sorted(findings, key=lambda each: order[each.level])))
+
+
+def _check_sizes(checkpoint: Checkpoint, ours: Checkpoint | None) -> None:
+    """Refuse, by headers alone, tensors far larger than what they stand for: a file with holes holds terabytes."""
+    shapes = {name: shape for name, (_, shape) in ours.plain.items()} if ours is not None else {}
+    sizes = {name: (each.nbytes, shapes.get(f"{name}.weight", each.shape)) for name, each in checkpoint.modules.items()}
+    sizes |= {name: (math.prod(shape), shapes[name]) for name, (_, shape) in checkpoint.plain.items() if name in shapes}
+    for name, (size, shape) in sizes.items():
+        if size > _MOST_TIMES * math.prod(shape) + _ROOM:
+            raise ModelError(
+                name, f"{size} bytes or numbers for a tensor {tuple(shape)}", expected="a tensor of about that size",
+                hint="write the checkpoint again",
+            )  # fmt: skip
 
 
 def _in_order(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ MOST_RECORDS: Final = 512 * MIB  # baselines, reports
 MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
 MOST_LINE: Final = 16 * MIB  # of a file of one JSON value a line
 MOST_REPLY: Final = 4 * MIB  # of another machine
+MOST_PARTS: Final = 5_000_000  # objects and lists in one JSON text: a byte or two each there, some 100 in memory
 _TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # bidirectional overrides
 
 
@@ -86,9 +87,23 @@ def parse_json(text: str | bytes, most: int = MOST_RECORDS) -> Any:
     return _parsed(text, most)
 
 
+def check_parts(text: str | bytes) -> None:
+    """Refuse JSON that takes a hundred times its length in memory.
+
+    Raises:
+        Unreadable: it holds more than `MOST_PARTS` objects and lists.
+    """
+    if len(text) <= MOST_PARTS:
+        return
+    parts = text.count("{") + text.count("[") if isinstance(text, str) else text.count(b"{") + text.count(b"[")
+    if parts > MOST_PARTS:
+        raise Unreadable(f"{parts} objects and lists in JSON, more than the {MOST_PARTS} that are read")
+
+
 def _parsed(text: str | bytes, most: int, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     if len(text) > most:
         raise Unreadable(f"{len(text)} characters of JSON, more than the {most} that are read")
+    check_parts(text)
     try:
         return json.loads(decode(text) if isinstance(text, bytes) else text, object_pairs_hook=pairs)
     except RecursionError as error:

@@ -148,7 +148,12 @@ def _check_inside(directory: Path, name: str, where: str, who: str) -> None:
     """Refuse names and links that lead out of the directory; a hub cache's links into its blobs are inside."""
     parts = PurePosixPath(name).parts
     plain = not (name.startswith("/") or PureWindowsPath(name).drive or "\\" in name or ".." in parts)
-    real, root = (directory / name).resolve(), directory.resolve()
+    try:
+        real, root = (directory / name).resolve(), directory.resolve()
+    except (OSError, RuntimeError) as error:  # Python before 3.13 raises the latter
+        raise ModelError(
+            who, f"{where} names {name!r}, a link that comes back to itself", expected="a file", hint="copy the file"
+        ) from error
     roots = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     if not plain or not any(real.is_relative_to(each) for each in roots):
         raise ModelError(

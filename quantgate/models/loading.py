@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.core import reading
 from quantgate.core.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded
 from quantgate.models.files import tokenizer_files
@@ -29,6 +30,13 @@ def torch_dtype(name: str) -> Any:
     return known[name]
 
 
+def _check_parts(file: Path, name: str) -> None:
+    try:
+        reading.check_parts(reading.read_bytes(file, _MOST_TOKENIZER))
+    except reading.Unreadable as error:
+        raise ModelError(f"model {name!r}", f"{file.name}: {error}", expected="a tokenizer's vocabulary") from error
+
+
 def load_tokenizer(path: Path, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer in ``path``. Raises ModelError when transformers cannot read it, or its files are too large."""
     for file in tokenizer_files(path):
@@ -37,6 +45,8 @@ def load_tokenizer(path: Path, name: str) -> PreTrainedTokenizerBase:
                 f"model {name!r}", f"{file.name} holds {file.stat().st_size} bytes",
                 expected=f"at most {_MOST_TOKENIZER}: vocabularies of a million tokens take less",
             )  # fmt: skip
+        if file.suffix == ".json":
+            _check_parts(file, name)
     with translated(
         f"model {name!r}",
         "the tokenizer cannot be read",

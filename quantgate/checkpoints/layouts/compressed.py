@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, total
+from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, small, total
 from quantgate.checkpoints.layouts.protocol import CHANNEL, TENSOR, StoredModule
 from quantgate.core.errors import ModelError
 
@@ -63,9 +63,7 @@ def _describe(headers: Headers, settings: Settings) -> StoredModule:
         height, words = headers["weight_packed"].shape
         width = words * (8 * headers["weight_packed"].nbytes // (height * words)) // bits if height * words else 0
         if "weight_shape" in headers:
-            from quantgate.models.tensors import read_tensor
-
-            height, width = (int(each) for each in read_tensor(headers["weight_shape"]))
+            height, width = (int(each) for each in small(headers["weight_shape"], settings["module"]))
     else:
         height, width = headers["weight"].shape
         if headers["weight"].dtype in _NO_CODES:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, total
+from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, small, total
 from quantgate.checkpoints.layouts.protocol import StoredModule
 from quantgate.core.errors import ModelError
 
@@ -33,12 +33,10 @@ def _whole(tensors: Mapping[str, Any], name: str) -> int:
 
 
 def _describe(headers: Headers, settings: Settings) -> StoredModule:
-    from quantgate.models.tensors import read_tensor
-
     need(headers, settings["module"], *_NEEDED)
-    small = {name: read_tensor(headers[name]) for name in ("nbits", "shape", "axis")}
-    rows, columns = (int(each) for each in small["shape"])
-    bits, along = _whole(small, "nbits"), _whole(small, "axis")
+    said = {name: small(headers[name], settings["module"]) for name in ("nbits", "shape", "axis")}
+    rows, columns = (int(each) for each in said["shape"])
+    bits, along = _whole(said, "nbits"), _whole(said, "axis")
     if bits not in _PER_WORD or along not in (0, 1):
         raise ModelError(settings["module"], f"{bits} bits along axis {along}", expected="1, 2, 3, 4 or 8 along 0 or 1")
     groups = math.prod(headers["scale"].shape)

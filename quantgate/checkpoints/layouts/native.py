@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.findings import ERROR, Finding
-from quantgate.checkpoints.layouts.parts import Headers, PartsCheckpoint, PartsLayout, Settings, Tensors, need, total
+from quantgate.checkpoints.layouts.parts import (
+    Headers,
+    PartsCheckpoint,
+    PartsLayout,
+    Settings,
+    Tensors,
+    need,
+    small,
+    total,
+)
 from quantgate.checkpoints.layouts.protocol import CHANNEL, StoredModule
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed, layer_config
 from quantgate.core.errors import ModelError
@@ -106,11 +115,10 @@ def _bnb_describe(headers: Headers, settings: Settings) -> StoredModule:
 def _state(headers: Headers) -> Mapping[str, Any]:
     """What bitsandbytes notes beside the codes: JSON as bytes."""
     from quantgate.core import reading
-    from quantgate.models.tensors import read_tensor
 
     for key, part in headers.items():
         if key.startswith("weight.quant_state."):
-            return reading.parse_object(bytes(read_tensor(part).tolist()).decode("utf-8"))
+            return reading.parse_object(bytes(small(part, "quant_state").tolist()).decode("utf-8"))
     raise ModelError("bitsandbytes", "no quant_state", expected="the state of every 4-bit weight")
 
 
@@ -144,10 +152,8 @@ def _own_describe(headers: Headers, settings: Settings) -> StoredModule:
 
 
 def _shape(headers: Headers) -> tuple[int, int]:
-    from quantgate.models.tensors import read_tensor
-
     if "quantized.shape" in headers:
-        rows, columns = (int(each) for each in read_tensor(headers["quantized.shape"]))
+        rows, columns = (int(each) for each in small(headers["quantized.shape"], "quantized.shape"))
         return rows, columns
     if "weight_packed" in headers:
         rows, columns = headers["weight_packed"].shape

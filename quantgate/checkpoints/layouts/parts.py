@@ -27,6 +27,7 @@ Headers = Mapping[str, StoredTensor]
 Tensors = Mapping[str, "Tensor"]
 Settings = Mapping[str, Any]
 _SCALES: Final = re.compile(r"scales?|scale_inv|.*_scale|.*_scale_inv|.*_scale_2|SCB|.*absmax|scale|.*\._scale")
+_MOST_SAID: Final = 1 << 20
 MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, re.error, RuntimeError)
 """What tensors and settings that others wrote may raise where they are read."""
 
@@ -160,6 +161,18 @@ class PartsCheckpoint:
 def total(headers: Headers) -> int:
     """Bytes of all parts of a module."""
     return sum(part.nbytes for part in headers.values())
+
+
+def small(part: StoredTensor, who: str) -> Tensor:
+    """A stored tensor that says something about others: their shape, their state.
+
+    Raises:
+        ModelError: it is far larger than that takes.
+    """
+    if part.nbytes > _MOST_SAID:
+        raise ModelError(who, f"{part.name} holds {part.nbytes} bytes", expected=f"at most {_MOST_SAID}")
+    found: Tensor = read_tensor(part)
+    return found
 
 
 def need(headers: Mapping[str, Any], who: str, *names: str) -> None:

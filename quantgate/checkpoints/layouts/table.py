@@ -28,6 +28,8 @@ def layout_of(place: Path, who: str) -> Layout:
     """
     if place.is_dir():
         check_links(place, who)
+    elif not place.is_file():
+        raise ModelError(who, f"{place.name} is no plain file", expected="a directory or a file that is there")
     config = read_json(place / "config.json", who) if (place / "config.json").is_file() else {}
     for row in layouts().values():
         if row.recognises(place, config):

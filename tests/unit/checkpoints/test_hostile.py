@@ -1,12 +1,16 @@
 """Checkpoints that were made to break their reader: one clear error each, within seconds and a bounded memory."""
 
+import gzip
 import json
+import math
 import os
 import shutil
 import struct
 import time
+import zipfile
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints.audit import whole_audit
@@ -314,3 +318,97 @@ def test_a_gguf_file_that_counts_what_it_does_not_hold(content, tmp_path):
     path = tmp_path / "theirs.gguf"
     path.write_bytes(HOSTILE[content])
     refused(path)
+
+
+# --- files with holes, archives, bombs ---
+
+
+def widened(path, name, shape, dtype):
+    """Make a tensor as large as its header says, of a hole in the file: it takes no room on the disk."""
+    size = math.prod(shape) * {"BF16": 2, "I8": 1, "F32": 4, "I64": 8}[dtype]
+    file = path / "model.safetensors"
+    state = {key: each for key, each in load_file(file).items() if key != name}
+    save_file(state, file)
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + length])
+    data = len(content) - 8 - length
+    entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [data, data + size]}
+    text = json.dumps(entries).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    os.truncate(file, 8 + len(text) + data + size)
+
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "shape", "dtype"),
+    [
+        ("ct_w8a8", "model.norm.weight", [1 << 40], "BF16"),
+        ("ct_w8a8", "model.embed_tokens.weight", [1 << 34, 64], "BF16"),
+        ("ct_w8a8", f"{UP}.weight", [1 << 34, 64], "I8"),
+        ("ct_w8a8", f"{UP}.weight_scale", [1 << 38, 1], "F32"),
+        ("ct_w4a16_gptq", f"{UP}.weight_shape", [1 << 38], "I64"),
+        ("hqq4", f"{UP}.shape", [1 << 38], "I64"),
+    ],
+)
+def test_a_tensor_of_terabytes_is_not_read(layout, name, shape, dtype, copy):
+    path = copy(layout)
+    widened(path, name, shape, dtype)
+    assert "bytes" in refused(path)
+
+
+BRACES = b'{"a":[' + b"{}," * 6_000_000 + b"{}]}"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "tokenizer_config.json", "model.safetensors"])
+def test_json_that_is_a_hundred_times_as_large_in_memory(name, copy):
+    path = copy()
+    head = len(BRACES).to_bytes(8, "little") if name == "model.safetensors" else b""
+    (path / name).write_bytes(head + BRACES)
+    assert "objects and lists" in refused(path)
+
+
+def pickled(path, content):
+    torch.save({"a": torch.ones(1)}, path)
+
+
+def zipped(path, content):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(path.name, bytes(1 << 24))
+
+
+def compressed(path, content):
+    path.write_bytes(gzip.compress(content))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("how", [pickled, zipped, compressed])
+def test_an_archive_under_another_name(how, name, copy):
+    path = copy()
+    how(path / name, (path / name).read_bytes())
+    refused(path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_link_to_itself(name, copy):
+    path = copy()
+    (path / name).unlink()
+    (path / name).symlink_to(name)
+    refused(path)  # newer Pythons resolve such a link to itself: the file is missing then
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pipe_that_nobody_writes_to(name, copy):
+    path = copy()
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    refused(path)
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "theirs.gguf")
+    (tmp_path / "loop").symlink_to("loop")
+    assert "no plain file" in refused(tmp_path / "theirs.gguf")
+    assert "no plain file" in refused(tmp_path / "loop")
