@@ -5,8 +5,9 @@
 Each checkpoint is run twice over the same text: once by its own tool (transformers with bitsandbytes, torchao or
 compressed-tensors; GPTQModel for GPTQ and AWQ; hqq and quanto by their own modules; peft; llama.cpp through xllamacpp
 for GGUF files), once as 16-bit weights that our reader unpacked, with the inputs of its layers rounded by formulas
-that stand here where compressed-tensors declares it. Printed: perplexity of both, and the mean KL divergence of ours
-from the tool's, in nats. llama.cpp is asked for whole distributions at a few positions, on which its perplexity rests.
+that stand here where compressed-tensors declares it, or llama.cpp does it. Printed: perplexity of both, and the mean
+KL divergence of ours from the tool's, in nats. llama.cpp is asked for whole distributions at a few positions, on which
+its perplexity rests.
 Needs the tools beside quantgate in one environment.
 """
 
@@ -58,6 +59,10 @@ def ours(reference: Path, place: Path, ids: Tensor, dtype: torch.dtype) -> Tenso
         model = AutoModelForCausalLM.from_pretrained(work, dtype=dtype)
         if place.is_dir() and (place / "config.json").is_file():
             round_inputs(model, place)
+        elif place.suffix == ".gguf" and not place.stem.endswith(("F16", "BF16", "F32")):
+            for layer in model.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    layer.register_forward_pre_hook(lambda _, given: (as_q8(given[0]),))
         return logits_of(model, ids)
 
 
@@ -73,6 +78,14 @@ def round_inputs(model: Any, place: Path) -> None:
             if how:
                 scale = state.get(f"{name}.input_scale", state.get(f"{name}.input_global_scale"))
                 layer.register_forward_pre_hook(lambda _, given, how=how, scale=scale: (rounded(given[0], how, scale),))
+
+
+def as_q8(values: Tensor) -> Tensor:
+    """As llama.cpp stores what goes into a product with a block type: 8 bits, 32 features share an F16 scale."""
+    blocks = values.float().unflatten(-1, (-1, 32))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    steps = torch.where(scale == 0, 0.0, blocks / scale).round()
+    return (steps * scale.half().float()).flatten(-2).to(values.dtype)
 
 
 def rounded(values: Tensor, how: dict[str, Any], scale: Tensor | None) -> Tensor:
