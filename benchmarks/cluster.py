@@ -29,7 +29,7 @@ def run(args: Any, folder: Path, *more: str) -> subprocess.Popen[str]:
     """One run of the suite, begun."""
     words = ["--methods", args.methods, "--tasks", args.tasks, "--limit", str(args.limit)]
     words += ["--store", str(folder / "store"), "--report-dir", str(folder / "report")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", "pytest", "evals", *words, *more], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
@@ -78,6 +78,7 @@ def main() -> int:
     parser.add_argument("--tasks", default="truthfulqa,kld_prose")
     parser.add_argument("--limit", type=int, default=16)
     args = parser.parse_args()
+    os.environ.update({"RAY_worker_niceness": "0"})  # or whatever else runs here comes first
     with tempfile.TemporaryDirectory(prefix="quantgate-cluster-") as name:
         top = Path(name)
         started = time.monotonic()

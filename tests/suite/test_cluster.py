@@ -120,11 +120,26 @@ def test_the_command_of_a_worker_says_what_this_one_does():
     options = {
         "model": ["a", "small=b"], "methods": ["rtn4", "rtn8"], "limit": 8, "offline": True, "sequential": False,
         "seed": 1234, "executor": "ray", "strict_verdicts": True, "candidate": ["mine=x"], "tasks": None,
+        "confirm_run_unsafe_code": False, "update_baselines": True,
     }  # fmt: skip
     assert list(cluster.words_of(options, ("evals",))) == [
         "evals", "--model=a", "--model=small=b", "--methods=rtn4,rtn8", "--candidate=mine=x", "--limit=8", "--offline",
         "--strict",
     ]  # fmt: skip
+    assert list(cluster.words_of({"confirm_run_unsafe_code": True}, ())) == ["--confirm-run-unsafe-code"]
+
+
+def test_a_worker_is_told_nothing_where_everything_has_its_default():
+    from quantgate.fixtures.options import declared_options
+
+    off = {"store_true": False}
+    defaults = {
+        each.settings.get("dest") or each.flags[0][2:].replace("-", "_"): each.settings.get(
+            "default", off.get(each.settings.get("action"))
+        )
+        for each in declared_options()
+    }
+    assert list(cluster.words_of(defaults, ("evals",))) == ["evals"]
 
 
 @pytest.mark.skipif(
