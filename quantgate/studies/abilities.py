@@ -187,13 +187,13 @@ def _answers(name: str, task: str, case: Case) -> dict[str, Any]:
 
     Lengths are compared by the mean logarithm of each item's ratio. Empty for a task that is not answered freely.
     """
-    both = [(case.reference[item].companions, each.companions) for item, each in case.subject.items()
-            if item in case.reference]  # fmt: skip
-    both = [(ours, theirs) for ours, theirs in both if "tokens" in ours and "tokens" in theirs]
-    if not both:
+    pairs = [(case.reference[item], each) for item, each in case.subject.items() if item in case.reference]
+    pairs = [pair for pair in pairs if all("tokens" in side.companions for side in pair)]
+    if not pairs:
         return {}
+    both = [(ours.companions, theirs.companions) for ours, theirs in pairs]
     logs = np.array([math.log((theirs["tokens"] + 1) / (ours["tokens"] + 1)) for ours, theirs in both])
-    codes = np.arange(len(logs), dtype=np.intp)
+    codes = np.unique(np.array([ours.group for ours, _ in pairs]), return_inverse=True)[1].astype(np.intp)
     sides = np.stack([logs, np.zeros_like(logs)])[:, None, :]
     ratio = contrast(Block(name, task, ("quantized", "16-bit"), sides, codes), 0, 1) if len(logs) > 1 else None
     shares = {

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from quantgate.verdict.family import holm
 from quantgate.verdict.intervals import Codes, Floats, spread
 
+_NO_SPREAD: Final = 1e-9  # of a difference: what rounding leaves where all items differ by the same
 POWER: Final = 0.8
 
 
@@ -107,14 +108,24 @@ def contrast(block: Block, first: int, second: int, confidence: float = 0.95) ->
     variance, df = _summed(parts)
     delta, error = float(differences.mean()), math.sqrt(variance)
     names = (block.method, block.test, block.sets[first], block.sets[second])
-    if error == 0:
-        exact = float(delta == 0)
-        return Contrast(*names, delta, delta, delta, exact, with_draws=covered, smallest=0.0, unit=block.unit)
+    if error <= abs(delta) * _NO_SPREAD:
+        chance = _all_alike(delta, block.codes)
+        room = abs(delta) if chance > 1 - confidence else 0.0
+        return Contrast(
+            *names, delta, delta - room, delta + room, chance, with_draws=covered, smallest=0.0, unit=block.unit
+        )
     arm = float(stats.t.ppf((1 + confidence) / 2, df))
     p = float(2 * stats.t.sf(abs(delta) / error, df))
     seen = (arm + float(stats.t.ppf(POWER, df))) * error
     low, high = delta - arm * error, delta + arm * error
     return Contrast(*names, delta, low, high, p, with_draws=covered, smallest=seen, unit=block.unit)
+
+
+def _all_alike(delta: float, codes: Codes) -> float:
+    """The chance of differences that are all ``delta``: two-sided sign test over what belongs together. Two items that
+    both moved by the same have no spread, and prove nothing.
+    """
+    return 1.0 if delta == 0 else min(1.0, 2.0 ** (1 - len(np.unique(codes))))
 
 
 def _summed(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Gains against a plain paired test, planted losses found and ascribed to the right ability, and what is left out."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -102,6 +103,30 @@ def test_items_that_one_side_lacks_are_left_out_and_too_few_are_a_hole():
     assert found["gains"] == []
     assert "share 1 items" in found["holes"][0]["why"]
     assert found["answer"] == "no ability could be compared"
+
+
+@pytest.mark.parametrize(("items", "p", "lost"), [(2, 0.5, False), (5, 0.0625, False), (8, 2.0**-7, True)])
+def test_a_few_items_that_all_moved_alike_prove_no_more_than_a_coin_would(items, p, lost):
+    none, all_right = [0.0] * items, [1.0] * items
+    [gain] = (found := record(pair([none, all_right], [none, none])))["gains"]
+    assert gain["change"] == -1.0
+    assert gain["p"] == pytest.approx(p) == stats.binomtest(0, items).pvalue
+    assert (gain["high"] < 0, gain["reference_low"] > 0) == (lost, lost)
+    assert ("loses chain of thought" in found["answer"]) is lost
+
+
+def test_lengths_of_items_that_belong_together_count_as_one():
+    lengths = np.repeat([20.0, 40.0, 30.0, 60.0], 10)
+    ratios = np.repeat([1.0, 2.0, 3.0, 1.5], 10)
+    sides = []
+    for values in (lengths, ratios * lengths):
+        plain = outcomes(np.zeros(40), tokens=values - 1, capped=np.zeros(40), not_final=np.zeros(40))
+        sides.append([replace(each, group=str(number // 10)) for number, each in enumerate(plain)])
+    [answers] = record({("gptq3", "gsm8k_cot"): tuple(sides), **pair([[0.0], [0.0]], [[0.0], [0.0]], who="x")})[
+        "answers"
+    ]
+    low, high = stats.ttest_1samp(np.log([1.0, 2.0, 3.0, 1.5]), 0.0).confidence_interval(0.95)
+    assert (math.log(answers["length_low"]), math.log(answers["length_high"])) == pytest.approx((low, high), rel=1e-6)
 
 
 def test_without_a_pair_there_is_no_study():
