@@ -100,7 +100,7 @@ def _abilities(data: DataSource) -> list[Part]:
     whole = [pair for pair in PAIRS if pair.without in there and pair.given in there]
     tests = tuple(name for name in there if name in ALONE or any(name in (p.without, p.given) for p in whole))
     missing = tuple(f"{pair.ability} on {pair.benchmark}" for pair in PAIRS if pair not in whole)
-    return [Part((), tests if whole else (), missing, tuple((pair.without, pair.given) for pair in whole))]
+    return [Part((), tests if whole else (), missing, tuple((pair.without, pair.given) for pair in PAIRS))]
 
 
 def _has(name: str, data: DataSource) -> bool:
