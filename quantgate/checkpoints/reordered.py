@@ -83,8 +83,8 @@ def _of_heads(members: list[str], found: Tensor, checkpoint: Checkpoint, ours: C
     asked = _values(query, checkpoint)
     if not size or asked is None or len(found) != keys * size or len(asked) != queries * size:
         return {}
-    of_values = _matched(_ours(value, ours).view(keys, -1), found.view(keys, -1))
-    of_queries = _matched(_ours(query, ours).view(queries, -1), asked.view(queries, -1))
+    of_values = _matched(_ours(value, ours).reshape(keys, -1), found.reshape(keys, -1))
+    of_queries = _matched(_ours(query, ours).reshape(queries, -1), asked.reshape(queries, -1))
     if of_values is None or of_queries is None:
         return {}
     repeats = queries // keys

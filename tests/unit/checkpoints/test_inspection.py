@@ -89,7 +89,7 @@ def test_damage_is_found(name, damage, tmp_path):
 
 
 @pytest.mark.parametrize("change", HARMLESS)
-@pytest.mark.parametrize("name", [*DAMAGED, "ct_fp8_static"])
+@pytest.mark.parametrize("name", [*DAMAGED, "ct_fp8_static", "ct_fp8_block"])
 def test_what_computes_the_same_is_no_error(name, change, tmp_path):
     """Factors that cancel out, and an order of heads or features that everything follows."""
     path = tmp_path / "changed"
