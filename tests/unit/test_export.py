@@ -104,7 +104,7 @@ def test_it_is_said_before_quantizing(model_dir, tmp_path, capsys):
     for file in model_dir.iterdir():
         (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages }}")  # the tokenizer here is none
-    assert export("gptq4", tmp_path / "out", tmp_path / "model", tmp_path) == 1
+    assert export("gptq4", tmp_path / "out", tmp_path / "model", tmp_path) == 4
     assert "vLLM: no, 96 input features of model.layers.0.self_attn.q_proj" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
