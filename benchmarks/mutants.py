@@ -233,7 +233,7 @@ of(
 of(
     "quantgate/models/quantized.py",
     "tests/unit/models/test_quantized.py",
-    ('_KEYS: Final = (MAIN, "compression_config", "quantization")', "_KEYS: Final = (MAIN,)"),
+    ('_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS)', "_KEYS: Final = (MAIN,)"),
     ('_INNER: Final = ("text_config", "llm_config")', "_INNER: Final = ()"),
     ("        if (path / name).is_file():", f"        {NEVER}"),
     ("    if (path / _RECORD).is_file():", f"    {NEVER}"),

@@ -17,6 +17,7 @@ from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied
 from quantgate.models.files import INDEX, read_json
 from quantgate.models.loading import load_reference
+from quantgate.models.quantized import INPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from quantgate.checkpoints.layouts.protocol import Checkpoint
 
 VERSION: Final = 2  # counts up when the same files are unpacked to other values
-INPUTS: Final = "quantgate_inputs"
-"""In config.json: how the inputs of which matrices are quantized, as `input_settings` says it."""
 _SHARD_BYTES: Final = 500 * 1000**2
 _STATIC: Final = ("input_scale", "activation_scale")
 
@@ -40,9 +39,8 @@ def input_settings(checkpoint: Checkpoint, inputs: Mapping[str, Any] | None) -> 
     """
     if inputs is None:
         return {}
-    if (
-        inputs.get("dynamic", True) and inputs["kind"] != "nvfp4"
-    ):  # whose blocks are dynamic, and what they share is not
+    by_blocks = inputs["kind"] == "nvfp4"  # blocks are dynamic, the scale they share is stored
+    if inputs.get("dynamic", True) and not by_blocks:
         return {name: {"settings": dict(inputs)} for name in checkpoint.modules}
     return {name: {"settings": dict(inputs), "scale": _static_scale(checkpoint, name)} for name in checkpoint.modules}
 

@@ -15,7 +15,9 @@ from quantgate.models.files import read_json
 from quantgate.models.tensors import stored
 
 MAIN: Final = "quantization_config"
-_KEYS: Final = (MAIN, "compression_config", "quantization")  # transformers, old llm-compressor, MLX
+INPUTS: Final = "quantgate_inputs"
+"""In the config.json of files that were unpacked here: how inputs are quantized. Nobody else reads it."""
+_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS)  # transformers, old llm-compressor, MLX, our own
 _INNER: Final = ("text_config", "llm_config")
 _SIDE_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
 QMAP: Final = "quanto_qmap.json"

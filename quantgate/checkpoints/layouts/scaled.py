@@ -45,9 +45,16 @@ def _fp8_scale(parts: Mapping[str, Any], who: str) -> str:
     return found[0]
 
 
+def _check_codes(headers: Headers, who: str) -> None:
+    """Raise ModelError for a weight that is stored in more than 8 bit beside its scale."""
+    if not headers["weight"].dtype.startswith("F8_"):
+        raise ModelError(who, f"its weight is stored in {headers['weight'].dtype}", expected="codes of FP8")
+
+
 def _fp8_describe(headers: Headers, settings: Settings) -> StoredModule:
     scale = headers[_fp8_scale(headers, settings["module"])]
     rows, columns = headers["weight"].shape
+    _check_codes(headers, settings["module"])
     if block := settings.get("weight_block_size"):
         height, group = int(block[0]), int(block[1])
     else:
@@ -81,6 +88,7 @@ def _modelopt_describe(headers: Headers, settings: Settings) -> StoredModule:
     rows, columns = headers["weight"].shape
     if "weight_scale_2" in headers:
         return StoredModule("float", 4, _NVFP4_BLOCK, None, "F8_E4M3", total(headers), (rows, 2 * columns))
+    _check_codes(headers, settings["module"])
     group = TENSOR if len(headers["weight_scale"].shape) == 0 else CHANNEL
     return StoredModule("float", 8, group, None, headers["weight_scale"].dtype, total(headers), (rows, columns))
 

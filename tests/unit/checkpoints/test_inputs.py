@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
 from quantgate.efficiency.weights import stored_bytes
+from quantgate.models.quantized import refuse_quantized
 from quantgate.models.source import resolve_model
 from quantgate.store.store import Store
 from quantgate.subjects.candidates import open_candidate, parse_candidate
@@ -184,6 +185,26 @@ def test_static_scales_that_are_none(scale, tmp_path):
 
     path = checkpoint(tmp_path / "theirs", by_matrix, {"activation_scheme": "static"}, change)
     with pytest.raises(ModelError, match="an input scale of"):
+        opened(path, tmp_path)
+
+
+def test_unpacked_files_are_nothing_to_judge_by_themselves(tmp_path):
+    """Out of the store, nobody would round their inputs: as a candidate and as the 16-bit original they are refused."""
+    subject = opened(checkpoint(tmp_path / "theirs", by_matrix, {"activation_scheme": "static"}), tmp_path)
+    with pytest.raises(ModelError, match="quantgate_inputs"):
+        opened(subject.path, tmp_path)
+    with pytest.raises(ModelError, match="quantgate_inputs"):
+        refuse_quantized(subject.path, json.loads((subject.path / "config.json").read_text()), "reference")
+
+
+@pytest.mark.parametrize("config", [{"activation_scheme": "static"}, {"quant_algo": "FP8"}])
+def test_weights_beside_scales_that_were_never_rounded(config, tmp_path):
+    def change(state):
+        name = "model.layers.0.mlp.up_proj.weight"
+        state[name] = state[name].to(torch.bfloat16)
+
+    path = checkpoint(tmp_path / "theirs", modelopt_fp8 if "quant_algo" in config else by_matrix, config, change)
+    with pytest.raises(ModelError, match="stored in BF16"):
         opened(path, tmp_path)
 
 
