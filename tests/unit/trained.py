@@ -1,15 +1,11 @@
 """A small model that has learned something: rounding it costs what it costs a real one, unlike random weights."""
 
 import functools
-from pathlib import Path
 
 import torch
 from transformers import LlamaForCausalLM
 
-from quantgate.checkpoints.checkpoint import load_quantized
-from quantgate.core.progress import Silent
 from quantgate.quantize.calibration.samples import Calibration
-from quantgate.subjects.make import quantize_checkpoint
 from tests.unit.conftest import VOCABULARY, tiny_config
 
 LENGTH = 32
@@ -48,20 +44,6 @@ def trained_llama() -> LlamaForCausalLM:
     return model.eval()
 
 
-def loss_of(model: torch.nn.Module) -> float:
-    """Mean negative log-likelihood of held-out sentences, in float32."""
-    text = sentences(64, 2)
-    with torch.no_grad():
-        return float(model.float()(text, labels=text).loss)
-
-
 def lessons() -> Calibration:
     """Sentences to calibrate with, which neither the training nor the held-out ones hold."""
     return Calibration("sentences", "made up", tuple(map(tuple, sentences(48, 3).tolist())), (), 3)
-
-
-def loss_quantized(method, model_dir: Path, target: Path) -> float:
-    """`loss_of` the checkpoint that ``method`` makes of ``model_dir``."""
-    given = lessons() if method.needs_calibration else None
-    quantize_checkpoint(model_dir, method, given, target, progress=Silent())
-    return loss_of(load_quantized(target, torch.float32))
