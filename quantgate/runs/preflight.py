@@ -23,9 +23,8 @@ from quantgate.models.files import read_json
 from quantgate.models.source import BUNDLED, check_chat_template, is_directory, peek_model
 from quantgate.quantize.calibration.sources import DIALOGUES, CalibrationChoice, count_dialogues, readable
 from quantgate.quantize.calibration.table import source_called
-from quantgate.subjects.candidates import ALGORITHM, check_candidate
-from quantgate.subjects.served import ALGORITHM as SERVED
-from quantgate.subjects.served import check_server
+from quantgate.quantize.catalogue.methods import NO_WEIGHTS
+from quantgate.subjects.brought import kind_of
 from quantgate.subjects.served_reference import check_served_reference, is_address
 from quantgate.tasks.data import BUNDLED_DATA, open_data
 
@@ -235,7 +234,7 @@ def check_before(wanted: Wanted, method: Method, data: DataSource | None) -> Non
 def check_architecture(wanted: Wanted, methods: Sequence[Method], data: DataSource | None) -> None:
     """A model whose blocks hold matrices that no method here can quantize (GPT-2's Conv1D, fused experts)."""
     del data
-    made_here = [method.id for method in methods if method.algorithm not in (ALGORITHM, SERVED, "none")]
+    made_here = [method.id for method in methods if not (kind_of(method) or method.algorithm == NO_WEIGHTS)]
     if made_here and (place := wanted.place) is not None:
         config = read_json(place / "config.json", f"model {wanted.model!r}")
         architectures.check_quantizable(config, wanted.model, made_here)
@@ -282,10 +281,8 @@ def check_candidates(wanted: Wanted, methods: Sequence[Method], data: DataSource
     """A candidate whose files are not whole, or declare what cannot be judged: seen from configurations and headers."""
     del data
     for method in methods:
-        if method.algorithm == ALGORITHM:
-            check_candidate(method, wanted.place, offline=wanted.offline)
-        elif method.algorithm == SERVED:
-            check_server(method)
+        if brought := kind_of(method):
+            brought.check(method, wanted.place, wanted.offline)
 
 
 CHECKS_OF_METHODS: Final[tuple[Callable[[Wanted, Sequence[Method], DataSource], None], ...]] = (

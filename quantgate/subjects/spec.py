@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
 
 from quantgate.core.cases import CaseKey
 from quantgate.core.errors import translated
@@ -13,15 +11,8 @@ from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice
-from quantgate.subjects import candidates, served
+from quantgate.subjects.brought import kind_of
 from quantgate.subjects.subject import Subject, Workshop, make_subject
-
-Opener: TypeAlias = Callable[[ModelFiles, Method, Calibration | None, Workshop], Subject]
-OPENERS: Final[dict[str, Opener]] = {
-    candidates.ALGORITHM: candidates.open_candidate,
-    served.ALGORITHM: served.open_served,
-}
-"""By a row's algorithm; every other row is a quantizer's, and its subject is made here."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,8 @@ class SubjectSpec:
         Raises:
             MethodError, ModelError: it cannot be made of ``model``, or does not belong to it.
         """
-        opener = OPENERS.get(self.method.algorithm, make_subject)
+        brought = kind_of(self.method)
+        opener = brought.open if brought else make_subject
         with translated(f"subject {self.method.id!r}", "cannot be made", hint="compare its files with the original's"):
             subject = opener(model, self.method, calibration, workshop)
         problems = configuration_problems(model.path, subject.path)

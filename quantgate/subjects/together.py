@@ -14,7 +14,6 @@ from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.catalogue.methods import algorithm_of
 from quantgate.quantize.catalogue.recipe import ALGORITHM as RECIPE
-from quantgate.subjects.candidates import ALGORITHM as CANDIDATE
 from quantgate.subjects.subject import Workshop, key_of
 
 MOST: Final = 4
@@ -23,7 +22,7 @@ MOST: Final = 4
 
 def shares(method: Method) -> bool:
     """Whether it looks at text, and at the inputs of layers that are not quantized yet."""
-    if not method.needs_calibration or method.algorithm in (RECIPE, CANDIDATE):
+    if not method.needs_calibration or method.algorithm == RECIPE:
         return False
     algorithm = algorithm_of(method)
     if not getattr(algorithm, "needs", True):
