@@ -1,7 +1,7 @@
 """How many items a guided draw asks, beside bets on items in random order, and how often it passes harm at the margin.
 
-``python benchmarks/guided_sampling.py`` (about five minutes on one core) prints the table of docs/verdicts.md. A
-synthetic benchmark: the log odds of the right option are a mixture of two normals, a subject's are those plus noise.
+``python benchmarks/guided_sampling.py`` prints the table of docs/verdicts.md (``--runs 1000``: 20 minutes on one core).
+A synthetic benchmark: the log odds of the right option are a mixture of two normals, a subject's are those plus noise.
 Harm is put on it as a shift of all odds, or as answers lost where the reference is sure (``sure``), undecided
 (``boundary``), or anywhere (``any``).
 """
@@ -42,13 +42,17 @@ def pair(size: int, kind: str, harm: float, seed: int = 1) -> tuple[Floats, Floa
     return odds, right, scores
 
 
-def by_guide(odds: Floats, right: Floats, scores: Floats, margin: float, seed: int) -> tuple[str, int]:
-    """Verdict and items asked of a guided draw."""
-    outcomes = [
+def outcomes_of(odds: Floats, right: Floats) -> list[ItemOutcome]:
+    """What the reference's store holds of the items."""
+    return [
         ItemOutcome(str(index), "", float(score), companions={"prob_right": float(mass)})
         for index, (score, mass) in enumerate(zip(right, special.expit(odds), strict=True))
     ]
-    draw = guided.Draw.of(guided.cells(outcomes), guided.default_curve(), seed)
+
+
+def by_guide(cell: guided.Codes, right: Floats, scores: Floats, margin: float, seed: int) -> tuple[str, int]:
+    """Verdict and items asked of a guided draw; ``cell``: where the reference stands with every item."""
+    draw = guided.Draw.of(cell, guided.default_curve(), seed)
     limits = guided.Boundaries()
     for threshold in draw.thresholds(guided.FIRST)[:-1]:
         seen = guided.look(draw, right - scores, threshold, margin)
@@ -80,7 +84,8 @@ def main() -> None:
     for size, margin in ((14_042, 0.01), (2_000, 0.025)):
         for kind, times in (("shift", 0), ("shift", 1), ("sure", 1), ("boundary", 1), ("any", 1), ("shift", 2)):
             odds, right, scores = pair(size, kind, times * margin)
-            found = [by_guide(odds, right, scores, margin, seed) for seed in range(runs)]
+            cell = guided.cells(outcomes_of(odds, right))
+            found = [by_guide(cell, right, scores, margin, seed) for seed in range(runs)]
             bets = [by_bets(right, scores, margin, seed) for seed in range(40)]
             share = {name: 100 * np.mean([each[0] == name for each in found]) for name in ("pass", "regressed")}
             print(

@@ -248,9 +248,25 @@ of(
     ("    if not isinstance(content, dict):", f"    {NEVER}"),
 )
 of(
+    "quantgate/checkpoints/lone.py",
+    "tests/unit/checkpoints/test_lone.py",
+    (
+        "if len(places) != 1 or (name := next(iter(places))) not in _FILES:",
+        "if (name := next(iter(places))) not in _FILES:",
+    ),
+    (" if found and any(True for _ in quantized_tensors(place)) else None", " if found else None"),
+    ("    if not isinstance(inner, Mapping) or", "    if"),
+    ("**inner}", '"quant_algo": "FP8"}'),
+)
+of(
+    "quantgate/models/files.py",
+    "tests/unit/checkpoints/test_lone.py",
+    ('"generation_config.json", *SIDE_FILES)', '"generation_config.json")'),
+)
+of(
     "quantgate/checkpoints/declared.py",
     "tests/unit/checkpoints/test_declared.py",
-    ("        if places:\n", f"        {NEVER}\n"),
+    ("    if not places:\n", "    if True:\n"),
     ("    _agree(found, places, who)\n", ""),
     ('if place.startswith("hf_quant") else inner', "if False else inner"),
     ("    if declares is None:", f"    {NEVER}"),

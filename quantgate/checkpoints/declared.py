@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from quantgate.checkpoints.declared_further import AUTO_ROUND, LAYOUTS, check_au
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.guests import declaring
+from quantgate.checkpoints.lone import lone
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
@@ -55,18 +56,26 @@ def read_declared(path: Path, who: str) -> Declared:
         return quanto(read_json(path / QMAP, who), f"{who}: {QMAP}")
     found = places.pop(f"{MAIN} in config.json", None)
     if found is None:
-        if places:
-            raise ModelError(
-                who,
-                f"{next(iter(places))} declares a quantization, config.json's {MAIN} does not",
-                expected=f"{MAIN} in config.json: the loader looks nowhere else",
-                hint="copy it there, or delete it if the weights are plain 16 bit",
-            )
-        return Declared("transformers", lambda name: False)
+        return _beside(path, config, places, who)
     if not isinstance(found, Mapping):
         raise ModelError(who, f"{MAIN} holds a {type(found).__name__}", expected="an object")
     _agree(found, places, who)
     return _by_layout(found, f"{who}: {MAIN}")
+
+
+def _beside(path: Path, config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> Declared:
+    """Without ``quantization_config``: nothing is quantized, or a file beside config.json says how."""
+    if not places:
+        return Declared("transformers", lambda name: False)
+    if alone := lone(path, config):
+        name, content = alone
+        return replace(_by_layout(content, f"{who}: {name}"), reader="unfolded", beside=name)
+    raise ModelError(
+        who,
+        f"{next(iter(places))} declares a quantization, config.json's {MAIN} does not",
+        expected=f"{MAIN} in config.json, or one file beside it that says how its codes become weights",
+        hint="copy it there, or delete it if the weights are plain 16 bit",
+    )
 
 
 def _by_layout(config: Mapping[str, Any], who: str) -> Declared:

@@ -23,7 +23,8 @@ class Declared:
     ``kept``: whether a module of that name is declared to stay in 16 bit. ``bits``: nominal, None where nothing says.
     ``compute_dtype``: in which the runtime that it was written for unpacks and multiplies, where it says so; here that
     is always the run's ``--dtype``. ``inputs``: how an unpacked checkpoint quantizes the inputs of its matrices, as
-    `ActivationSettings` takes it; static ones by the scale that is stored beside each matrix.
+    `ActivationSettings` takes it; static ones by the scale that is stored beside each matrix. ``beside``: the file that
+    declares all this where config.json does not.
     """
 
     reader: Literal["own", "transformers", "unfolded"]
@@ -34,6 +35,7 @@ class Declared:
     execution: str = "dequantized"
     compute_dtype: str = ""
     inputs: Mapping[str, Any] | None = None
+    beside: str = ""
 
 
 def account(

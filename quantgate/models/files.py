@@ -21,7 +21,9 @@ from quantgate.core.reading import Unreadable
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-CONFIGS: Final = ("config.json", "generation_config.json", "quantize_config.json")
+SIDE_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
+"""Where quantizations are declared beside config.json."""
+CONFIGS: Final = ("config.json", "generation_config.json", *SIDE_FILES)
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index.json", "*.gguf", *PICKLES)
 VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantgate.core.errors import ModelError
-from quantgate.models.files import read_json
+from quantgate.models.files import SIDE_FILES, read_json
 from quantgate.models.tensors import stored
 
 MAIN: Final = "quantization_config"
@@ -19,7 +19,6 @@ INPUTS: Final = "quantgate_inputs"
 """In the config.json of files that were unpacked here: how inputs are quantized. Nobody else reads it."""
 _KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS)  # transformers, old llm-compressor, MLX, our own
 _INNER: Final = ("text_config", "llm_config")
-_SIDE_FILES: Final = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json")
 QMAP: Final = "quanto_qmap.json"
 """Where quanto says how each module is kept; it declares nothing in config.json."""
 _RECORD: Final = "quantgate.json"
@@ -42,7 +41,7 @@ def declarations(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         part = config.get(inner)
         if isinstance(part, Mapping):
             found |= {f"{inner}.{key} in config.json": part[key] for key in _KEYS if part.get(key)}
-    for name in _SIDE_FILES:
+    for name in SIDE_FILES:
         if (path / name).is_file():
             found[name] = read_json(path / name, str(path))
     return found

@@ -173,6 +173,8 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     check_complete(model.path, path, who)
     if note := computed_otherwise(method, workshop.dtype):
         workshop.progress.note(note)
+    if declared.beside:
+        workshop.progress.note(f"{who}: config.json declares no quantization; read as {declared.beside} says")
     opened = open_checkpoint(path, model.path, who)
     found = _inspect(model.path, opened, method, declared, bytes_on_disk(path))
     weights = weight_files(path, who)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quantgate.checkpoints.findings import FACT, WARNING, Finding, named
 from quantgate.checkpoints.layouts.adapter_fields import check_layers, check_settings, of_layer, unknown_fields
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout, StoredModule
+from quantgate.checkpoints.lone import declaring_config
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.models.tensors import StoredTensor, read_header, read_tensor, stored
@@ -83,7 +84,7 @@ def _more_than_weights(place: Path, who: str) -> bool:
     from quantgate.checkpoints.declared import read_declared
 
     declared = read_declared(place, who)
-    own = read_json(place / "config.json", who).get("quantization_config") or {}
+    own = declaring_config(place, who).get("quantization_config") or {}
     parts = [own, *own.get("configs", [])]
     lost = any({"activations", "kv_cache"} & each.keys() or each.get("kv_cache_scheme") for each in parts)
     return lost or min(declared.activation_bits, declared.cache_bits) < _FLOAT_BITS

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from quantgate.checkpoints.fields import Declared, check_patterns
 from quantgate.checkpoints.findings import Finding
 from quantgate.checkpoints.layouts.protocol import StoredModule
+from quantgate.checkpoints.lone import declaring_config
 from quantgate.core.errors import ModelError, translated
-from quantgate.models.files import read_json
 from quantgate.models.tensors import StoredTensor, read_tensor, stored
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class PartsLayout:
 
     def open(self, place: Path, reference: Path | None, who: str) -> PartsCheckpoint:
         """See `Layout.open`; nothing is asked of the reference."""
-        config = read_json(place / "config.json", who)
+        config = declaring_config(place, who)
         check_patterns(config.get("quantization_config") or {}, who)
         return PartsCheckpoint(self, place, config, dict(stored(place, who)), who)
 

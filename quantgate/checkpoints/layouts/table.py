@@ -9,9 +9,10 @@ from typing import Final
 from quantgate.checkpoints.guests import GROUP
 from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, hqq, native, plain, quanto, scaled
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout
+from quantgate.checkpoints.lone import declaring_config
 from quantgate.core.errors import ModelError
 from quantgate.core.registry import rows_of
-from quantgate.models.files import check_links, read_json
+from quantgate.models.files import check_links
 
 
 @cache
@@ -30,7 +31,7 @@ def layout_of(place: Path, who: str) -> Layout:
         check_links(place, who)
     elif not place.is_file():
         raise ModelError(who, f"{place.name} is no plain file", expected="a directory or a file that is there")
-    config = read_json(place / "config.json", who) if (place / "config.json").is_file() else {}
+    config = declaring_config(place, who) if (place / "config.json").is_file() else {}
     for row in layouts().values():
         if row.recognises(place, config):
             return row

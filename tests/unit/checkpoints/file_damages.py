@@ -19,6 +19,12 @@ def _edit(name, change):
     return damage
 
 
+def _undeclared(path: Path) -> bool:
+    """Nothing says any more how codes become weights, beside config.json either."""
+    (path / "quantize_config.json").unlink(missing_ok=True)
+    return _edit("config.json", lambda content: content.pop("quantization_config", None))(path)
+
+
 def _config(**fields):
     return _edit("config.json", lambda content: content.update(fields))
 
@@ -127,7 +133,7 @@ FILE_DAMAGES: dict[str, Callable[[Path], bool]] = {
     "zero points denied in a group": _weights(symmetric=lambda each: not each),
     "integers called floats, or floats integers": _weights(type=lambda kind: {"int": "float", "float": "int"}[kind]),
     "feed-forward declared to stay in 16 bit": _edit("config.json", _ignore_mlp),
-    "no declaration": _edit("config.json", lambda content: content.pop("quantization_config", None)),
+    "no declaration": _undeclared,
     # tokenizer and template
     "two tokens swapped": _edit("tokenizer.json", _swapped_tokens),
     "the last merge lost": _merges(lambda merges: merges[:-1]),

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints.declared import read_declared
@@ -99,6 +100,7 @@ def test_activations_are_left_to_who_computes_them(tmp_path):
 
 @pytest.mark.parametrize("name", ["quantize_config", "quant_config", "hf_quant_config"])
 def test_a_declaration_where_nobody_looks(name, tmp_path):
+    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=f"{name}.json declares a quantization"):
         declared(tmp_path, None, **{name: {"bits": 4}})
 

@@ -1,0 +1,69 @@
+"""Checkpoints that declare their quantization beside config.json alone, as their runtimes read them.
+
+AutoGPTQ wrote ``quantize_config.json``, AutoAWQ ``quant_config.json`` and ModelOpt ``hf_quant_config.json`` before
+transformers knew of any; vLLM reads these still. transformers looks into config.json only and would take codes for
+weights, so such a checkpoint is unpacked here, whatever its layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from quantgate.models.files import read_json
+from quantgate.models.quantized import MAIN, declarations, quantized_tensors
+
+_AWQ_NAMES: Final = {"w_bit": "bits", "q_group_size": "group_size"}
+_AWQ: Final = frozenset({"w_bit", "q_group_size", "zero_point"})
+
+
+def _of_quantizer(content: Mapping[str, Any]) -> dict[str, Any]:
+    """quantize_config.json and quant_config.json hold the fields alone; AWQ's have names of their own."""
+    if content.get("quant_method"):
+        return dict(content)
+    if _AWQ & content.keys():
+        return {"quant_method": "awq", **{_AWQ_NAMES.get(name, name): value for name, value in content.items()}}
+    return {"quant_method": "gptq", **content} if "bits" in content else {}
+
+
+def _of_modelopt(content: Mapping[str, Any]) -> dict[str, Any]:
+    """hf_quant_config.json holds them under a heading, and says nothing where nothing was quantized."""
+    inner = content.get("quantization")
+    if not isinstance(inner, Mapping) or not inner.get("quant_algo"):
+        return {}
+    return {"quant_method": "modelopt", **inner}
+
+
+_FILES: Final = {  # vLLM's names, in its order
+    "quantize_config.json": _of_quantizer,
+    "quant_config.json": _of_quantizer,
+    "hf_quant_config.json": _of_modelopt,
+}
+
+
+def lone(place: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Name and content, as ``quantization_config`` would spell it, of the one declaration of the directory ``place``.
+
+    None where config.json (its content is ``config``) declares something, where nothing does, and where the weights
+    are plain: a file that was left behind says nothing about those.
+
+    Raises:
+        ModelError: a file that is no JSON object.
+    """
+    places = declarations(place, config)
+    if len(places) != 1 or (name := next(iter(places))) not in _FILES:
+        return None
+    found = _FILES[name](places[name])
+    return (name, found) if found and any(True for _ in quantized_tensors(place)) else None
+
+
+def declaring_config(place: Path, who: str) -> dict[str, Any]:
+    """config.json of the directory ``place``, the declaration that lies beside it put in where it is the only one.
+
+    Raises:
+        ModelError: a file that is no JSON object.
+    """
+    config = read_json(place / "config.json", who)
+    found = lone(place, config)
+    return config | {MAIN: found[1]} if found else config
