@@ -14,17 +14,27 @@ from quantgate.reports import markdown
 from quantgate.reports.report import Report
 
 MOST_BYTES: Final = 1000 * 1024  # of GitHub's 1024 KiB; other steps' words need some
+LEAST_BYTES: Final = 500
 _MOST_ERRORS: Final = 10
+_WHY: Final = "\n\n## Why\n\n"
+_FOLD: Final = f"\n\n<details><summary>Why, item by item, and with what</summary>{_WHY}"
+_END: Final = "\n</details>\n"
 _CUT: Final = "\n\n(The rest did not fit here: see report.md among the files of the run.)\n"
 
 
 def summary(report: Report, most: int = MOST_BYTES) -> str:
-    """The report as markdown of at most ``most`` bytes: decisions and table, and everything else folded below them."""
-    head, _, rest = markdown.render(report).partition("\n\n## Why\n\n")
-    folded = f"{head}\n\n<details><summary>Why, item by item, and with what</summary>\n\n## Why\n\n{rest}\n</details>\n"
-    if len(folded.encode()) <= most:
-        return folded
-    return _cut(f"{head}\n\n## Why\n\n{rest}", most)
+    """The report as markdown of at most ``most`` bytes: decisions and table, and everything else folded below them.
+
+    What does not fit is cut from the end, in whole lines: first of what is folded, which stays folded.
+    """
+    head, _, rest = markdown.render(report).partition(_WHY)
+    frame = f"{head}{_FOLD}{_END}"
+    room = most - len(frame.encode())
+    if len(rest.encode()) <= room:
+        return f"{head}{_FOLD}{rest}{_END}"
+    if room > len(_CUT.encode()):
+        return f"{head}{_FOLD}{_cut(rest, room)}{_END}"
+    return _cut(head, most)
 
 
 def _cut(text: str, most: int) -> str:

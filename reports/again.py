@@ -1,4 +1,6 @@
-"""``quantgate report RUN ...``: a run's files made again, or as lm-eval writes them, or several runs side by side."""
+"""``quantgate report RUN ...``: a run's files made again, as lm-eval writes them or for a comment, or several runs side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.reports import runs
+from quantgate.reports.actions import LEAST_BYTES, summary
 from quantgate.reports.beside import Row, beside
 from quantgate.reports.check import check_there
 from quantgate.reports.lm_eval_out import write_samples
@@ -41,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of one run: write answers there as the benchmarks' authors take them",
     )
     add("--data", metavar="DIR", help="with --submit: the run's data, for the forms that show questions")
+    add(
+        "--summary",
+        type=int,
+        metavar="BYTES",
+        help="of one run: print it as markdown of at most so many bytes, what is behind the table folded (a comment on "
+        "GitHub holds 65,536)",
+    )
     add("--json", action="store_true", help="of several runs: as JSON")
 
 
@@ -53,9 +63,14 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     """
     single = len(args.runs) == 1
     places = [args.out, args.lm_eval, args.submit]
-    if (single and not any(places)) or (not single and any(places[1:])):
-        expected = "quantgate report RUN --out DIR, --lm-eval DIR or --submit DIR, or RUN RUN ... [--out DIR]"
+    alone = [*places[1:], args.summary is not None]
+    if (single and not any((args.out, *alone))) or (not single and any(alone)):
+        expected = (
+            "quantgate report RUN --out DIR, --lm-eval DIR, --submit DIR or --summary BYTES, or RUN RUN ... [--out DIR]"
+        )
         raise UsageError("quantgate report", "one run is written, several are compared", expected=expected)
+    if args.summary is not None and args.summary < LEAST_BYTES:
+        raise UsageError("--summary", str(args.summary), expected=f"{LEAST_BYTES} bytes or more")
     for option, place in zip(("--out", "--lm-eval", "--submit"), places, strict=True):
         if place is not None:
             check_writable(place, option)
@@ -68,6 +83,8 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         data = open_data(args.data, BUNDLED_DATA, offline=True) if args.data else None
         print("\n".join(map(str, write_submissions(reports[0], args.submit, data))))
     if single:
+        if args.summary is not None:
+            print(summary(reports[0], args.summary), end="")
         if args.out is not None:
             _write(reports[0], args.out, progress)
         return 0

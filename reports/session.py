@@ -167,9 +167,11 @@ def _publish(config: pytest.Config, report: Report) -> None:
     lines, failed = actions.publish(report, red, os.environ)
     if failed:
         run.notes.append(failed)
-    for line in lines if reporter is not None else []:
-        reporter.ensure_newline()
-        reporter.line(line)
+    if reporter is not None and lines:
+        if reporter._tw.width_of_current_line:  # behind a case's letter nobody reads them, and pytest loses count of it
+            reporter.line("")
+        for line in lines:
+            reporter.line(line)
 
 
 def _not_green() -> int:

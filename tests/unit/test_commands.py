@@ -281,6 +281,17 @@ def test_a_run_is_written_as_lm_eval_does(told, place, tmp_path):
     assert told("report", first, first, "--lm-eval", tmp_path / "lm")[0] == 4
 
 
+def test_one_run_is_summed_up_for_a_comment(told, place):
+    first = place("a", payload("gptq4", 0.8), payload("rtn2", 0.3))
+    code, out, _ = told("report", first, "--summary", "60000")
+    assert code == 0
+    assert out.startswith("# quantgate report")
+    assert out.index("rtn2 must not replace") < out.index("<details>") < out.index("## Environment")
+    assert len(told("report", first, "--summary", "2000")[1].encode()) <= 2000
+    assert told("report", first, "--summary", "10")[0] == 4
+    assert told("report", first, first, "--summary", "60000")[0] == 4
+
+
 def test_a_report_needs_a_place_or_company(told, place):
     first = place("a", payload("gptq4", 0.8))
     assert told("report", first)[0] == 4

@@ -32,6 +32,15 @@ def test_it_stays_under_its_limit(most):
     assert "did not fit" in text or most == actions.MOST_BYTES
 
 
+def test_what_is_cut_is_cut_from_what_is_folded_and_stays_folded(report):
+    whole = actions.summary(report)
+    head = whole.partition("<details>")[0]
+    cut = actions.summary(report, len(head.encode()) + 600)
+    assert cut.startswith(head + "<details>")
+    assert cut.endswith("did not fit here: see report.md among the files of the run.)\n\n</details>\n")
+    assert "<details>" not in actions.summary(report, len(head.encode()) - 100)
+
+
 def test_what_others_wrote_before_counts(report, tmp_path):
     place = tmp_path / "summary.md"
     place.write_text("x" * (actions.MOST_BYTES - 1000))
