@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from quantgate.reports import again, check, imported
 
 _FAILED: Final = 1
 _WRONG_USAGE: Final = 4
+_CUT_SHORT: Final = 141  # what a shell shows of a command that SIGPIPE ended
 _OF_THE_MACHINE: Final = (StoreError, EngineError)
 """What the same words may do without elsewhere, or later: everything else has to be given otherwise."""
 
@@ -155,6 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress = StderrProgress()
         _configure(args, progress)
         code: int = args.command.run(args, progress)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough (`| head`); Python would say so once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CUT_SHORT
     except QuantgateError as error:
         print(for_stream(f"quantgate {args.command.name}: {error}", sys.stderr), file=sys.stderr)
         return _FAILED if isinstance(error, _OF_THE_MACHINE) else _WRONG_USAGE

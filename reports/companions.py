@@ -11,7 +11,11 @@ from quantgate.reports.table import number, ordered
 from quantgate.verdict.companions import COMPANIONS
 from quantgate.verdict.turns import FLIPS
 
-HEADER: Final = ("method", "task", "beside the metric", "16-bit", "subject", "items for one of the metric's")
+_NEEDED: Final = "items needed (metric: 1)"
+_NEEDED_MEANS: Final = (
+    "how many items would show its loss as surely as one item shows the metric's: 0.25 means a quarter of the items"
+)
+HEADER: Final = ("method", "task", "beside the metric", "16-bit", "subject", _NEEDED)
 _FLIPS: Final = "flips"
 _FLIPS_ADD: Final = (
     "answers that changed: two models of equal accuracy can disagree on many items, and a user sees each"
@@ -39,7 +43,9 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
 
 
 def meanings(results: Sequence[Result]) -> Mapping[str, str]:
-    """What each companion that occurs in ``results`` adds."""
+    """What each companion that occurs in ``results`` adds, and what the last column means."""
     known = {_FLIPS: _FLIPS_ADD} | {name: companion.meaning for name, companion in COMPANIONS.items()}
-    shown = {row[2] for row in rows(results)}
-    return {name: words for name, words in known.items() if name in shown}
+    drawn = rows(results)
+    shown = {row[2] for row in drawn}
+    told = {name: words for name, words in known.items() if name in shown}
+    return told | ({_NEEDED: _NEEDED_MEANS} if any(row[-1] for row in drawn) else {})

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 from quantgate.core import reading
-from quantgate.core.places import CLONE
+from quantgate.core.places import CLONE, suite_arguments
 from quantgate.core.reading import Unreadable
 
 _LIBRARIES: Final = ("quantgate", "torch", "transformers", "tokenizers", "bitsandbytes", "numpy", "scipy", "pytest")
@@ -53,7 +53,12 @@ def command(arguments: Sequence[str], ini: Sequence[str], variables: Mapping[str
     passwords in addresses.
     """
     chosen = [f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items()) if _told(name)]
-    return re.sub(r"(://)[^/@\s]+@", r"\1***@", " ".join([*chosen, shlex.join(["pytest", *ini, *arguments])]))
+    ours = suite_arguments()
+    if list(arguments[: len(ours)]) == ours:
+        typed = ["quantgate", "run", *ini, *arguments[len(ours) :]]
+    else:
+        typed = ["pytest", *ini, *arguments]
+    return re.sub(r"(://)[^/@\s]+@", r"\1***@", " ".join([*chosen, shlex.join(typed)]))
 
 
 def _told(name: str) -> bool:

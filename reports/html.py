@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from quantgate.core import reading
 from quantgate.core.records import Result
-from quantgate.reports import companions, shapes, turned, waivers
+from quantgate.reports import companions, shapes, taken_apart, turned, waivers
 from quantgate.reports.report import Report
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
 from quantgate.reports.turned import Turned
@@ -53,6 +53,8 @@ def render(report: Report) -> str:
             header=HEADER,
             subject_header=SUBJECT_HEADER,
             subjects=[subject_row(each) for each in report.subjects.values()],
+            turned_header=turned.HEADER,
+            turned_meaning=turned.MEANING,
             beside_header=companions.HEADER[2:],
             meanings=companions.meanings(report.results),
             fronts=[(each.lines(), shapes.front(each)) for each in report.derived.fronts],
@@ -61,6 +63,7 @@ def render(report: Report) -> str:
             script=Markup(page_part("page.js")),
             facts=_facts(report),
             studies=report.shown_studies,
+            diagnoses=[taken_apart.shown(each) for each in report.diagnoses],
             phases=[(what, f"{seconds:.1f}") for what, seconds in report.phases.items()],
         )
     )
@@ -89,7 +92,9 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
     hardware = [str(environment.get(name) or "") for name in ("cpu", "gpu")]
     found = {
-        "reference": f"{model.get('id', 'unknown')}, {model.get('dtype', '')} on {model.get('device', '')}",
+        "reference": f"{model.get('id', 'unknown')}, {model.get('dtype', '')} on {model.get('device', '')}"
+        if model
+        else "no model was asked",
         "digest": str(model.get("digest", {}).get("whole", "")),
         **{f"16-bit model {name}": f"{each.get('id')}" for name, each in report.further_models.items()},
         "policy": f"{report.policy.get('name', '')} {str(report.policy.get('digest', ''))[:16]}".strip(),

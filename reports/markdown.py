@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from quantgate.reports import companions, turned, waivers
+from quantgate.reports import companions, taken_apart, turned, waivers
 from quantgate.reports.report import Report
 from quantgate.reports.studies import Shown
 from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_row
@@ -13,12 +14,9 @@ from quantgate.reports.table import HEADER, SUBJECT_HEADER, result_row, subject_
 def render(report: Report) -> str:
     """The report as GitHub-flavoured markdown."""
     model, alone, environment = report.model, report.alone, report.environment
-    digest = str(model.get("digest", {}).get("whole", ""))
     parts = [
         "# quantgate report",
-        f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
-        f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}. "
-        f"Verdicts: {report.counts_in_words}.",
+        f"{_reference(model)} Verdicts: {report.counts_in_words}.",
         *(
             f"Further model {_code(name)}: {_code(str(each.get('id')))}."
             for name, each in report.further_models.items()
@@ -40,6 +38,7 @@ def render(report: Report) -> str:
         added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(report.results).items()]
         parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
     parts += [part for study in report.shown_studies for part in _study(study)]
+    parts += [part for each in report.diagnoses for part in _taken_apart(each)]
     parts += _turned(report)
     if report.subjects:
         parts += ["## Subjects", _table(SUBJECT_HEADER, [subject_row(each) for each in report.subjects.values()])]
@@ -68,6 +67,17 @@ def render(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _reference(model: Mapping[str, Any]) -> str:
+    """What the verdicts are about."""
+    if not model:
+        return "No model was asked."
+    digest = str(model.get("digest", {}).get("whole", ""))
+    return (
+        f"Reference: {_code(str(model.get('id', 'unknown')))}, {_plain(str(model.get('dtype', '')))} on "
+        f"{_plain(str(model.get('device', '')))}, digest {_code(digest[:16])}."
+    )
+
+
 def _decisions(report: Report) -> list[str]:
     """One sentence a method, and what of it rests on waivers."""
     told = [decision.sentence for decision in report.derived.decisions]
@@ -82,6 +92,15 @@ def _study(study: Shown) -> list[str]:
     return [*parts, f"![{_plain(study.title)}]({study.picture})"] if study.picture else parts
 
 
+def _taken_apart(record: Mapping[str, Any]) -> list[str]:
+    """What a diagnosis within the run found."""
+    found = taken_apart.shown(record)
+    parts = [f"## {_plain(found.title)}", "\n".join(f"- {_plain(line)}" for line in found.lines)]
+    for each in found.tables:
+        parts += [_plain(each.title), _table(each.header, each.rows)]
+    return parts
+
+
 def _turned(report: Report) -> list[str]:
     """A table a case of the items that came out otherwise, as far as there is room."""
     parts = []
@@ -89,7 +108,7 @@ def _turned(report: Report) -> list[str]:
         if found := report.turned(result):
             rows = turned.rows(found, report.texts.get(result.task, {}))
             parts += [_plain(report.turned_title(result, len(found))), _table(turned.HEADER, rows)]
-    return ["## Items that turned", *parts] if parts else []
+    return ["## Items that turned", turned.MEANING, *parts] if parts else []
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

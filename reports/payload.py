@@ -21,7 +21,7 @@ class Payload:
     ``policy``: its name, digest and text, and what it says about many cases (``correction``, ``exit``); empty where no
     rule was reached; ``evidence``: all the verdict rests on, empty when there is none; ``efficiency``: measured rows,
     of efficiency cases; ``phases``: seconds by what they were spent on since the last case; ``allowed``: whether the
-    verdict leaves the run green, as far as that is known so far.
+    verdict leaves the run green, as far as that is known so far; ``diagnosis``: what taking the subject apart found.
     """
 
     result: Result
@@ -34,6 +34,7 @@ class Payload:
     texts: Mapping[str, str] = field(default_factory=dict)
     phases: Mapping[str, float] = field(default_factory=dict)
     allowed: bool = False
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain dict; travels on the test report."""
@@ -48,6 +49,7 @@ class Payload:
             "texts": dict(self.texts),
             "phases": dict(self.phases),
             "allowed": self.allowed,
+            "diagnosis": dict(self.diagnosis),
         }
 
     @classmethod
@@ -55,7 +57,17 @@ class Payload:
         """Inverse of :meth:`as_json`."""
         further = {
             name: content[name]
-            for name in ("subject", "model", "policy", "evidence", "efficiency", "texts", "phases", "allowed")
+            for name in (
+                "subject",
+                "model",
+                "policy",
+                "evidence",
+                "efficiency",
+                "texts",
+                "phases",
+                "allowed",
+                "diagnosis",
+            )
         }
         return cls(result=Result(**content["result"]), notes=tuple(content["notes"]), **further)
 

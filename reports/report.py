@@ -62,6 +62,7 @@ class Report:
     evidence: EvidenceFile
     studies: tuple[Mapping[str, Any], ...] = ()
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    diagnoses: tuple[Mapping[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The content of report.json, without what seals it."""
@@ -80,6 +81,7 @@ class Report:
             "efficiency": [dict(each) for each in self.efficiency.values()],
             **self.derived.as_json(self.results),
             "studies": [dict(each) for each in self.studies],
+            "diagnoses": [dict(each) for each in self.diagnoses],
             "phases": {what: round(seconds, 2) for what, seconds in self.phases.items()},
             "texts": {task: dict(each) for task, each in self.texts.items()},
             "notes": list(self.notes),

@@ -46,6 +46,7 @@ class Run:
         self.phases: dict[str, float] = {}
         self.texts: dict[str, dict[str, str]] = {}
         """Task -> item -> what a report may quote of it."""
+        self.diagnoses: list[Mapping[str, Any]] = []
 
     @classmethod
     def from_report(
@@ -63,6 +64,7 @@ class Run:
         run.subjects = {named(each): each for each in content["subjects"]}
         run.efficiency = {each["method"]: each for each in content["efficiency"]}
         run.texts = {task: dict(each) for task, each in content["texts"].items()}
+        run.diagnoses = list(content.get("diagnoses", []))
         run.policy, run.phases = policy, dict(content.get("phases", {}))
         for result in results:
             if result.key in cases:
@@ -90,6 +92,8 @@ class Run:
             self.texts.setdefault(result.task, {}).update(payload.texts)
         for what, seconds in payload.phases.items():
             self.phases[what] = self.phases.get(what, 0.0) + seconds
+        if payload.diagnosis:
+            self.diagnoses.append(payload.diagnosis)
         if payload.model:
             self.models[result.model] = payload.model
         self.policy = payload.policy or self.policy
@@ -171,6 +175,7 @@ class Run:
             evidence=self.evidence,
             studies=tuple(study for study in drawn_together if study),
             models=models,
+            diagnoses=tuple(self.diagnoses),
         )
 
 

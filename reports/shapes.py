@@ -6,7 +6,7 @@ Each is text made of numbers alone, or of names that are escaped here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from markupsafe import Markup
@@ -95,6 +95,19 @@ def histogram(values: Sequence[float], what: str) -> Markup:
     return svg(_PLOT[0], _PLOT[1], f"{len(usable)} items by {what}", parts, "plot")
 
 
+def bars(values: Mapping[int, tuple[float, bool]], most: float, words: str) -> Markup:
+    """A bar a decoder block: its value out of ``most``, full where it was measured and hollow where not."""
+    blocks = max(values) + 1
+    across, up = _Scale([0, blocks], _PLOT[2], _PLOT[0] - 12), _Scale([0, most], _PLOT[1] - _PLOT[3] - 22, 22)
+    parts = _axes(across, up, "decoder block", "nats a token")
+    for block, (value, measured) in sorted(values.items()):
+        x, right = across(block), across(block + 1)
+        title = f"block {block}: {value:.3g}, {'measured' if measured else 'estimated'}"
+        kind = "column" if measured else "hollow"
+        parts.append(_column(x + 0.5, up(value), max(right - x - 1.5, 0.5), up(0) - up(value), title, kind))
+    return svg(_PLOT[0], _PLOT[1], words, parts, "plot")
+
+
 class _Scale:
     """Maps numbers between the smallest and largest of ``values`` onto ``start``..``stop``."""
 
@@ -122,9 +135,9 @@ def _counting(most: int) -> _Scale:
     return _Scale([0, most], _PLOT[1] - _PLOT[3] - 22, 12)
 
 
-def _column(x: float, y: float, width: float, height: float, title: str) -> Markup:
-    place = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="column">')
-    return place.format(x, y, width, height) + Markup("<title>{}</title></rect>").format(title)
+def _column(x: float, y: float, width: float, height: float, title: str, kind: str = "column") -> Markup:
+    place = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}">')
+    return place.format(x, y, width, height, kind) + Markup("<title>{}</title></rect>").format(title)
 
 
 def _axes(across: _Scale, up: _Scale, below: str, beside: str) -> list[Markup]:

@@ -14,6 +14,7 @@ from quantgate.studies.shift_record import STUDY, budget_words
 CSV_FILE: Final = "calibration.csv"
 PICTURE: Final = "calibration.svg"
 _OWN: Final = "*"
+_STEPS: Final = (0.1, 0.5, 1.0)  # of the margin, where a cell's colour changes
 _COLUMNS: Final = (
     "method", "test", "set", "own", "metric", "draws", "items", "reference", "value", "change", "low", "high", "margin",
 )  # fmt: skip
@@ -29,18 +30,22 @@ class Studied(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """One method over tests that share their sets: ``rows`` of ``header`` test, 16-bit, then a column a set."""
+    """One method over tests that share their sets: ``rows`` of ``header`` test, 16-bit, then a column a set.
+
+    ``heat``: a class of the page's style sheet for every cell of ``rows`` (empty: no colour), or none at all.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    heat: tuple[tuple[str, ...], ...] = ()
 
 
 def matrices(record: Mapping[str, Any]) -> list[Matrix]:
     """A table for every method and family of sets. ``*`` marks the test's own distribution."""
     found = []
     for (method, sets), cells in _families(record).items():
-        rows = []
+        rows, heat = [], []
         for test in dict.fromkeys(cell["test"] for cell in cells):
             mine = {cell["set"]: cell for cell in cells if cell["test"] == test}
             rows.append(
@@ -50,8 +55,9 @@ def matrices(record: Mapping[str, Any]) -> list[Matrix]:
                     *(_shown(mine[name]) if name in mine else "none" for name in sets),
                 )
             )
+            heat.append(("", "", *(_heat(mine[name]) if name in mine else "" for name in sets)))
         title = f"{method}: metric by calibration set (columns) and test (rows), {_OWN} own distribution"
-        found.append(Matrix(title, ("test", "16-bit", *sets), tuple(rows)))
+        found.append(Matrix(title, ("test", "16-bit", *sets), tuple(rows), tuple(heat)))
     return found
 
 
@@ -146,6 +152,13 @@ def _panel(axis: Any, method: str, sets: Sequence[str], cells: Sequence[Mapping[
 def _margins(change: float, margin: Any) -> float:
     usable = isinstance(margin, int | float) and math.isfinite(margin) and margin > 0
     return change / margin if usable else 0.0
+
+
+def _heat(cell: Mapping[str, Any]) -> str:
+    """The class of a cell's colour: how much of the margin was lost or gained."""
+    share = _margins(cell["change"], cell["margin"])
+    step = sum(abs(share) > least for least in _STEPS)
+    return f"{'harm' if share < 0 else 'gain'}-{step}" if step else ""
 
 
 def _families(record: Mapping[str, Any]) -> dict[tuple[str, tuple[str, ...]], list[Mapping[str, Any]]]:

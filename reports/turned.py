@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quantgate.core.items import ItemOutcome
+from quantgate.core.metrics import PROB_RIGHT
 from quantgate.core.records import Result
+from quantgate.tasks.licences import Quotable
 from quantgate.verdict.evidence import outcomes_from_json
 
 MOST: Final = 8
@@ -15,7 +17,15 @@ MOST: Final = 8
 MOST_SHOWN: Final = 40
 """Items shown of a case on the page."""
 _LETTERS: Final = 120
-HEADER: Final = ("item", "16-bit", "subject", "change", "text")
+_OPTION: Final = 60
+_MOST_OPTIONS: Final = 10
+HEADER: Final = ("item", "question", "16-bit", "subject", "change")
+MEANING: Final = (
+    "Each side: what was answered, then its score, then p, the probability that it gave the right option among the "
+    "options. ✓ marks the right option where the options may be quoted."
+)
+_EITHER: Final = ("acc", "acc_norm", "exact_match")
+"""Metrics whose items are right or wrong."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,19 @@ def turned(result: Result, sides: Mapping[str, Any]) -> list[Turned]:
         if earlier is None or (earlier.score, earlier.answer) == (after.score, after.answer):
             continue
         harm = sign * (after.score - earlier.score) if None not in (after.score, earlier.score) else 0.0  # type: ignore[operator]
-        found.append(Turned(after.item_id, _told(earlier), _told(after), harm))
+        either = result.metric in _EITHER
+        found.append(Turned(after.item_id, _told(earlier, either), _told(after, either), harm))
     return sorted(found, key=lambda each: -each.harm)
 
 
-def _told(outcome: ItemOutcome) -> str:
+def _told(outcome: ItemOutcome, either: bool) -> str:
+    """Answer, score and the right option's probability, as far as there are any."""
     if outcome.score is None:
         return f"unscored: {outcome.unscored}"
-    score = f"{outcome.score:.4g}"
+    score = {0.0: "wrong", 1.0: "right"}.get(outcome.score, "") if either else ""
+    score = score or f"{outcome.score:.4g}"
+    if (right := outcome.companions.get(PROB_RIGHT.name)) is not None:
+        score += f", p {right:.2f}"
     return f"{_short(outcome.answer)} ({score})" if outcome.answer else score
 
 
@@ -66,15 +81,23 @@ def scores(outcomes: Sequence[Sequence[Any]]) -> dict[str, float]:
 
 def rows(found: Sequence[Turned], texts: Mapping[str, str]) -> list[tuple[str, ...]]:
     """The first `MOST` of ``found`` as rows; ``texts``: item -> what may be quoted."""
-    return [(each.item, each.before, each.after, each.change, texts.get(each.item, "")) for each in found[:MOST]]
+    return [(each.item, texts.get(each.item, ""), each.before, each.after, each.change) for each in found[:MOST]]
 
 
-def quotes(found: Iterable[Turned], quotable: Mapping[str, str]) -> dict[str, str]:
-    """Item -> a short piece of its text, of the items that are shown."""
+def quotes(found: Iterable[Turned], quotable: Mapping[str, Quotable]) -> dict[str, str]:
+    """Item -> a short piece of its question and of its options, of the items that are shown."""
     shown = [each.item for each in found][:MOST_SHOWN]
-    return {item: _short(quotable[item]) for item in shown if quotable.get(item)}
+    return {item: _quote(quotable[item]) for item in shown if item in quotable and quotable[item].question}
 
 
-def _short(text: str) -> str:
+def _quote(item: Quotable) -> str:
+    options = [
+        f"{name}{' ✓' if name in item.right else ''}: {_short(text, _OPTION)}"
+        for name, text in item.options[:_MOST_OPTIONS]
+    ]
+    return " | ".join([_short(item.question), *options])
+
+
+def _short(text: str, most: int = _LETTERS) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= _LETTERS else f"{flat[: _LETTERS - 1]}…"
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"

@@ -31,6 +31,16 @@ ROOMS: Final = (PACKAGE, *(CLONE / name for name in ("fixtures", "reports", "eva
 EVALS_MODULE: Final = "quantgate.evals"
 
 
+def suite_arguments() -> list[str]:
+    """What ``quantgate run`` puts before the arguments of pytest that are typed.
+
+    The plugin by name, for those who switch entry points off (PYTEST_DISABLE_PLUGIN_AUTOLOAD); pytest would warn on
+    every run that it cannot rewrite the asserts of a package that this command has imported.
+    """
+    cases = ["--pyargs", EVALS_MODULE] if CLONE is None else [str(EVALS)]
+    return ["-p", "quantgate.fixtures.entry", "-W", "ignore::pytest.PytestAssertRewriteWarning", *cases]
+
+
 def asked_path(argument: str, here: Path) -> Path:
     """What an argument of pytest names, as an absolute path; ``quantgate.evals`` and modules in it are paths too."""
     name = argument.partition("::")[0]

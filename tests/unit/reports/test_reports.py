@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from quantgate.core.cases import CaseKey
+from quantgate.core.places import suite_arguments
 from quantgate.core.records import Result
-from quantgate.reports import companions, markdown, table
+from quantgate.reports import companions, html, markdown, table
 from quantgate.reports.environment import command
 from quantgate.reports.environment import facts as facts_of
 from quantgate.reports.payload import Payload, invalid_result
@@ -141,10 +142,16 @@ def test_order_is_method_then_dimension_then_task():
     ]  # fmt: skip
 
 
+def test_a_run_that_asked_no_model_says_so():
+    assert "No model was asked. Verdicts: none." in markdown.render(Run().report({}))
+    assert "No model was asked" in html.render(Run().report({}))
+
+
 def test_environment_outside_a_checkout(tmp_path):
     facts = facts_of(tmp_path, ["evals", "-k", "a b"], 7)
     assert (facts["commit"], facts["dirty"], facts["seed"]) == ("", None, 7)
     assert facts["command"] == "pytest evals -k 'a b'"
+    assert facts_of(tmp_path, [*suite_arguments(), "-k", "a b"], 7)["command"] == "quantgate run -k 'a b'"
     assert facts["versions"]["pytest"]
 
 
