@@ -65,6 +65,7 @@ DRAWINGS: Final = (
     Drawing("verdicts.svg", _later("forest", "as_svg")),
     Drawing("table.csv", _later("spreadsheet", "as_csv")),
     Drawing("table.tex", _later("spreadsheet", "as_latex")),
+    Drawing("studies.tex", _later("spreadsheet", "studies_as_latex")),
     Drawing("sensitivity.csv", _later("sensitivity", "as_csv")),
     Drawing("roofline.svg", _later("picture", "roofline_svg"), repeatable=False),
     Drawing("calibration.csv", _later("shift", "cells_csv")),
