@@ -4,11 +4,14 @@ With quantgate itself they run in tests/suite/test_workflow.py.
 """
 
 import os
+import re
 import sys
 
 import pytest
 import yaml
 
+from quantgate.core.places import CLONE
+from tests.suite.test_installed import BUILT
 from tests.workflow import CI, Action
 
 STAND_IN = '#!/bin/bash\necho "$(basename "$0") $*" >> "$CALLS"\n{act}\n'
@@ -128,3 +131,15 @@ def test_the_workflow_asks_for_no_more_than_it_needs():
     gitlab = yaml.safe_load((CI / "gitlab-ci.yml").read_text())
     assert any(line.startswith("quantgate run ") for line in gitlab["quantgate"]["script"])
     assert gitlab["quantgate"]["cache"]["when"] == gitlab["quantgate"]["artifacts"]["when"] == "always"
+
+
+def test_the_image_is_built_from_all_that_the_package_needs_and_from_no_more():
+    """The wheel's own test builds it from `BUILT`; what is not let through would be missing in the image."""
+    lines = (CI / "Dockerfile.dockerignore").read_text().splitlines()
+    let_through = {line[1:] for line in lines if line.startswith("!")}
+    recipe = (CI / "Dockerfile").read_text()
+    copied = {name for line in re.findall(r"^COPY (?!--|[.])(.+) /\S+$", recipe, re.M) for name in line.split()}
+    assert copied == {"requirements.txt", "requirements-bundled.txt"}
+    assert let_through == {*BUILT, "LICENSE"} | copied
+    assert all((CLONE / name).exists() for name in let_through)
+    assert lines[1] == "**"
