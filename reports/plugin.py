@@ -20,6 +20,7 @@ from quantgate.reports.session import (
     RUN,
     final_code,
     finish,
+    kept_of,
     nothing_selected,
     release,
     report_directory,
@@ -123,6 +124,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[RUN]
     if config.stash[ACCOUNT].selected:
         summarize(terminalreporter, run.report({}), shown_path(report_directory(config), config.invocation_params.dir))
+        if said := kept_of(config):
+            Page(terminalreporter).line(said, yellow=True)
     elif said := nothing_selected(config):
         terminalreporter.section("quantgate")
         Page(terminalreporter).line(said)

@@ -29,6 +29,7 @@ from quantgate.reports.late import LateFailures
 from quantgate.reports.report import Report
 from quantgate.reports.run import Run, dumps, sealed
 from quantgate.reports.usage import wrong_usage
+from quantgate.store.store import default_root
 from quantgate.tasks.table import TASKS
 from quantgate.verify import UNFINISHED
 
@@ -37,6 +38,7 @@ COLLECTOR: Final = pytest.StashKey[Collector]()
 ACCOUNT: Final = pytest.StashKey[Account]()
 _LIST: Final = {"--collect-only", "--co"}
 """On the command line they ask for a list, as editors do; from elsewhere they would make a gate green unseen."""
+_INTERRUPTED: Final = "interrupted"
 DIRECTORY: Final = pytest.StashKey[ReportDirectory]()
 
 
@@ -130,7 +132,7 @@ def _account_for_all(session: pytest.Session) -> None:
     config, account = session.config, session.config.stash[ACCOUNT]
     why = session.shouldstop or session.shouldfail
     if why or session.exitstatus == pytest.ExitCode.INTERRUPTED:
-        account.stopped = why if isinstance(why, str) else "interrupted"
+        account.stopped = why if isinstance(why, str) else _INTERRUPTED
     elif config.option.collectonly:
         account.stopped = "--collect-only, which is not on the command line: see PYTEST_ADDOPTS and addopts"
     else:
@@ -202,6 +204,17 @@ def nothing_selected(config: pytest.Config) -> str:
         options = "--tasks, with --data that holds what it reads" if left_out[0] in TASKS else "--methods"
         hint = f"{left_out[0]} is no part of this run's plan: name it in {options}"
     return f"nothing was selected of {len(account.planned)} planned cases, so nothing was judged; {hint}"
+
+
+def kept_of(config: pytest.Config) -> str:
+    """What an interrupted run leaves, and how to go on; empty for others."""
+    if config.stash[ACCOUNT].stopped != _INTERRUPTED or "store" not in config.option:
+        return ""
+    place = config.option.store or default_root()
+    return (
+        f"interrupted: models that were quantized and answers that were given are kept in {place}; "
+        "the same command goes on from there"
+    )
 
 
 def release(config: pytest.Config) -> None:

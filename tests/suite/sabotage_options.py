@@ -109,7 +109,7 @@ def _(scene):
         scene.gate.base["--report-dir"] = report
 
 
-@row("interrupted behind the first pass", "*not judged: rtn2 on kld_ptb*", code=2)
+@row("interrupted behind the first pass", "*not judged: rtn2 on kld_ptb*are kept in *the same command goes on*", code=2)
 def _(scene):
     scene.monkeypatch.setenv("QUANTGATE_HOSTILE", "interrupt")
     command = ("-p", "tests.suite.hostile", "--methods", "rtn8,rtn2", "--tasks", "kld")
