@@ -233,7 +233,7 @@ of(
 of(
     "quantgate/models/quantized.py",
     "tests/unit/models/test_quantized.py",
-    ('_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS)', "_KEYS: Final = (MAIN,)"),
+    ('_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS, CACHE)', "_KEYS: Final = (MAIN,)"),
     ('_INNER: Final = ("text_config", "llm_config")', "_INNER: Final = ()"),
     ("        if (path / name).is_file():", f"        {NEVER}"),
     ("    if (path / _RECORD).is_file():", f"    {NEVER}"),
@@ -246,6 +246,20 @@ of(
     "quantgate/models/files.py",
     "tests/unit/models/test_quantized.py tests/unit/models/test_files.py",
     ("    if not isinstance(content, dict):", f"    {NEVER}"),
+)
+of(
+    "quantgate/checkpoints/static_cache.py",
+    "tests/unit/checkpoints/test_static_cache.py",
+    ('if match is None or match["layer"] not in found:', "if match is None:"),
+    ('        if not 0 < scale < float("inf"):', f"        {NEVER}"),
+    ('            if side in found[match["layer"]]:', f"            {NEVER}"),
+    (
+        'register_key_hook(layers[name], _rounding(sides["k"]))',
+        'register_key_hook(layers[name], _rounding(sides["v"]))',
+    ),
+    ('        register_value_hook(layers[name], _rounding(sides["v"]))\n', ""),
+    ("    if scale.numel() != 1:", f"    {NEVER}"),
+    ("        if name not in layers:", f"        {NEVER}"),
 )
 of(
     "quantgate/checkpoints/lone.py",

@@ -21,7 +21,7 @@ from quantgate.checkpoints.lone import lone
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
-from quantgate.models.quantized import INPUTS, MAIN, QMAP, declarations
+from quantgate.models.quantized import CACHE, INPUTS, MAIN, QMAP, declarations
 from quantgate.quantize.algorithms.floats import is_plain
 from quantgate.quantize.numerics.layout import QUANT_METHOD
 from quantgate.quantize.settings import (
@@ -47,9 +47,9 @@ def read_declared(path: Path, who: str) -> Declared:
     """
     config = read_json(path / "config.json", who)
     places = declarations(path, config)
-    if INPUTS in config:
+    if ours := [name for name in (INPUTS, CACHE) if name in config]:
         raise ModelError(
-            who, f"{INPUTS} in config.json: files that were unpacked here, out of their store",
+            who, f"{ours[0]} in config.json: files that were unpacked here, out of their store",
             expected="the checkpoint itself", hint="give the one that they were made of",
         )  # fmt: skip
     if (path / QMAP).is_file() and not places:

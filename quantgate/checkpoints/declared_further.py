@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from quantgate.checkpoints.fields import Declared, account, check_pattern, integer, names, torchao_type
+from quantgate.checkpoints.static_cache import BITS
 from quantgate.core.errors import ModelError
 
 _HARMLESS: Final = (
@@ -71,13 +72,32 @@ def auto_round(config: Mapping[str, Any], who: str) -> Declared:
     return Declared("unfolded", lambda name: name == "lm_head" or name in sixteen, bits)
 
 
+_CACHE: Final = ("kv_cache_scheme", "kv_cache_quant_algo")
+_FP8_CACHE: Final = ("FP8", "static", {"num_bits": 8, "type": "float", "dynamic": False})
+
+
+def _keeps_fp8(config: Mapping[str, Any], who: str) -> int:
+    """Bits of keys and values: 8 where they are FP8 by stored scales, in whichever words. Raises ModelError."""
+    said = {name: config[name] for name in _CACHE if config.get(name)}
+    for name, value in said.items():
+        if not any(value == each for each in _FP8_CACHE):
+            raise ModelError(
+                who, f"{name} {value!r}",
+                expected="keys and values in 16 bit, or in FP8 by stored scales: others are not computed here",
+                hint="look into it with quantgate audit; to judge it, ask the server that runs it",
+            )  # fmt: skip
+    return BITS if said else 16
+
+
 def fp8(config: Mapping[str, Any], who: str) -> Declared:
     """FP8 in blocks, as DeepSeek and Qwen publish it, or with one scale a matrix. Raises ModelError.
 
     Its runtimes quantize inputs too: by token and block of the weight, by token, or by a scale stored for each matrix.
     """
+    cached = _keeps_fp8(config, who)
     account(
-        config, who, honoured=("quant_method", "weight_block_size", "modules_to_not_convert", "ignored_layers"),
+        config, who,
+        honoured=("quant_method", "weight_block_size", "modules_to_not_convert", "ignored_layers", *_CACHE),
         harmless=("dequantize", "scale_fmt"), only={"activation_scheme": ("dynamic", "static"), "fmt": ("e4m3",)},
     )  # fmt: skip
     skipped = [*names(config.get("modules_to_not_convert") or [], who), *names(config.get("ignored_layers") or [], who)]
@@ -89,7 +109,7 @@ def fp8(config: Mapping[str, Any], who: str) -> Declared:
         raise ModelError(who, "activation_scheme is 'static' with blocks", expected="dynamic: no runtime computes that")
     shape = {"granularity": "group", "group_size": block[1]} if block else {"granularity": "token"}
     inputs = {"bits": 8, "kind": "e4m3", **(shape if dynamic else {"granularity": "tensor", "dynamic": False})}
-    return Declared("unfolded", _kept(skipped), 8, 8, execution="simulated", inputs=inputs)
+    return Declared("unfolded", _kept(skipped), 8, 8, cached, execution="simulated", inputs=inputs)
 
 
 _MODELOPT: Final[dict[str, dict[str, Any]]] = {
@@ -103,21 +123,16 @@ def modelopt(config: Mapping[str, Any], who: str) -> Declared:
     algorithm = config.get("quant_algo")
     if algorithm not in _MODELOPT:
         raise ModelError(who, f"quant_algo {algorithm!r}", expected=" or ".join(_MODELOPT))
-    for name in ("kv_cache_scheme", "kv_cache_quant_algo"):
-        if config.get(name):
-            raise ModelError(
-                who, f"{name} {config[name]!r}", expected="keys and values in 16 bit: others are not computed here",
-                hint="look into it with quantgate audit; to judge it, ask the server that runs it",
-            )  # fmt: skip
+    cached = _keeps_fp8(config, who)
     account(
-        config, who, honoured=("quant_method", "quant_algo", "ignore", "exclude_modules"),
+        config, who, honoured=("quant_method", "quant_algo", "ignore", "exclude_modules", *_CACHE),
         harmless=("producer", "config_groups", "group_size", "quantization_status"),
     )  # fmt: skip
     patterns = [each for name in ("ignore", "exclude_modules") for each in names(config.get(name) or [], who)]
     inputs = _MODELOPT[algorithm]
     return Declared(
         "unfolded", lambda name: name == "lm_head" or any(fnmatchcase(name, each) for each in patterns),
-        inputs["bits"], inputs["bits"], execution="simulated", inputs=inputs,
+        inputs["bits"], inputs["bits"], cached, execution="simulated", inputs=inputs,
     )  # fmt: skip
 
 

@@ -12,18 +12,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.checkpoints import static_cache
 from quantgate.checkpoints.checkpoint import TEXTS, write_json
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied
 from quantgate.models.files import INDEX, read_json
 from quantgate.models.loading import load_reference
-from quantgate.models.quantized import INPUTS
+from quantgate.models.quantized import CACHE, INPUTS
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from quantgate.checkpoints.fields import Declared
     from quantgate.checkpoints.layouts.protocol import Checkpoint
 
 VERSION: Final = 2  # counts up when the same files are unpacked to other values
@@ -45,6 +47,21 @@ def input_settings(checkpoint: Checkpoint, inputs: Mapping[str, Any] | None) -> 
     return {name: {"settings": dict(inputs), "scale": _static_scale(checkpoint, name)} for name in checkpoint.modules}
 
 
+def computed_with(checkpoint: Checkpoint, declared: Declared) -> dict[str, Any]:
+    """What config.json says of inputs, and of keys and values, for `load_unfolded`; nothing where they stay in 16 bit.
+
+    Raises:
+        ModelError: see `input_settings` and `static_cache.scales_of`.
+    """
+    inputs = input_settings(checkpoint, declared.inputs)
+    found: dict[str, Any] = {INPUTS: inputs} if inputs else {}
+    if declared.cache_bits == static_cache.BITS:
+        stored: Mapping[str, Tensor] = getattr(checkpoint, "cache_scales", dict)()
+        scales = {name: static_cache.number(scale, name) for name, scale in stored.items()}
+        found[CACHE] = static_cache.scales_of([*checkpoint.modules, *checkpoint.plain], scales, checkpoint.layout)
+    return found
+
+
 def _static_scale(checkpoint: Checkpoint, name: str) -> float:
     scales = [each for key, each in checkpoint.scales(name).items() if key in _STATIC]
     if len(scales) != 1 or scales[0].numel() != 1:
@@ -63,7 +80,8 @@ def load_unfolded(path: Path, name: str, dtype: str, device: str) -> PreTrainedM
 
     model = load_reference(path, name, dtype, device)
     layers = {each for each, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
-    for module, how in read_json(path / "config.json", name).get(INPUTS, {}).items():
+    config = read_json(path / "config.json", name)
+    for module, how in config.get(INPUTS, {}).items():
         if module not in layers:
             raise ModelError(
                 f"model {name!r}", f"the inputs of {module} are quantized, and it is no linear layer of its own here",
@@ -74,6 +92,8 @@ def load_unfolded(path: Path, name: str, dtype: str, device: str) -> PreTrainedM
             scale = torch.tensor([how["scale"]], dtype=torch.float32, device=device)
             static = dict(zip(activations.PARTS, (scale, torch.zeros_like(scale)), strict=True))
         activations.install(model, module, how["settings"], static)
+    if CACHE in config:
+        static_cache.install(model, config[CACHE], f"model {name!r}")
     return model
 
 
@@ -82,7 +102,7 @@ def unfold(
     texts: Path,
     dtype: torch.dtype,
     target: Path,
-    inputs: Mapping[str, Any] | None = None,
+    declared: Declared | None = None,
 ) -> None:
     """Write config.json, tokenizer and weights of ``checkpoint`` in ``dtype`` into the directory ``target``.
 
@@ -91,15 +111,16 @@ def unfold(
         texts: the directory with its tokenizer.
         dtype: of all weights; they are computed in float32 and rounded once.
         target: an empty directory.
-        inputs: how the inputs of the unpacked matrices are quantized (`Declared.inputs`).
+        declared: what else than weights is quantized (`Declared.inputs`, `Declared.cache_bits`).
 
     Raises:
         ModelError: a module that cannot be unpacked.
     """
     config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
     config |= {"dtype": str(dtype).removeprefix("torch."), "torch_dtype": str(dtype).removeprefix("torch.")}
-    quantized = input_settings(checkpoint, inputs)
-    write_json(target / "config.json", config | ({INPUTS: quantized} if quantized else {}))
+    if declared is not None:
+        config |= computed_with(checkpoint, declared)
+    write_json(target / "config.json", config)
     for name in TEXTS:
         if (texts / name).is_file():
             shutil.copyfile(texts / name, target / name)

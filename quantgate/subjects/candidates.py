@@ -195,7 +195,7 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     for warning in [*warnings, *audit_of(model, path, loaded, workshop.store, who).of_level(WARNING)]:
         workshop.progress.note(f"{who}: {warning.sentence}")
     if declared.reader == "unfolded":
-        found = _as_unfolded(found, unfolded(opened, path, loaded, model, workshop, declared.inputs), who)
+        found = _as_unfolded(found, unfolded(opened, path, loaded, model, workshop, declared), who)
         return replace(found, foreign=tuple(problems), leftovers=weights.leftovers)
     return replace(
         found, weights=loaded, foreign=tuple(problems), leftovers=weights.leftovers, stamps=seen, loader=load_candidate
@@ -258,11 +258,12 @@ def unfolded(
     source: str,
     model: ModelFiles,
     workshop: Workshop,
-    inputs: Mapping[str, Any] | None = None,
+    declared: Declared | None = None,
 ) -> Path:
     """Where the 16-bit files of ``checkpoint`` lie, made once.
 
-    ``texts``: a directory with a tokenizer; ``source``: the checkpoint's digest; ``inputs``: see `Declared`.
+    ``texts``: a directory with a tokenizer; ``source``: the checkpoint's digest; ``declared``: what else
+    than its weights is quantized.
     """
     from quantgate.checkpoints import unfold
     from quantgate.models.loading import torch_dtype
@@ -273,7 +274,7 @@ def unfolded(
     key = UnfoldedKey(source, model.digest.whole, workshop.dtype, versions, unfold.VERSION)
     dtype = torch_dtype(workshop.dtype)
     return workshop.store.fetch(
-        key, lambda target: unfold.unfold(checkpoint, texts, dtype, target, inputs), what="an unpacked candidate"
+        key, lambda target: unfold.unfold(checkpoint, texts, dtype, target, declared), what="an unpacked candidate"
     ).path
 
 

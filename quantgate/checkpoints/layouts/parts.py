@@ -50,6 +50,7 @@ class PartsLayout:
     ``describe``: headers and settings of one module -> how it is stored; ``unpack``: its tensors -> ``[out, in]``.
     ``declares``: of a row of another package, accounts for every field of the configuration (`fields.account`) and says
     what will be computed, so that a candidate in this layout can be judged; without it, it can only be audited.
+    ``cache``: names of scales of keys and values, which belong to no matrix.
     ``version``: of such a row, counts up when the same file unpacks into other weights: what was kept is stale then.
     """
 
@@ -63,6 +64,7 @@ class PartsLayout:
     suspect: Callable[[PartsCheckpoint], list[Finding]] = nothing
     declares: Callable[[Settings, str], Declared] | None = None
     version: int = 0
+    cache: re.Pattern[str] | None = None
 
     def recognises(self, place: Path, config: Mapping[str, Any]) -> bool:
         """By ``quant_method`` in config.json."""
@@ -113,8 +115,17 @@ class PartsCheckpoint:
     @cached_property
     def plain(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         """Every tensor that is part of no quantized matrix."""
-        taken = {part.name for parts in self.found.values() for part in parts.values()}
+        taken = {part.name for parts in self.found.values() for part in parts.values()} | self._cache
         return {name: (each.dtype, each.shape) for name, each in self.files.items() if name not in taken}
+
+    @cached_property
+    def _cache(self) -> set[str]:
+        pattern = self.row.cache
+        return {name for name in self.files if pattern and pattern.fullmatch(name)}
+
+    def cache_scales(self) -> Mapping[str, Tensor]:
+        """Every stored scale of keys or values by its name; a number each, as the layouts have it."""
+        return {name: small(self.files[name], self.who) for name in sorted(self._cache)}
 
     def weight(self, module: str) -> Tensor:
         """See `Checkpoint.weight`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quantgate.checkpoints.fields import torchao_type
 from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, total
 from quantgate.checkpoints.layouts.protocol import CHANNEL, TENSOR, StoredModule
+from quantgate.checkpoints.static_cache import SCALES
 from quantgate.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ FP8: Final = PartsLayout(
     re.compile(r"(?P<layer>.+)\.(?P<key>weight_scale_inv|weight_scale|activation_scale|input_scale)"),
     _fp8_describe,
     _fp8_unpack,
+    cache=SCALES,
 )
 
 
@@ -108,7 +110,7 @@ def _modelopt_unpack(tensors: Tensors, settings: Settings) -> Tensor:
 
 MODELOPT: Final = PartsLayout(
     "modelopt", ("modelopt",), re.compile(r"(?P<layer>.+)\.(?P<key>weight_scale|weight_scale_2|input_scale)"),
-    _modelopt_describe, _modelopt_unpack,
+    _modelopt_describe, _modelopt_unpack, cache=SCALES,
 )  # fmt: skip
 
 

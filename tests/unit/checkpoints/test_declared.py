@@ -72,7 +72,9 @@ def in_group(**changes):
         ({"quant_method": "quantgate", "format": "hqq", "bits": 4, "group_size": 64, "rotate": True}, "rotate"),
         *(({"quant_method": name, "bits": 4}, name) for name in ("quark", "exl3")),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo"),
-        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "kv_cache_quant_algo"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}, "kv_cache_quant_algo"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": {"num_bits": 4}}, "kv_cache_scheme"),
+        ({"quant_method": "fp8", "kv_cache_scheme": "dynamic"}, "kv_cache_scheme"),
         ({"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "static"}, "static"),
         *(({"quant_method": name, "bits": 4}, "bits is 4") for name in ("fp8", "torchao")),  # no field of theirs
     ],

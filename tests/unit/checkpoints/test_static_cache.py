@@ -1,0 +1,184 @@
+"""Keys and values in FP8 by stored scales: what attention sees, against a forward that rounds them by torch's casts."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.models.llama import modeling_llama
+
+from quantgate.checkpoints import static_cache
+from quantgate.checkpoints.audit import whole_audit
+from quantgate.checkpoints.findings import ERROR, WARNING
+from quantgate.core.errors import ModelError
+from tests.unit.checkpoints.test_inputs import TOKENS, checkpoint, modelopt_fp8, modelopt_nvfp4, opened, rounded
+from tests.unit.checkpoints.test_inspection import REFERENCE
+
+SCALES = {0: {"k": 0.02, "v": 0.003}, 1: {"k": 0.05, "v": 0.001}}
+FP8 = {"quant_algo": "FP8", "exclude_modules": ["lm_head"], "kv_cache_quant_algo": "FP8"}
+SCHEME = {"num_bits": 8, "type": "float", "dynamic": False}
+
+
+def by_modelopt(layer, side):
+    return f"model.layers.{layer}.self_attn.{side}_proj.{side}_scale"
+
+
+def by_attention(layer, side):
+    return f"model.layers.{layer}.self_attn.{side}_scale"
+
+
+def with_scales(name=by_modelopt, scales=SCALES, shape=()):
+    def change(state):
+        for layer, sides in scales.items():
+            state |= {name(layer, side): torch.full(shape, scale) for side, scale in sides.items()}
+
+    return change
+
+
+def answers(subject):
+    model = subject.loader(subject.path, "theirs", "float32", "cpu")
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+def without_cache(path):
+    config = json.loads((path / "config.json").read_text())
+    for name in ("kv_cache_quant_algo", "kv_cache_scheme"):
+        config["quantization_config"].pop(name, None)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def by_hand(subject, scales, monkeypatch):
+    """The same inputs and weights, keys and values rounded where transformers' own attention takes them."""
+    model = subject.loader(subject.path, "theirs", "float32", "cpu")
+    model.config._attn_implementation = "eager"
+    plain = modeling_llama.eager_attention_forward
+
+    def attention(module, query, key, value, *args, **kwargs):
+        sides = scales[module.layer_idx]
+        key, value = (rounded(each, sides[side]) * sides[side] for each, side in ((key, "k"), (value, "v")))
+        return plain(module, query, key, value, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", attention)
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "change"),
+    [
+        (modelopt_fp8, FP8, with_scales()),
+        (modelopt_fp8, FP8, with_scales(shape=(1,))),
+        (modelopt_fp8, {**FP8, "kv_cache_quant_algo": None, "kv_cache_scheme": SCHEME}, with_scales()),
+        (modelopt_nvfp4, FP8 | {"quant_algo": "NVFP4"}, with_scales()),
+        (modelopt_fp8, FP8 | {"exclude_modules": ["lm_head", "*k_proj"]}, with_scales(by_attention)),
+    ],
+)  # fmt: skip
+def test_the_attention_sees_them_rounded(make, config, change, tmp_path, monkeypatch):
+    path = checkpoint(tmp_path / "theirs", make, config, change)
+    if "*k_proj" in config["exclude_modules"]:
+        give_back(path)
+    subject = opened(path, tmp_path)
+    found = answers(subject)
+    assert (subject.record.cache_bits, subject.foreign) == (8, ())
+    plain = opened(without_cache(path), tmp_path / "again")
+    expected = by_hand(plain, SCALES, monkeypatch)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    monkeypatch.undo()
+    assert float((answers(plain) - found).abs().max()) > 100 * float((found - expected).abs().max())
+
+
+def give_back(path):
+    """The key projections in 16 bit, as the configuration says."""
+    from safetensors.torch import save_file
+
+    state = load_file(path / "model.safetensors")
+    ours = load_file(REFERENCE / "model.safetensors")
+    for name in [name for name in state if ".k_proj." in name]:
+        del state[name]
+    state |= {name: each for name, each in ours.items() if ".k_proj." in name}
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_one_scale_for_both_as_autofp8_had_it(tmp_path, monkeypatch):
+    def change(state):
+        state |= {f"model.layers.{layer}.self_attn.kv_scale": torch.tensor([0.02]) for layer in range(2)}
+
+    path = checkpoint(
+        tmp_path / "theirs", modelopt_fp8, {"activation_scheme": "static", "kv_cache_scheme": "static"}, change
+    )
+    found = answers(opened(path, tmp_path))
+    plain = opened(without_cache(path), tmp_path / "again")
+    both = {layer: {"k": 0.02, "v": 0.02} for layer in range(2)}
+    torch.testing.assert_close(found, by_hand(plain, both, monkeypatch), atol=2e-5, rtol=1e-4)
+
+
+def test_without_scales_it_is_one_as_vllm_takes_it(tmp_path):
+    ones = checkpoint(
+        tmp_path / "ones", modelopt_fp8, FP8, with_scales(scales={layer: {"k": 1.0, "v": 1.0} for layer in range(2)})
+    )
+    none = checkpoint(tmp_path / "none", modelopt_fp8, FP8)
+    assert torch.equal(answers(opened(ones, tmp_path)), answers(opened(none, tmp_path)))
+
+
+def test_scales_that_nothing_declares_change_nothing(tmp_path):
+    config = {name: value for name, value in FP8.items() if "cache" not in name}
+    there = opened(checkpoint(tmp_path / "there", modelopt_fp8, config, with_scales()), tmp_path)
+    none = opened(checkpoint(tmp_path / "none", modelopt_fp8, config), tmp_path)
+    assert torch.equal(answers(there), answers(none))
+    assert there.record.cache_bits == 16
+
+
+def test_the_audit_has_nothing_against_them(tmp_path):
+    path = checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales())
+    found = whole_audit(path, REFERENCE, "theirs")
+    assert [each.sentence for level in (ERROR, WARNING) for each in found.of_level(level)] == []
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.02, float("nan"), float("inf")])
+def test_a_scale_that_is_none(scale, tmp_path):
+    path = checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales(scales={0: {"k": scale}}))
+    with pytest.raises(ModelError, match="expected a number above 0"):
+        opened(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "word"),
+    [
+        ({"model.layers.7.self_attn.k_proj.k_scale": 0.1}, "belongs to no attention layer"),
+        ({"a.self_attn.k_proj.k_scale": 0.1, "a.self_attn.k_scale": 0.1}, "a second scale of k"),
+        ({"a.self_attn.k_scale": 0.1, "a.self_attn.kv_scale": 0.1}, "a second scale of k"),
+    ],
+)
+def test_scales_that_fit_nowhere(stored, word):
+    with pytest.raises(ModelError, match=word):
+        static_cache.scales_of(["a.self_attn.k_proj.weight", "a.self_attn.v_proj"], stored, "theirs")
+
+
+def test_no_attention_by_the_usual_names():
+    with pytest.raises(ModelError, match="no layers k_proj"):
+        static_cache.scales_of(["a.kv_b_proj.weight"], {}, "theirs")
+
+
+def test_more_than_one_scale_a_layer(tmp_path):
+    path = checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales(shape=(2,)))
+    with pytest.raises(ModelError, match="2 scales"):
+        opened(path, tmp_path)
+
+
+def test_a_layer_the_model_does_not_have():
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE)
+    with pytest.raises(ModelError, match="an attention layer of the model"):
+        static_cache.install(model, {"model.layers.9.self_attn": {"k": 1.0, "v": 1.0}}, "theirs")
+
+
+def test_alone_as_in_company(tmp_path):
+    from tests.unit.engines.test_engine import assert_like_plain, collect, engine_of, few_shot
+
+    subject = opened(checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales()), tmp_path)
+    model = subject.loader(subject.path, "theirs", "float32", "cpu")
+    requests = few_shot(seed=64)
+    answers, _ = collect(engine_of(model, batch_tokens=64), requests)
+    assert_like_plain(model, requests, answers)
