@@ -19,13 +19,8 @@ INPUTS: Final = "quantgate_inputs"
 """In the config.json of files that were unpacked here: how inputs are quantized. Nobody else reads it."""
 CACHE: Final = "quantgate_cache"
 """The same of keys and values."""
-_KEYS: Final = (
-    MAIN,
-    "compression_config",
-    "quantization",
-    INPUTS,
-    CACHE,
-)  # transformers, old llm-compressor, MLX, ours
+# transformers, old llm-compressor, MLX, our own
+_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS, CACHE)
 _INNER: Final = ("text_config", "llm_config")
 QMAP: Final = "quanto_qmap.json"
 """Where quanto says how each module is kept; it declares nothing in config.json."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantgate.core.errors import MethodError
 from quantgate.core.requests import is_number
+from quantgate.models.products import as_they_are
 from quantgate.quantize.base import Algorithm, LayerResult, Statistics
 from quantgate.quantize.transforms.blocks import BlockAlgorithm, BlockTask
 from quantgate.quantize.transforms.fold import Fold
@@ -28,7 +29,8 @@ def quantized(
     """
     layers = f"{who}: {', '.join(names)}"
     try:
-        found = algorithm.quantize(list(weights), statistics)
+        with as_they_are():
+            found = algorithm.quantize(list(weights), statistics)
     except MethodError as error:
         raise MethodError(layers, error.found, expected=error.expected, hint=error.hint) from error
     if not isinstance(found, (list, tuple)) or len(found) != len(weights):

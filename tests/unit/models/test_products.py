@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from quantgate.models import products
-from quantgate.models.products import wide_linear, wide_products
+from quantgate.models.products import as_they_are, wide_linear, wide_products
 
 
 @pytest.fixture
@@ -46,6 +46,30 @@ def test_linear_layers_take_the_way_of_this_module_where_needed(without, monkeyp
     assert torch.equal(found, wide_linear(inputs, weight, bias))
     layer(inputs)
     assert calls == [dtype], "only within the block"
+
+
+def test_a_pause_leaves_torchs_functions_as_they_are_and_ends(without, monkeypatch):
+    calls = []
+    monkeypatch.setattr(products, "wide_linear", lambda *args: calls.append(1) or wide_linear(*args))
+    inputs, weight, bias = sample(torch.bfloat16)
+
+    def fails():
+        with as_they_are():
+            nn.functional.linear(inputs, weight, bias)
+            assert calls == []
+            raise ZeroDivisionError
+
+    with wide_products(torch.bfloat16):
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        nn.functional.linear(inputs, weight, bias)
+        assert calls == [1]
+        with torch.device("cpu"), as_they_are():  # a mode of another's inside ours stays where it is
+            nn.functional.linear(inputs, weight, bias)
+            assert calls == [1, 1]
+    with as_they_are():
+        nn.functional.linear(inputs, weight, bias)
+    assert calls == [1, 1]
 
 
 def test_nothing_changes_where_the_processor_can(monkeypatch):
