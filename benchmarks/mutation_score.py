@@ -9,10 +9,10 @@ are drawn from all functions of all files alike, and at each place one of the ch
 
 pytest collects the near tests once, unbroken. Each mutant is then a forked process in which the changed functions get
 their new code, whoever holds them; it meets the tests of its file (those called like it, those that import it, those
-that import what imports it) until one goes red or they have taken `MOST_S` seconds of CPU; then it survived, though a
-test that had no turn might notice. A test that goes red without the mutant too counts for nothing, and one that never
-ends counts as noticed. What runs on import alone (constants, defaults, tables) is not changed. What is done is kept in
-DIR: a run goes on where it was cut off.
+that import what imports it, and so on where that is nobody) until one goes red or they have taken `MOST_S` seconds of
+CPU; then it survived, though a test that had no turn might notice. A test that goes red without the mutant too counts
+for nothing, and one that never ends counts as noticed. What runs on import alone (constants, defaults, tables) is not
+changed. What is done is kept in DIR: a run goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ast
 import gc
+import itertools
 import json
 import os
 import random
@@ -130,9 +131,13 @@ def patch(change: Change, after: str) -> dict[tuple[str, int], CodeType]:
     return {key: new[key] for key in {*functions, *around} if old[key].co_flags & 0x2}
 
 
+def files_of_rooms() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
 def drawn(count: int, seed: int) -> Iterator[tuple[Change, str, dict[tuple[str, int], CodeType]]]:
     """``count`` places of all files alike, one change at each."""
-    files = sorted(str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    files = files_of_rooms()
     every = [changes for file in files for changes in places(file)]
     random.Random(seed).shuffle(every)
     print(f"{len(every)} places in {len(files)} files", flush=True)
@@ -200,14 +205,17 @@ class Runner:
 
     def near(self, file: str) -> list[pytest.Item]:
         """The tests of a file, the nearest first."""
-        rank: dict[Path, int] = {}
-        for path, text in self.texts.items():
-            if path.stem.removeprefix("test_") == Path(file).stem and path.parent.name in file:
-                rank[path] = 0
-            elif names(text, file):
-                rank[path] = 1
-            elif any(names(text, other) for other in importers(file)):
-                rank[path] = 2
+        called = [path for path in self.texts if path.stem.removeprefix("test_") == Path(file).stem]
+        rank = {path: 0 for path in called if path.parent.name in file}
+        ring, met = {file}, {file}
+        for distance in itertools.count(1):
+            for path, text in self.texts.items():
+                if any(names(text, each) for each in ring):
+                    rank.setdefault(path, distance)
+            ring = {other for each in ring for other in importers(each)} - met
+            met |= ring
+            if not ring or (rank and distance >= 2):
+                break
         return sorted((item for item in self.items if item.path in rank), key=lambda item: rank[item.path])
 
     def _begin(self, change: Change, after: str, new: dict[tuple[str, int], CodeType]) -> None:
@@ -238,7 +246,7 @@ class Runner:
             os.write(pipe, b"nobody holds the function")
             os._exit(3)
         items, count = self.near(change.file), 0
-        for item, after in zip(items, [*items[1:], None], strict=True):
+        for item, after in zip(items, [*items[1:], None][: len(items)], strict=True):
             if time.process_time() > MOST_S:
                 break
             count += 1
@@ -304,7 +312,7 @@ def names(text: str, file: str) -> bool:
     """Whether ``text`` imports the module in ``file``."""
     module = module_of(file)
     room, _, name = module.rpartition(".")
-    return bool(
+    return name in text and bool(
         re.search(rf"\b{re.escape(module)}\b", text) or re.search(rf"from {re.escape(room)} import .*\b{name}\b", text)
     )
 
@@ -315,6 +323,16 @@ def importers(file: str) -> list[str]:
     paths = sorted((ROOT / "quantgate").rglob("*.py"))
     every = [str(path.relative_to(ROOT)) for path in paths if ROOT / "quantgate" / "evals" not in path.parents]
     return [each for each in every if each != file and names(source(each), file)]
+
+
+def near_tests() -> list[Path]:
+    """The files of tests that name one of the rooms."""
+    files = sorted(path for room in NEAR for path in (ROOT / room).rglob("test_*.py"))
+    return [path for path in files if any(room.replace("/", ".") in path.read_text() for room in ROOMS)]
+
+
+def key_of(row: dict[str, object]) -> str:
+    return f"{row['file']}:{row['operator']}:{row['occurrence']}"
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -343,14 +361,15 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="print what is kept")
     options = parser.parse_args()
     kept = options.out.resolve() / "results.jsonl"
-    rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.is_file() else []
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    found = {key_of(row): row for row in map(json.loads, lines)}  # what could not be judged is tried again
+    rows = list(found.values())
     if options.table:
         print(table(rows))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    done = {f"{row['file']}:{row['operator']}:{row['occurrence']}" for row in rows}
-    files = sorted(path for room in NEAR for path in (ROOT / room).rglob("test_*.py"))
-    wanted = [str(path) for path in files if any(room.replace("/", ".") in path.read_text() for room in ROOMS)]
+    done = {key for key, row in found.items() if row["end"] != "broken"}
+    wanted = [str(path) for path in near_tests()]
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     arguments = [*wanted, "-q", "-s", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not gpu"]

@@ -11,8 +11,8 @@ from scipy import fft, stats
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, KLD_MEAN, PERPLEXITY, Metric
 from quantgate.core.records import Result
-from quantgate.verdict import family, guided, intervals
-from quantgate.verdict.evidence import Evidence, conclude, evidence_from_json, evidence_to_json
+from quantgate.verdict import family, guided, intervals, sequential
+from quantgate.verdict.evidence import Evidence, conclude, digest_outcomes, evidence_from_json, evidence_to_json
 from quantgate.verdict.judge import judge, judge_counted
 from quantgate.verdict.paired import compare, relative
 from quantgate.verdict.policy import Margin
@@ -216,3 +216,26 @@ def test_what_counts_as_a_misspelt_model(name, model, slip, tmp_path, monkeypatc
     if model.startswith("models/"):
         (tmp_path / model).mkdir(parents=True)
     assert is_slip(name, model) is slip
+
+
+def test_the_digest_of_an_answer_in_any_script_is_that_of_older_reports():
+    """It stands in baselines and reports: written otherwise, every Chinese answer would seem changed by hand."""
+    made = [ItemOutcome("一", "g", 1.0, "答案：甲")]
+    assert digest_outcomes(made) == "b6f43eeb443fa510b41c6a662ca39d9f5743a70f6dc6a70739239646d2b717fc"
+
+
+def test_groups_are_asked_for_a_fifth_of_the_error_at_each_look():
+    assert [sequential._stricter(each) for each in (0.9, 0.95)] == pytest.approx([0.98, 0.99])
+
+
+@pytest.mark.parametrize(("higher", "ratio"), [(True, 0.95), (False, 1.05)])
+def test_a_share_of_a_mean_is_compared_with_what_the_share_leaves(higher, ratio):
+    metric = Metric("rouge1", higher, "mean", stake=0.0)
+    rng = np.random.default_rng(5)
+    before = rng.random(40)
+    after = before + rng.normal(0, 0.1, 40)
+    found = relative(compare(outcomes(before), outcomes(after), metric, 0.95), 0.05)
+    left = compare(outcomes(ratio * before), outcomes(after), metric, 0.95)
+    moved = (ratio - 1) * before.mean()
+    assert (found.ci_low, found.ci_high) == pytest.approx((left.ci_low + moved, left.ci_high + moved))
+    assert found.statement.startswith(f"subject less {ratio} of the reference")
