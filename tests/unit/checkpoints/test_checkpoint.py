@@ -11,9 +11,10 @@ from quantgate.checkpoints.checkpoint import load_quantized, read_layers, read_r
 from quantgate.core.errors import MethodError, ModelError
 from quantgate.core.progress import Silent
 from quantgate.quantize.base import Method
-from quantgate.quantize.catalogue.methods import METHODS, NO_WEIGHTS, algorithm_of, transformation_of
+from quantgate.quantize.catalogue.methods import METHODS, NO_WEIGHTS
 from quantgate.quantize.settings import GptqSettings, RtnSettings
-from quantgate.quantize.sweep.driver import Sweep
+from quantgate.quantize.sweep.driver import run_jobs
+from quantgate.subjects import make as make_module
 from quantgate.subjects.make import quantize_checkpoint
 from tests.unit.conftest import random_calibration, tiny_llama
 
@@ -49,13 +50,16 @@ def written(model_dir, tmp_path_factory):
         if method.id not in made:
             target = tmp_path_factory.mktemp(method.id)
             calibration = random_calibration([12, 7, 12, 9])
-            record = quantize(model_dir, method, target, calibration)
-            model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16).eval()
-            used = calibration if method.needs_calibration else None
-            sweep = Sweep(model, algorithm_of(method), method.id, Silent(), transformation_of(method))
-            if method.activations:  # what learns a block's ranges sees its rounded inputs
-                sweep.job.activations = lambda name: method.activations
-            computed = sweep.run(used)
+            computed = {}
+
+            def watched(model, jobs, *rest):
+                run_jobs(model, jobs, *rest)
+                (job,) = jobs
+                computed.update(job.results)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(make_module, "run_jobs", watched)
+                record = quantize(model_dir, method, target, calibration)
             made[method.id] = target, record, computed
         return made[method.id]
 
