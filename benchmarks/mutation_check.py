@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks import mutants  # noqa: E402  # found from wherever this is started
+from benchmarks import mutants_run  # noqa: E402  # found from wherever this is started
 
 ROWS = ("-m", "pytest", "tests/suite/test_sabotage.py", "-q", "--tb=no", "-p", "no:cacheprovider")
 ENDS = {"0": "green", "1": "red", "3": "red (3, broken off)", "4": "refused (4)", "5": "nothing selected (5)"}
@@ -81,7 +81,7 @@ def main() -> int:
     wrong = 0 if options.only == "mutants" else rows(options)
     if options.only != "rows":
         print("| mutant | its tests | time |\n|---|---|---|", flush=True)
-        count, missed = mutants.survivors(options.words)
+        count, missed = mutants_run.survivors(options.words)
         print(f"\n{count} mutants, {len(missed)} not caught", *(mutant.name for mutant in missed), sep="\n  ")
         wrong += len(missed)
     return 1 if wrong else 0
