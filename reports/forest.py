@@ -37,7 +37,7 @@ g.pass { color: var(--pass) } g.regressed { color: var(--regressed) } g.inconclu
 
 def as_svg(report: Report) -> str:
     """The picture; empty for a run without cases, or with more than 400."""
-    if not 0 < len(report.results) <= _MOST:
+    if not 0 < len(report.judged) <= _MOST:
         return ""
     parts, height = [], _TOP
     for name, cases in groupby(report.rows, key=lambda result: result.about):

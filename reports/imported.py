@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     if args.report_dir is not None:
         _write(report, args.report_dir)
     if args.json:
-        print(json.dumps([reading.through_json(result.as_json()) for result in report.results], indent=2))
+        print(json.dumps([reading.through_json(result.as_json()) for result in report.judged], indent=2))
         return code
     for result in report.rows:
         say(report.sentence(result))

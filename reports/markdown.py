@@ -33,9 +33,9 @@ def render(report: Report) -> str:
             for result in report.rows
         ),
     ]
-    beside = companions.rows(report.results)
+    beside = companions.rows(report.judged)
     if beside:
-        added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(report.results).items()]
+        added = [f"- {_plain(name)}: {_plain(words)}" for name, words in companions.meanings(report.judged).items()]
         parts += ["## Beside the metric", _table(companions.HEADER, beside), "\n".join(added)]
     parts += [part for study in report.shown_studies for part in _study(study)]
     parts += [part for each in report.diagnoses for part in _taken_apart(each)]
@@ -81,7 +81,7 @@ def _reference(model: Mapping[str, Any]) -> str:
 def _decisions(report: Report) -> list[str]:
     """One sentence a method, and what of it rests on waivers."""
     told = [decision.sentence for decision in report.derived.decisions]
-    return [*told, *waivers.summary(report.results), *report.account]
+    return [*told, *waivers.summary(report.judged), *report.account]
 
 
 def _study(study: Shown) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.core.cases import CaseKey
 from quantgate.core.records import Result
@@ -17,6 +17,9 @@ from quantgate.reports.table import ordered
 from quantgate.reports.turned import Turned
 from quantgate.studies.derived import Derived
 from quantgate.verdict.seal import EvidenceFile
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA: Final = 2
 _DIVERGENCES: Final = ("kld_mean",)
@@ -37,7 +40,7 @@ class RunFacts:
 class Report:
     """All that a run found.
 
-    ``results``: in the order in which they were judged. ``alone``: what is said beside each regression that the family
+    ``judged``: the results, in the order in which they came. ``alone``: what is said beside each regression that the family
     does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
     machines. ``model``: the main 16-bit model; ``models``: all of them by name within the run, the main one's empty.
     ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
@@ -51,7 +54,7 @@ class Report:
     policy: Mapping[str, Any]
     plan: Mapping[str, Any]
     account: tuple[str, ...]
-    results: tuple[Result, ...]
+    judged: tuple[Result, ...]
     alone: Mapping[CaseKey, str]
     derived: Derived
     subjects: Mapping[str, Mapping[str, Any]]
@@ -77,9 +80,9 @@ class Report:
             "environment": dict(self.environment),
             "policy": dict(self.policy),
             "subjects": [dict(each) for each in self.subjects.values()],
-            "results": [result.as_json() for result in self.results],
+            "results": [result.as_json() for result in self.judged],
             "efficiency": [dict(each) for each in self.efficiency.values()],
-            **self.derived.as_json(self.results),
+            **self.derived.as_json(self.judged),
             "studies": [dict(each) for each in self.studies],
             "diagnoses": [dict(each) for each in self.diagnoses],
             "phases": {what: round(seconds, 2) for what, seconds in self.phases.items()},
@@ -95,10 +98,11 @@ class Report:
     @property
     def rows(self) -> list[Result]:
         """The results in the order of the tables."""
-        return ordered(self.results)
+        return ordered(self.judged)
 
-    def as_frame(self) -> Any:
-        """The results as a pandas DataFrame: a row a case, a column a field, companions by name; typed."""
+    @cached_property
+    def results(self) -> DataFrame:
+        """For whoever loads a report: a row a case, a column a field, companions by name, each of its own dtype."""
         import pandas
 
         plain = [{**result.as_json(), **result.companions} for result in self.rows]

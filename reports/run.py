@@ -164,7 +164,7 @@ class Run:
             policy=self.policy,
             plan=self.account.as_json(),
             account=tuple(self.account.lines()),
-            results=tuple(self.results),
+            judged=tuple(self.results),
             alone=self.alone(),
             derived=derive(self.results, self.correction, self.account.expected(), self.bits),
             subjects=dict(self.subjects),

@@ -31,7 +31,7 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
     """The tables, the reasons of everything that is not green, and the notes; ``place``: where the files lie."""
     terminalreporter.section("quantgate")
     page = Page(terminalreporter)
-    if not report.results:
+    if not report.judged:
         page.account(report)
         return
     results, alone = report.rows, report.alone
@@ -64,7 +64,7 @@ def summarize(terminalreporter: pytest.TerminalReporter, report: Report, place: 
     page.account(report)
     for decision in report.derived.decisions:
         page.line(decision.sentence, **{_MARKUP[decision.verdict]: True})
-    for line in waivers.summary(report.results):
+    for line in waivers.summary(report.judged):
         page.line(line, yellow=True)
     terminalreporter.line(f"report: {place}")
 

@@ -64,6 +64,6 @@ def test_red_cases_are_errors_and_names_are_no_commands():
 
 def test_ten_errors_are_shown_and_the_rest_counted():
     report = many(14)
-    lines = actions.errors(report, {result.key.id for result in report.results})
+    lines = actions.errors(report, {result.key.id for result in report.judged})
     assert len(lines) == 11
     assert lines[-1] == "::error::4 more cases are red"

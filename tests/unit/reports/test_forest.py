@@ -32,7 +32,7 @@ def test_every_case_stands_under_its_method_with_its_verdict_and_values():
 @pytest.mark.parametrize("share", [0.78, 0.3])
 def test_the_bar_is_the_intervals_loss_in_units_of_the_margin(share):
     report = report_of(payload("gptq4", share))
-    result = report.results[0]
+    result = report.judged[0]
     lines = [each for each in ET.fromstring(as_svg(report)).iter(f"{SPACE}line") if each.get("class") == "bar"]
     low, high = (-end / result.margin for end in (result.ci_high, result.ci_low))
     assert float(lines[0].get("x1")) == pytest.approx(shapes.position(low), abs=0.06)
@@ -41,8 +41,8 @@ def test_the_bar_is_the_intervals_loss_in_units_of_the_margin(share):
 
 def test_names_of_others_are_text_and_nothing_else():
     report = report_of(payload("gptq4", 0.78))
-    strange = replace(report.results[0], task="<script>alert(1)</script>\x00\x1b" + "x" * 90, metric='"><b>')
-    picture = as_svg(replace(report, results=(strange,)))
+    strange = replace(report.judged[0], task="<script>alert(1)</script>\x00\x1b" + "x" * 90, metric='"><b>')
+    picture = as_svg(replace(report, judged=(strange,)))
     assert not {each.tag for each in ET.fromstring(picture).iter()} & {f"{SPACE}script", f"{SPACE}b"}
     assert not re.search(r"(href|src|url\(|@import)", picture)
     assert any("script" in each and "\u2026" in each for each in texts(picture))
@@ -50,5 +50,5 @@ def test_names_of_others_are_text_and_nothing_else():
 
 def test_no_cases_and_too_many_are_no_picture():
     report = report_of(payload("gptq4", 0.78))
-    assert as_svg(replace(report, results=())) == ""
-    assert as_svg(replace(report, results=report.results * 401)) == ""
+    assert as_svg(replace(report, judged=())) == ""
+    assert as_svg(replace(report, judged=report.judged * 401)) == ""

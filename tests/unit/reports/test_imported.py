@@ -140,7 +140,7 @@ def test_what_a_run_writes_for_lm_eval_is_judged_the_same_when_it_is_read_again(
     samples = [str(next((tmp_path / "lm" / name).glob("samples_*"))) for name in ("reference", "gptq4")]
     code = cli.main(["import", *samples, "--name", "gptq4", "--json"])
     [again] = json.loads(capsys.readouterr().out)
-    result = report.results[0]
+    result = report.judged[0]
     assert code == int(result.verdict == "regressed")
     assert [again[key] for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")] == pytest.approx(
         [getattr(result, key) for key in ("delta", "ci_low", "ci_high", "margin", "verdict", "items_worse")]

@@ -69,7 +69,7 @@ def test_cases_without_numbers_are_rows_too():
 
 
 def test_a_frame_has_columns_of_numbers():
-    frame = report_of(payload("gptq4", 0.8), payload("rtn2", 0.3)).as_frame()
+    frame = report_of(payload("gptq4", 0.8), payload("rtn2", 0.3)).results
     assert list(frame.method) == ["gptq4", "rtn2"]
     assert (frame.delta.dtype.kind, frame.n_items.dtype.kind, frame.from_cache.dtype.kind) == ("f", "i", "b")
     assert "companions" not in frame
