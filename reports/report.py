@@ -40,8 +40,8 @@ class RunFacts:
 class Report:
     """All that a run found.
 
-    ``judged``: the results, in the order in which they came. ``alone``: what is said beside each regression that the family
-    does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
+    ``judged``: the results, in the order in which they came. ``alone``: what is said beside each regression that the
+    family does not confirm. ``account``: how much of the plan the run speaks of, in sentences; ``plan``: the same for
     machines. ``model``: the main 16-bit model; ``models``: all of them by name within the run, the main one's empty.
     ``subjects`` and ``efficiency``: entries by name within the run. ``texts``: task -> item -> what may be
     quoted of it. ``studies``: what several cases say together, beyond the decisions. ``phases``: seconds by what they
