@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="bundled|hub|DIR", help="where its benchmark items would come from (default: as in a run)")
     add("--device", help="where it would run (default: as in a run)")
     add("--store", type=Path, metavar="DIR", help="cache of models and answers")
+    add("--estimate", action="store_true", help="also how long a run takes, and whether its models fit (some seconds)")
     add("--json", action="store_true", help="as JSON")
 
 
@@ -68,6 +69,9 @@ def symptoms(args: argparse.Namespace) -> Iterator[Symptom]:
         yield from _model(str(model), store)
     yield _data(str(wanted["data"]))
     yield _store(store)
+    if args.estimate:
+        for model in wanted["model"]:
+            yield from _estimates(str(model), str(wanted["data"]), store)
 
 
 def _versions() -> Iterator[Symptom]:
@@ -118,10 +122,15 @@ def _wanted(args: argparse.Namespace) -> dict[str, Any]:
 
 def _processor() -> Symptom:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB if hasattr(os, "sysconf") else 0.0
+    free = _free_memory()
     level: Literal["ok", "warning"] = "ok" if _sixteen_bit() else "warning"
     slow = "" if level == "ok" else "; no 16-bit products, so bfloat16 is computed in float32"
     return Symptom(level, "processor", f"{cores} cores, {free:.1f} GiB of memory free{slow}")
+
+
+def _free_memory() -> float:
+    """GiB; 0 where the system does not say."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB if hasattr(os, "sysconf") else 0.0
 
 
 def _sixteen_bit() -> bool:
@@ -164,6 +173,58 @@ def _model(model: str, store: Path) -> Iterator[Symptom]:
         yield _room(store, int(_SPARE * size))
     else:
         yield Symptom("warning", f"model {model}", "of the hub: not looked at here")
+
+
+def _estimates(model: str, data: str, store: Path) -> Iterator[Symptom]:
+    """Memory and time that the tasks which run without --tasks ask for; the model is on this machine's processor."""
+    if data == "hub" or not (model == "bundled" or Path(model).is_dir()):
+        yield Symptom("warning", f"estimate for {model}", "of the hub: not looked at here")
+        return
+    try:
+        yield from _estimated(model, data, store)
+    except QuantgateError as error:
+        yield Symptom("error", f"estimate for {model}", str(error))
+
+
+def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
+    import torch
+
+    from quantgate import forecast
+    from quantgate.core.progress import Silent
+    from quantgate.core.requests import Tokens
+    from quantgate.models.ending import end_tokens
+    from quantgate.models.loading import context_length, load_tokenizer
+    from quantgate.models.source import resolve_model
+    from quantgate.store.store import Store
+    from quantgate.tasks.data import BUNDLED_DATA, open_data
+    from quantgate.tasks.prompts import Prompts
+    from quantgate.tasks.table import select_tasks
+
+    path = resolve_model(model, None, Store(root, Silent())).path
+    numbers = forecast.parameters(path)
+    wanted, free = forecast.SIDES * 2 * numbers / _GIB, _free_memory()
+    yield Symptom(
+        "warning" if free and wanted > free else "ok", f"memory for {model}",
+        f"about {wanted:.1f} GiB: {numbers / 1e6:,.0f} million numbers in 16 bit, {forecast.SIDES} times "
+        "while a subject is made",
+    )  # fmt: skip
+    tokenizer = load_tokenizer(path, model)
+    prompts = Prompts(tokenizer, context_length(path, model), model, end_tokens(path, tokenizer))
+    source = open_data(data, BUNDLED_DATA, offline=True)
+    work, known, unknown = forecast.Work(), set[Tokens](), []
+    for task in select_tasks(None, source):
+        try:
+            work += forecast.work_of_task(task, source, prompts, known)
+        except QuantgateError:  # a run says why; a task that the model cannot be asked takes no time
+            unknown.append(task.id)
+    rate = forecast.matmul_rate(torch.bfloat16)
+    minutes = forecast.seconds(work, numbers, rate) / 60
+    yield Symptom(
+        "ok", f"time for {model}",
+        f"about {minutes:,.1f} min for the original and as much for every method, quantizing not counted: "
+        f"{work.read:,} tokens to read and at most {work.written:,} to write, products at {rate / 1e9:,.0f} GFLOP/s"
+        + (f" (not counted: {', '.join(unknown)})" if unknown else ""),
+    )  # fmt: skip
 
 
 def _data(data: str) -> Symptom:

@@ -1,0 +1,72 @@
+"""What a run may take, counted by hand."""
+
+import json
+
+import pytest
+import torch
+
+from quantgate import cli, forecast
+from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.forecast import Work, work_of, work_of_task
+from tests.conftest import make_model_dir
+
+
+def test_beginnings_in_common_are_read_once():
+    requests = [
+        Likelihood((1, 2, 3), (4,)), Likelihood((1, 2, 3), (5, 6)), Likelihood((1, 2), (3,)), Rolling((7, 8)),
+        Rolling((7, 8)), Generate((1, 9), 20),
+    ]  # fmt: skip
+    known = set()
+    assert work_of(requests, known) == Work(read=3 + 1 + 2 + 1 + 2, written=20)
+    assert work_of(requests[:5], known) == Work()
+
+
+def test_a_task_of_many_items_is_judged_by_some():
+    class Task:
+        def items(self, data, selection, prompts):
+            return list(range(1000))
+
+        def requests(self, item, prompts):
+            return [Rolling((item, item)), Generate((item,), 3)]
+
+    found = work_of_task(Task(), None, None, set())
+    assert found == Work(2000, 3000)
+
+
+def test_seconds_are_operations_at_half_the_rate():
+    assert forecast.seconds(Work(90, 20), 10**9, 1e12) == pytest.approx(100 * 2e9 / 5e11)
+
+
+def test_the_rate_is_measured():
+    assert 1e8 < forecast.matmul_rate(torch.float32) < 1e15
+
+
+def test_doctor_tells_memory_and_time(tmp_path, capsys, monkeypatch):
+    model = make_model_dir(tmp_path / "model")
+    data = tmp_path / "data/truthfulqa__truthful_qa/multiple_choice"
+    data.mkdir(parents=True)
+    rows = [
+        {
+            "question": f"Is {n} a number?",
+            "mc1_targets": {"choices": ["Yes.", "No."], "labels": [1, 0]},
+            "mc2_targets": {"choices": ["Yes.", "No."], "labels": [1, 0]},
+        }
+        for n in range(8)
+    ]
+    (data / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["doctor", "--model", str(model), "--data", str(tmp_path / "data"), "--store", str(tmp_path / "store")]
+    cli.main([*words, "--json"])
+    assert "time for" not in capsys.readouterr().out
+    assert cli.main([*words, "--estimate", "--json"]) in (0, 1)
+    found = {each["what"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found[f"memory for {model}"]["found"].startswith("about 0.0 GiB")
+    assert "tokens to read and at most 0 to write" in found[f"time for {model}"]["found"]
+    monkeypatch.setattr("quantgate.doctor._free_memory", lambda: 1e-9)
+    cli.main([*words, "--estimate", "--json"])
+    found = {each["what"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found[f"memory for {model}"]["level"] == "warning"
+
+
+def test_of_the_hub_nothing_is_estimated(capsys):
+    cli.main(["doctor", "--model", "org/A", "--estimate"])
+    assert "estimate for org/A: of the hub" in capsys.readouterr().out
