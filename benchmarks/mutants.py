@@ -261,7 +261,8 @@ of(
     "tests/unit/checkpoints/test_declared.py",
     ("    if not places:\n", "    if True:\n"),
     ("    _agree(found, places, who)\n", ""),
-    ('if place.startswith("hf_quant") else inner', "if False else inner"),
+    ("        inner = in_usual_words(place, other) if", "        inner = other if"),
+    ('        if inner.get("quant_algo"):  # ModelOpt', "        if False:  # ModelOpt"),
     ("    if declares is None:", f"    {NEVER}"),
     ('"checkpoint_format": _FORMATS, ', '"checkpoint_format": (*_FORMATS, "marlin"), '),
     ('bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")', 'bits = config["bits"]'),
@@ -283,7 +284,7 @@ of(
     ("return _matches(name, ignored) or not _matches(name, targets)", "return _matches(name, ignored)"),
     ('        account(inputs, f"{place}.activations",', "        (lambda *a, **k: 0)("),
     ("simulated = bool(cache) or any(bits < 16 for bits in activations)", "simulated = False"),
-    ("    if name not in FORMATS:", f"    {NEVER}"),
+    ("    if not isinstance(name, str) or name not in FORMATS:", f"    {NEVER}"),
     ("    if name in _SETTINGS:", f"    {NEVER}"),
 )
 of(

@@ -13,11 +13,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.checkpoints.declared_further import AUTO_ROUND, LAYOUTS, check_auto_round, quanto
+from quantgate.checkpoints.declared_further import AUTO_ROUND, LAYOUTS, check_auto_round, of_cache, quanto
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.guests import declaring
-from quantgate.checkpoints.lone import lone
+from quantgate.checkpoints.lone import in_usual_words, lone
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
@@ -35,7 +35,9 @@ from quantgate.quantize.settings import (
     SpqrSettings,
 )
 
-_WORDS: Final = ("bits", "group_size", "sym", "desc_act", "checkpoint_format")  # must not differ between two places
+_WORDS: Final = (  # must not differ between two places
+    "bits", "group_size", "sym", "desc_act", "checkpoint_format", "zero_point", "version", "quant_algo",
+)  # fmt: skip
 
 
 def read_declared(path: Path, who: str) -> Declared:
@@ -94,15 +96,16 @@ def _by_layout(config: Mapping[str, Any], who: str) -> Declared:
 def _agree(config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> None:
     """Refuse a second declaration that says something else: other runtimes read that one."""
     for place, other in places.items():
-        inner = other if isinstance(other, Mapping) else {}
-        inner = inner.get("quantization", inner) if place.startswith("hf_quant") else inner
-        for word in _WORDS:
-            if isinstance(inner, Mapping) and word in inner and word in config and inner[word] != config[word]:
+        inner = in_usual_words(place, other) if isinstance(other, Mapping) else {}
+        said = [(word, config[word], inner[word]) for word in _WORDS if None not in (inner.get(word), config.get(word))]
+        if inner.get("quant_algo"):  # ModelOpt's two files call the cache by two names, and always speak of it
+            said.append(("the cache of keys and values", of_cache(config), of_cache(inner)))
+        for word, ours, theirs in said:
+            if str(ours).casefold() != str(theirs).casefold():
                 raise ModelError(
-                    who,
-                    f"{word} is {config[word]!r} in config.json and {inner[word]!r} in {place}",
-                    expected="one declaration, or two that agree",
-                )
+                    who, f"{word} is {ours!r} in config.json and {theirs!r} in {place}",
+                    expected="one declaration, or two that agree", hint="correct the one that is wrong",
+                )  # fmt: skip
 
 
 # --- GPTQ -----------------------------------------------------------------------------------------------------------
@@ -339,7 +342,7 @@ def _own(config: Mapping[str, Any], who: str) -> Declared:
 def _one(config: Mapping[str, Any], who: str) -> Declared:
     """One layer's or the whole checkpoint's settings of a single format; formats of plugins read their own."""
     name = config.get("format")
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise ModelError(who, f"format {name!r}", expected=f"one of {', '.join(FORMATS)}, mixed")
     if name in _SETTINGS:
         account(config, who, honoured=("quant_method", "format", *_SETTINGS[name]))

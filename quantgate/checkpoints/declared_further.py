@@ -32,6 +32,11 @@ def _kept(patterns: list[str]) -> Callable[[str], bool]:
 def awq(config: Mapping[str, Any], who: str) -> Declared:
     """AWQ in the packing ``gemm``. Raises ModelError."""
     synonyms = {"w_bit": "bits", "q_group_size": "group_size"}
+    for short, name in synonyms.items():
+        if short in config and name in config and config[short] != config[name]:
+            raise ModelError(
+                who, f"{short} is {config[short]!r}, {name} is {config[name]!r}", expected="one of them, or both alike"
+            )
     config = {synonyms.get(name, name): value for name, value in config.items()}
     check_auto_round(config, who)
     account(
@@ -74,6 +79,12 @@ def auto_round(config: Mapping[str, Any], who: str) -> Declared:
 
 _CACHE: Final = ("kv_cache_scheme", "kv_cache_quant_algo")
 _FP8_CACHE: Final = ("FP8", "static", {"num_bits": 8, "type": "float", "dynamic": False})
+
+
+def of_cache(config: Mapping[str, Any]) -> Any:
+    """In which form keys and values are kept: ``FP8`` in whichever words, None for 16 bit, or what it says."""
+    said = [config[name] for name in _CACHE if config.get(name)]
+    return "FP8" if said and all(any(value == each for each in _FP8_CACHE) for value in said) else (said or None)
 
 
 def _keeps_fp8(config: Mapping[str, Any], who: str) -> int:
@@ -121,12 +132,13 @@ _MODELOPT: Final[dict[str, dict[str, Any]]] = {
 def modelopt(config: Mapping[str, Any], who: str) -> Declared:
     """ModelOpt's FP8 and NVFP4, whose inputs are quantized by stored scales. Raises ModelError."""
     algorithm = config.get("quant_algo")
-    if algorithm not in _MODELOPT:
+    if not isinstance(algorithm, str) or algorithm not in _MODELOPT:
         raise ModelError(who, f"quant_algo {algorithm!r}", expected=" or ".join(_MODELOPT))
     cached = _keeps_fp8(config, who)
     account(
         config, who, honoured=("quant_method", "quant_algo", "ignore", "exclude_modules", *_CACHE),
-        harmless=("producer", "config_groups", "group_size", "quantization_status"),
+        harmless=("producer", "config_groups", "quantization_status", *(["group_size"] if algorithm == "FP8" else [])),
+        only={"group_size": (16,)},
     )  # fmt: skip
     patterns = [each for name in ("ignore", "exclude_modules") for each in names(config.get(name) or [], who)]
     inputs = _MODELOPT[algorithm]

@@ -15,6 +15,7 @@ from quantgate.models.files import read_json
 from quantgate.models.quantized import MAIN, declarations, quantized_tensors
 
 _AWQ_NAMES: Final = {"w_bit": "bits", "q_group_size": "group_size"}
+_HEADINGS: Final = ("quantization", "producer")  # of hf_quant_config.json
 _AWQ: Final = frozenset({"w_bit", "q_group_size", "zero_point"})
 
 
@@ -23,8 +24,14 @@ def _of_quantizer(content: Mapping[str, Any]) -> dict[str, Any]:
     if content.get("quant_method"):
         return dict(content)
     if _AWQ & content.keys():
-        return {"quant_method": "awq", **{_AWQ_NAMES.get(name, name): value for name, value in content.items()}}
+        return {"quant_method": "awq", **{_usual(name, content): value for name, value in content.items()}}
     return {"quant_method": "gptq", **content} if "bits" in content else {}
+
+
+def _usual(name: str, content: Mapping[str, Any]) -> str:
+    """The usual name of an AWQ field; where ``content`` has that one too, both stay, to be compared."""
+    usual = _AWQ_NAMES.get(name, name)
+    return name if usual in content else usual
 
 
 def _of_modelopt(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +39,8 @@ def _of_modelopt(content: Mapping[str, Any]) -> dict[str, Any]:
     inner = content.get("quantization")
     if not isinstance(inner, Mapping) or not inner.get("quant_algo"):
         return {}
-    return {"quant_method": "modelopt", **inner}
+    outside = {f"{name} (outside quantization)": value for name, value in content.items() if name not in _HEADINGS}
+    return {"quant_method": "modelopt", **outside, **inner}
 
 
 _FILES: Final = {  # vLLM's names, in its order
@@ -40,6 +48,13 @@ _FILES: Final = {  # vLLM's names, in its order
     "quant_config.json": _of_quantizer,
     "hf_quant_config.json": _of_modelopt,
 }
+
+
+def in_usual_words(file: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a file beside config.json says, as ``quantization_config`` would spell it."""
+    inner = content.get("quantization")
+    said = _FILES[file](content) if file in _FILES else {}
+    return said or (inner if isinstance(inner, Mapping) else content)
 
 
 def lone(place: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:

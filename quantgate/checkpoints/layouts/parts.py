@@ -28,7 +28,9 @@ Tensors = Mapping[str, "Tensor"]
 Settings = Mapping[str, Any]
 _SCALES: Final = re.compile(r"scales?|scale_inv|.*_scale|.*_scale_inv|.*_scale_2|SCB|.*absmax|scale|.*\._scale")
 _MOST_SAID: Final = 1 << 20
-MALFORMED: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError, re.error, RuntimeError)
+MALFORMED: Final = (
+    KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, re.error, RuntimeError,
+)  # fmt: skip
 """What tensors and settings that others wrote may raise where they are read."""
 
 

@@ -143,3 +143,52 @@ def test_what_it_says_is_part_of_the_digest(name, tmp_path):
     before = digest_model(path, "theirs").loaded
     (path / name).write_text(json.dumps({"bits": 4}))
     assert digest_model(path, "theirs").loaded != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "word"),
+    [
+        ("fp8", MODELOPT, {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}, "keys and values"),
+        ("fp8", MODELOPT, {"quantization": {"quant_algo": "NVFP4"}}, "quant_algo is 'FP8'"),
+        ("ar_auto_round_auto_awq", AWQ, {"w_bit": 8, "q_group_size": 32, "zero_point": False}, "bits is 4"),
+        ("ar_auto_round_auto_awq", AWQ, {"w_bit": 4, "q_group_size": 128, "zero_point": False}, "group_size is 32"),
+        ("gptq_act", GPTQ, {"bits": 8, "group_size": 32}, "bits is 4"),
+    ],
+)
+def test_what_contradicts_config_json_in_words_of_its_own(kind, name, content, word, tmp_path):
+    path = made(kind, tmp_path / "theirs")
+    (path / name).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=rf"{word}.* in config.json and .* in {name}"):
+        opened(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content", "word"),
+    [
+        ("fp8", MODELOPT, {"quantization": {"quant_algo": "FP8"}, "kv_cache_quant_algo": "FP8"}, "outside quant"),
+        ("fp8", MODELOPT, {"quantization": {"quant_algo": ["FP8"]}}, "quant_algo"),
+        ("nvfp4", MODELOPT, {"quantization": {"quant_algo": "NVFP4", "group_size": 32}}, "group_size is 32"),
+        ("ar_auto_round_auto_awq", AWQ, {"bits": 8, "w_bit": 4, "q_group_size": 32}, "w_bit is 4, bits is 8"),
+    ],
+)
+def test_what_no_runtime_would_read_so(kind, name, content, word, tmp_path):
+    path = moved(made(kind, tmp_path / "theirs"), name, lambda _: content)
+    with pytest.raises(ModelError, match=word):
+        opened(path, tmp_path)
+
+
+def test_a_number_beyond_all_bounds_is_one_sentence(tmp_path):
+    path = moved(made("gptq_act", tmp_path / "theirs"), GPTQ, lambda _: {})
+    (path / GPTQ).write_text('{"bits": 4, "group_size": 1e400, "desc_act": true}')
+    with pytest.raises(ModelError, match="OverflowError"):
+        whole_audit(path, REFERENCE, "theirs")
+
+
+def test_two_that_agree_each_in_its_words(tmp_path):
+    path = made("fp8", tmp_path / "theirs")
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"]["kv_cache_scheme"] = {"num_bits": 8, "type": "float", "dynamic": False}
+    (path / "config.json").write_text(json.dumps(config))
+    inner = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    (path / MODELOPT).write_text(json.dumps({"producer": {}, "quantization": inner}))
+    assert opened(path, tmp_path).record.cache_bits == 8
