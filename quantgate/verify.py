@@ -58,7 +58,7 @@ class Findings:
     ``unjudged``: cases that were invalid before anything was compared. ``measured``: memory and speed, whose numbers
     were measured on one machine at one time: the verdict follows from them, they themselves cannot be drawn again.
     ``unconfirmed``: parts of the report that nothing here can confirm. ``decided``: whether the decisions were drawn
-    again; those of the first format cannot be.
+    again; those of the first format cannot be. ``written_with``: what was another version when the report was written.
     """
 
     confirmed: int = 0
@@ -68,6 +68,7 @@ class Findings:
     unconfirmed: list[str] = field(default_factory=list)
     unfinished: str = ""
     decided: bool = True
+    written_with: list[str] = field(default_factory=list)
 
     @property
     def stands(self) -> bool:

@@ -13,10 +13,11 @@ from quantgate.core.errors import UsageError
 from quantgate.core.progress import Progress
 from quantgate.core.records import Result
 from quantgate.core.words import say
+from quantgate.reports.environment import otherwise_here
 from quantgate.reports.reporters import DRAWINGS, drawn
 from quantgate.reports.run import Run
 from quantgate.tasks.written.load import add_task_files
-from quantgate.verify import Findings, verify
+from quantgate.verify import REPORT, Findings, read_report, verify
 
 
 def drawn_again(
@@ -54,6 +55,9 @@ def run(args: argparse.Namespace, progress: Progress) -> int:
     check_there(args.report)
     add_task_files(args.task_file)
     findings = verify(args.report, drawn_again)
+    if findings.differences:
+        path = args.report / REPORT if args.report.is_dir() else args.report
+        findings.written_with = otherwise_here(read_report(path).get("environment") or {})
     if args.json:
         say(json.dumps(findings.as_record(), indent=2))
     else:
@@ -73,3 +77,8 @@ def _tell(findings: Findings) -> None:
     without += f", {findings.measured} rest on measurements that cannot be made again" if findings.measured else ""
     verdicts = "verdict" if findings.confirmed == 1 else "verdicts"
     say(f"{findings.confirmed} {verdicts} confirmed, {len(findings.differences)} contradicted{without}")
+    if findings.written_with:
+        say(
+            f"the report was written with {', '.join(findings.written_with)}: rules, wording and pictures may have "
+            "changed since, and what is contradicted may be that; only the suite that wrote it can confirm it"
+        )

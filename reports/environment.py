@@ -47,6 +47,19 @@ def environment(config: pytest.Config) -> dict[str, Any]:
     return found | ({"configuration": {"file": file["file"], "sha256": file["sha256"]}} if file else {})
 
 
+def otherwise_here(then: Mapping[str, Any]) -> list[str]:
+    """What of the suite and the libraries is another one here than in ``then``, an environment of a report: one phrase
+    each; a commit or a version that one side does not know says nothing."""
+    found, (commit, _) = [], _commit(CLONE)
+    if commit and then.get("commit") and commit != then["commit"]:
+        found.append(f"the suite at commit {str(then['commit'])[:12]} (here {commit[:12]})")
+    versions = then.get("versions")
+    for name, version in versions.items() if isinstance(versions, Mapping) else ():
+        if (ours := _version(str(name))) and version and ours != version:
+            found.append(f"{name} {version} (here {ours})")
+    return found
+
+
 def command(arguments: Sequence[str], ini: Sequence[str], variables: Mapping[str, str]) -> str:
     """The command as it could be typed: the environment variables that can change a result, pytest's own options from
     the ini file and the suite's from the configuration file, and the arguments. Secrets are left out, and so are

@@ -10,6 +10,7 @@ from quantgate import cli
 from quantgate.core.cases import CaseKey
 from quantgate.core.items import ItemOutcome
 from quantgate.core.records import leaves_green
+from quantgate.reports import environment
 from quantgate.reports.accounting import Account
 from quantgate.reports.directory import ReportDirectory
 from quantgate.reports.payload import Payload, invalid_result
@@ -282,3 +283,19 @@ def test_a_report_from_before_a_field_was_added_stands():
         assert _differing(older, again) == []
         assert len(_differing(older, replace(again, **{name: "another"}))) == 1
     assert len(_differing({key: value for key, value in recorded.items() if key != "verdict"}, again)) == 1
+
+
+def test_what_was_another_version_is_said_beside_a_contradiction(report, capsys, monkeypatch):
+    monkeypatch.setattr(environment, "_commit", lambda root: ("b" * 40, False))
+    monkeypatch.setattr(environment, "_version", lambda name: {"torch": "2.13.0"}.get(name, ""))
+    edit(report, lambda c: c.update(environment={"commit": "a" * 40, "versions": {"torch": "2.9.1", "gone": "1"}}))
+    code, said = verified(report, capsys)
+    assert code == 1
+    assert (
+        "the report was written with the suite at commit aaaaaaaaaaaa (here bbbbbbbbbbbb), torch 2.9.1 (here 2.13.0): "
+        "rules, wording and pictures may have changed since" in said
+    )
+    edit(report, lambda c: c.update(environment={"commit": "b" * 40, "versions": {"torch": "2.13.0"}}))
+    assert "was written with" not in verified(report, capsys)[1]
+    edit(report, lambda c: c.update(environment={"versions": ["torch"]}))
+    assert "was written with" not in verified(report, capsys)[1]
