@@ -239,6 +239,22 @@ of(
     ('        register_value_hook(layers[name], _rounding(sides["v"]))\n', ""),
     ("    if scale.numel() != 1:", f"    {NEVER}"),
     ("        if name not in layers:", f"        {NEVER}"),
+    ("        if len(sides) == 1:", f"        {NEVER}"),
+    ("    if left_out or not ours:", "    if not ours:"),
+    ("if left_out or not ours:\n", "if left_out:\n"),
+    ("(TypeError, AttributeError)", "()"),
+)
+of(
+    "quantgate/checkpoints/cache_scales.py",
+    "tests/unit/checkpoints/test_static_cache.py",
+    ("FACT if len(lacking) == len(scales) else WARNING", "FACT"),
+    ("if not sides):", "if False):"),
+)
+of(
+    "quantgate/checkpoints/differences.py",
+    "tests/unit/checkpoints/test_static_cache.py",
+    ("        if key in STATIC\n", "        if False\n"),
+    ('    found |= getattr(checkpoint, "cache_scales", dict)()\n', ""),
 )
 of(
     "quantgate/checkpoints/lone.py",

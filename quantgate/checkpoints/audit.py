@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from quantgate.checkpoints import cache_scales
 from quantgate.checkpoints.findings import ERROR, FACT, LEVELS, WARNING, Audit, Finding, from_record, named
 from quantgate.core.errors import ModelError
 from quantgate.core.keys import AuditKey
@@ -75,6 +76,8 @@ def _claims(place: Path, reference: Path | None, who: str) -> Iterator[Finding]:
         sentence = f"config.json declares no quantization; {declared.beside} does, which transformers does not read"
         yield Finding("declared_beside", FACT, sentence)
     checkpoint = open_checkpoint(place, reference, who)
+    if cache_scales.is_read(declared):
+        yield from cache_scales.findings(checkpoint, who)
     if reference is not None:
         known = stored(reference, who).keys() | {HEAD}
         extra = tuple(name for name in checkpoint.plain if name not in known)

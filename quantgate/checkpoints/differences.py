@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.checkpoints.matrices import plain_distance
+from quantgate.checkpoints.unfold import STATIC
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,25 @@ def _tensors(one: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
             yield Difference(name, str(tuple(left.shape)), str(tuple(right.shape)))
         elif ours != theirs or not torch.equal(left, right):
             yield Difference(name, ours, theirs, plain_distance(left, right))
+    stored = [_beside(each) for each in (one, other)]
+    for name in sorted(stored[0].keys() | stored[1].keys()):
+        ours, theirs = (each.get(name, _ABSENT) for each in stored)
+        if ours != theirs:
+            yield Difference(name, ours, theirs)
+
+
+def _beside(checkpoint: Checkpoint) -> dict[str, str]:
+    """Stored scales of inputs, and of keys and values: by them the model computes, and no weight shows them."""
+    found = {
+        f"{module}.{key}": scale
+        for module in checkpoint.modules
+        for key, scale in checkpoint.scales(module).items()
+        if key in STATIC
+    }
+    found |= getattr(checkpoint, "cache_scales", dict)()
+    return {
+        name: _shown([float(f"{value:.6g}") for value in scale.flatten().tolist()]) for name, scale in found.items()
+    }
 
 
 def _names(checkpoint: Checkpoint) -> dict[str, str]:

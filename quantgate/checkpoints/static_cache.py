@@ -1,7 +1,7 @@
 """Keys and values in FP8 by stored scales, as ModelOpt and AutoFP8 write them and vLLM keeps them.
 
-Keys are rounded behind their rotation, both by one scale an attention layer and side. Where none is stored the scale is
-1, as vLLM takes it. What the attention sees is rounded as a cache would hold it; nothing is kept in 8 bit here.
+Keys are rounded behind their rotation, both by one scale an attention layer and side. Where a layer has none the scale
+is 1, as vLLM takes it. What the attention sees is rounded as a cache would hold it; nothing is kept in 8 bit here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from quantgate.core.errors import ModelError
+from quantgate.checkpoints.findings import named
+from quantgate.core.errors import ModelError, translated
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,10 +22,11 @@ SCALES: Final = re.compile(r"(?P<layer>.+?)\.(?:[kv]_proj\.|qkv_proj\.)?(?P<side
 BITS: Final = 8
 _KEYS: Final = re.compile(r"(?P<layer>.+)\.(?:k_proj|qkv_proj)(?:\.weight)?")
 SIDES: Final = ("k", "v")
+_BY_SERVER: Final = "judge it by its server: --candidate NAME=URL"
 
 
 def scales_of(names: Iterable[str], stored: Mapping[str, float], who: str) -> dict[str, dict[str, float]]:
-    """Attention layer -> side (``k``, ``v``) -> scale.
+    """Attention layer -> side (``k``, ``v``) -> scale; both sides or none.
 
     Args:
         names: of modules and tensors, which say where attention is.
@@ -32,11 +34,15 @@ def scales_of(names: Iterable[str], stored: Mapping[str, float], who: str) -> di
         who: for messages.
 
     Raises:
-        ModelError: no attention by the usual names, a scale of none, two of one side, or one that is no number above 0.
+        ModelError: no attention by the usual names, a scale of none, two of one side, one side alone (vLLM takes a lone
+            ``k_scale`` for both and fails on the other), or a scale that is no number above 0.
     """
     layers = sorted({match["layer"] for name in names if (match := _KEYS.fullmatch(name))})
     if not layers:
-        raise ModelError(who, "no layers k_proj or qkv_proj", expected="attention whose keys and values can be rounded")
+        raise ModelError(
+            who, "no layers k_proj or qkv_proj", expected="attention whose keys and values can be rounded",
+            hint=_BY_SERVER,
+        )  # fmt: skip
     found: dict[str, dict[str, float]] = {layer: {} for layer in layers}
     for name, scale in stored.items():
         match = SCALES.fullmatch(name)
@@ -48,7 +54,13 @@ def scales_of(names: Iterable[str], stored: Mapping[str, float], who: str) -> di
             if side in found[match["layer"]]:
                 raise ModelError(who, f"{name}: a second scale of {side}", expected="one scale a side")
             found[match["layer"]][side] = scale
-    return {layer: dict.fromkeys(SIDES, 1.0) | sides for layer, sides in found.items()}
+    for layer, sides in found.items():
+        if len(sides) == 1:
+            raise ModelError(
+                who, f"{layer} has a scale of {next(iter(sides))} alone", expected="one a side, or none of the layer",
+                hint="finish the download, or write the checkpoint again",
+            )  # fmt: skip
+    return found
 
 
 def number(scale: Tensor, name: str) -> float:
@@ -62,7 +74,7 @@ def install(model: PreTrainedModel, scales: Mapping[str, Mapping[str, float]], w
     """Let every attention layer of ``model`` see its keys and values as an FP8 cache holds them.
 
     Raises:
-        ModelError: a layer that the model does not have.
+        ModelError: a layer that the model does not have, or see `check_taken`.
     """
     from compressed_tensors.modeling.kvcache import initialize_hooked_kv_cache, register_key_hook, register_value_hook
 
@@ -75,6 +87,39 @@ def install(model: PreTrainedModel, scales: Mapping[str, Mapping[str, float]], w
         initialize_hooked_kv_cache(model, layers[name])
         register_key_hook(layers[name], _rounding(sides["k"]))
         register_value_hook(layers[name], _rounding(sides["v"]))
+    check_taken(model, who)
+
+
+def check_taken(model: PreTrainedModel, who: str) -> None:
+    """Run two tokens, to see that every layer hands its keys and values to what rounds them.
+
+    An attention that calls its cache by another name would go on in 16 bit, and be judged as if it did not.
+
+    Raises:
+        ModelError: names a layer that does not.
+    """
+    import torch
+    from compressed_tensors.modeling.kvcache import KV_CACHE_ATTR, QuantizedKVCache
+
+    caches = {name: getattr(layer, KV_CACHE_ATTR, None) for name, layer in model.named_modules()}
+    ours = {name: cache for name, cache in caches.items() if isinstance(cache, QuantizedKVCache)}
+    seen: set[str] = set()
+    handles = [
+        cache.register_forward_pre_hook(lambda *_, name=name: seen.add(name)) for name, cache in ours.items()
+    ]  # fmt: skip
+    found, expected = "its attention does not take keys and values in 8 bit", "attention as Llama's, Mistral's or OPT's"
+    try:
+        with (
+            torch.no_grad(),
+            translated(who, found, expected=expected, hint=_BY_SERVER, also=(TypeError, AttributeError)),
+        ):
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    left_out = [name for name in ours if name not in seen]
+    if left_out or not ours:
+        raise ModelError(who, f"{found} ({named(left_out) or 'no layer'})", expected=expected, hint=_BY_SERVER)
 
 
 def _rounding(scale: float) -> Callable[[nn.Module, Tensor], Tensor]:

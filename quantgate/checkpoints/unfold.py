@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints import static_cache
+from quantgate.checkpoints import cache_scales, static_cache
 from quantgate.checkpoints.checkpoint import TEXTS, write_json
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 2  # counts up when the same files are unpacked to other values
 _SHARD_BYTES: Final = 500 * 1000**2
-_STATIC: Final = ("input_scale", "activation_scale")
+STATIC: Final = ("input_scale", "activation_scale")
 
 
 def input_settings(checkpoint: Checkpoint, inputs: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -51,19 +51,18 @@ def computed_with(checkpoint: Checkpoint, declared: Declared) -> dict[str, Any]:
     """What config.json says of inputs, and of keys and values, for `load_unfolded`; nothing where they stay in 16 bit.
 
     Raises:
-        ModelError: see `input_settings` and `static_cache.scales_of`.
+        ModelError: see `input_settings` and `cache_scales.read`.
     """
     inputs = input_settings(checkpoint, declared.inputs)
     found: dict[str, Any] = {INPUTS: inputs} if inputs else {}
     if declared.cache_bits == static_cache.BITS:
-        stored: Mapping[str, Tensor] = getattr(checkpoint, "cache_scales", dict)()
-        scales = {name: static_cache.number(scale, name) for name, scale in stored.items()}
-        found[CACHE] = static_cache.scales_of([*checkpoint.modules, *checkpoint.plain], scales, checkpoint.layout)
+        who = getattr(checkpoint, "who", checkpoint.layout)
+        found[CACHE] = cache_scales.completed(cache_scales.read(checkpoint, who))
     return found
 
 
 def _static_scale(checkpoint: Checkpoint, name: str) -> float:
-    scales = [each for key, each in checkpoint.scales(name).items() if key in _STATIC]
+    scales = [each for key, each in checkpoint.scales(name).items() if key in STATIC]
     if len(scales) != 1 or scales[0].numel() != 1:
         raise ModelError(name, "no input scale", expected="one number, for inputs that are quantized by a stored scale")
     found = float(scales[0].float())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.checkpoints import cache_scales, static_cache
 from quantgate.checkpoints.audit import audit_of, audited, check_complete
 from quantgate.checkpoints.beside import ending_findings, tokenizer_findings
 from quantgate.checkpoints.fields import Declared
@@ -191,7 +192,8 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
         *(each.sentence for each in endings if each.level == ERROR),
         *audited(model, path, loaded, workshop.store, who),
     ]
-    warnings = [each for each in endings if each.level == WARNING]
+    cached = cache_scales.findings(opened, who) if cache_scales.is_read(declared) else ()
+    warnings = [each for each in [*endings, *cached] if each.level == WARNING]
     for warning in [*warnings, *audit_of(model, path, loaded, workshop.store, who).of_level(WARNING)]:
         workshop.progress.note(f"{who}: {warning.sentence}")
     if declared.reader == "unfolded":
@@ -292,9 +294,13 @@ def load_candidate(path: Path, name: str, dtype: str, device: str) -> PreTrained
     from quantgate.models.loading import torch_dtype
 
     who = f"candidate {name!r}"
-    if read_declared(path, who).reader == "own":
+    declared = read_declared(path, who)
+    if declared.reader == "own":
         return load_quantized(path, torch_dtype(dtype), device)
-    return load_reference(path, name, dtype, device, loadable(read_json(path / "config.json", who)))
+    model = load_reference(path, name, dtype, device, loadable(read_json(path / "config.json", who)))
+    if declared.cache_bits < 16:
+        static_cache.check_taken(model, who)
+    return model
 
 
 def _refuse_codes(path: Path, who: str) -> None:

@@ -4,14 +4,17 @@ import json
 
 import pytest
 import torch
+from compressed_tensors.modeling import kvcache
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama import modeling_llama
 
 from quantgate.checkpoints import static_cache
 from quantgate.checkpoints.audit import whole_audit
-from quantgate.checkpoints.findings import ERROR, WARNING
+from quantgate.checkpoints.differences import differences
+from quantgate.checkpoints.findings import ERROR, FACT, WARNING
 from quantgate.core.errors import ModelError
+from quantgate.subjects.candidates import load_candidate
 from tests.unit.checkpoints.test_inputs import TOKENS, checkpoint, modelopt_fp8, modelopt_nvfp4, opened, rounded
 from tests.unit.checkpoints.test_inspection import REFERENCE
 
@@ -182,3 +185,107 @@ def test_alone_as_in_company(tmp_path):
     requests = few_shot(seed=64)
     answers, _ = collect(engine_of(model, batch_tokens=64), requests)
     assert_like_plain(model, requests, answers)
+
+
+@pytest.mark.parametrize("side", ["k", "v"])
+def test_one_side_alone_is_nothing_to_guess(side, tmp_path):
+    scales = {layer: {side: sides[side]} for layer, sides in SCALES.items()}
+    path = checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales(scales=scales))
+    with pytest.raises(ModelError, match=f"candidate 'theirs': .*0.self_attn has a scale of {side} alone"):
+        opened(path, tmp_path)
+
+
+def audited(path, level):
+    found = whole_audit(path, REFERENCE, "theirs").of_level(level)
+    return [each.sentence for each in found if each.code == "cache_scales"]
+
+
+@pytest.mark.parametrize(
+    ("scales", "level", "word"),
+    [
+        ({0: SCALES[0]}, WARNING, "for model.layers.1.self_attn: 1 is taken"),
+        ({}, FACT, "model.layers.0.self_attn, model.layers.1.self_attn: 1 is taken"),
+        ({0: {"k": float("nan"), "v": 1.0}}, ERROR, "k_scale is nan"),
+        ({7: SCALES[0]}, ERROR, "belongs to no attention layer"),
+        ({0: {"k": 0.1}}, ERROR, "a scale of k alone"),
+    ],
+)
+def test_the_audit_says_what_is_stored_of_them(scales, level, word, tmp_path):
+    path = checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales(scales=scales))
+    (sentence,) = audited(path, level)
+    assert word in sentence
+    assert audited(checkpoint(tmp_path / "whole", modelopt_fp8, FP8, with_scales()), level) == []
+
+
+def test_two_checkpoints_that_differ_in_stored_scales_alone(tmp_path):
+    def inputs(state):
+        with_scales()(state)
+        state["model.layers.0.mlp.up_proj.input_scale"] = torch.tensor([0.1])
+
+    exchanged = {0: SCALES[1], 1: SCALES[0]}
+    first = checkpoint(tmp_path / "first", modelopt_fp8, FP8, with_scales())
+    second = checkpoint(tmp_path / "second", modelopt_fp8, FP8, with_scales(scales=exchanged))
+    third = checkpoint(tmp_path / "third", modelopt_fp8, FP8, inputs)
+    assert differences(first, first, None) == []
+    found = differences(first, second, None)
+    assert (found[0].what, found[0].first, found[0].second) == (by_modelopt(0, "k"), "[0.02]", "[0.05]")
+    assert len(found) == 4
+    assert [(row.what, row.second) for row in differences(first, third, None)] == [
+        ("model.layers.0.mlp.up_proj.input_scale", "[0.1]")
+    ]
+
+
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 32,
+    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 32, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gptj", {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8}),  # it would go on in 16 bit
+        ("gpt_neo", {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]}),
+        ("codegen", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 32}),
+        ("minimax", {"num_local_experts": 2}),
+    ],
+)
+def test_attention_that_does_not_hand_them_over_is_refused(kind, changes):
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | changes)).eval()
+    scales = static_cache.scales_of(model.state_dict(), {}, "theirs")
+    with pytest.raises(ModelError, match="theirs: its attention does not take keys and values"):
+        static_cache.install(model, {layer: {"k": 1.0, "v": 1.0} for layer in scales}, "theirs")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("phi3", {}), ("mistral", {"sliding_window": 8}), ("opt", {"ffn_dim": 32})]
+)
+def test_a_token_is_rounded_once_however_it_comes(kind, changes):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | changes)).eval()
+    tokens = torch.randint(1, 32, (1, 24))
+    with torch.no_grad():
+        before = model(input_ids=tokens).logits
+        scales = static_cache.scales_of(model.state_dict(), {}, "theirs")
+        static_cache.install(model, {layer: {"k": 0.011, "v": 0.0007} for layer in scales}, "theirs")
+        whole = model(input_ids=tokens, use_cache=False).logits
+        parts, cache = [], None
+        for part in tokens.split([10, 1, 1, 12], 1):
+            found = model(input_ids=part, past_key_values=cache, use_cache=True)
+            parts, cache = [*parts, found.logits], found.past_key_values
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-4)
+    assert float((before - whole).abs().max()) > 1e-4
+
+
+def test_what_transformers_loads_is_seen_to_be_rounded_too(monkeypatch):
+    place = REFERENCE.parent / "ct_w4a16_kv"
+    load_candidate(place, "theirs", "float32", "cpu")
+    monkeypatch.setattr(kvcache.QuantizedKVCache, "__call__", lambda cache, key, value, *_: (key, value))
+    with pytest.raises(ModelError, match="'theirs': its attention does not take keys and values in 8 bit"):
+        load_candidate(place, "theirs", "float32", "cpu")
+
+
+def test_a_model_without_any_attention_that_rounds():
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE)
+    with pytest.raises(ModelError, match="keys and values in 8 bit"):
+        static_cache.check_taken(model, "theirs")
