@@ -85,7 +85,7 @@ def _more_than_weights(place: Path, who: str) -> bool:
 
     declared = read_declared(place, who)
     own = declaring_config(place, who).get("quantization_config") or {}
-    parts = [own, *own.get("configs", [])]
+    parts = [own, *(own.get("configs") or [])]
     lost = any({"activations", "kv_cache"} & each.keys() or each.get("kv_cache_scheme") for each in parts)
     return lost or min(declared.activation_bits, declared.cache_bits) < _FLOAT_BITS
 

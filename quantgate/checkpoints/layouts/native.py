@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from quantgate.checkpoints.findings import ERROR, Finding
+from quantgate.checkpoints.findings import ERROR, Finding, named
 from quantgate.checkpoints.layouts.parts import (
     Headers,
     PartsCheckpoint,
@@ -59,8 +59,12 @@ def _by_module(config: Settings, module: str) -> Settings:
 
 
 def _zero_points(checkpoint: PartsCheckpoint) -> list[Finding]:
-    """Symmetric zero points say by themselves which version they are: all 7 in the first, all 8 in the second."""
-    wrong = []
+    """Symmetric zero points say by themselves which version they are: all 7 in the first, all 8 in the second.
+
+    Where others are stored, kernels for symmetric codes pass over them (vLLM's Marlin), and other kernels do not.
+    """
+    wrong: list[str] = []
+    uneven: list[str] = []
     for name in checkpoint.modules:
         settings = checkpoint.settings(name)
         bits, version = int(settings["bits"]), version_of(settings)
@@ -70,23 +74,27 @@ def _zero_points(checkpoint: PartsCheckpoint) -> list[Finding]:
         first = int(word.flatten()[0]) & 0xFFFFFFFF if word.numel() else 0
         middle = 2 ** (bits - 1) - (version == "gptq")
         other = 2 ** (bits - 1) - (version != "gptq")
-        if (
-            first != _repeated(middle, bits)
-            and first == _repeated(other, bits)
-            and bool((word == word.flatten()[0]).all())
-        ):
+        even = not word.numel() or bool((word == word.flatten()[0]).all())
+        if even and first == _repeated(other, bits):
             wrong.append(name)
+        elif settings.get("sym") and word.numel() and not (even and first == _repeated(middle, bits)):
+            uneven.append(name)
+    found = []
+    if uneven:
+        sentence = f"{named(uneven)} have zero points of their own, and the configuration says sym: true"
+        found.append(Finding("claimed_symmetric", ERROR, sentence, tuple(uneven)))
     if not wrong:
-        return []
+        return found
     version = version_of(checkpoint.quantization)
     return [
+        *found,
         Finding(
             "mislabelled_version", ERROR,
             f"zero points of {len(wrong)} of {len(checkpoint.modules)} modules are those of "
             f"{'gptq_v2' if version == 'gptq' else 'gptq'}, and the configuration says {version}: every weight is off "
             "by one step in a runtime that believes it",
             tuple(wrong),
-        )
+        ),
     ]  # fmt: skip
 
 

@@ -224,6 +224,15 @@ def test_a_base_of_quantized_weights_alone_carries_an_adapter(name, refused, tmp
         assert len(table.open_checkpoint(path, REFERENCE, "mine").modules) == 14
 
 
+def test_a_base_whose_fields_say_nothing_carries_an_adapter(tmp_path):
+    path = shutil.copytree(DATA / "lora", tmp_path / "lora")
+    base = shutil.copytree(DATA / "gptq_act", path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"]["configs"] = None
+    (base / "config.json").write_text(json.dumps(config))
+    assert len(table.open_checkpoint(path, REFERENCE, "mine").modules) == 14
+
+
 def test_activations_that_nobody_quantizes_here_are_refused(tmp_path):
     def dynamic(config):
         config["quant_type"]["default"]["_type"] = "Int8DynamicActivationInt8WeightConfig"

@@ -192,3 +192,12 @@ def test_two_that_agree_each_in_its_words(tmp_path):
     inner = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
     (path / MODELOPT).write_text(json.dumps({"producer": {}, "quantization": inner}))
     assert opened(path, tmp_path).record.cache_bits == 8
+
+
+@pytest.mark.parametrize(("sym", "codes"), [(True, ["claimed_symmetric"]), (False, [])])
+def test_zero_points_of_their_own_under_sym(sym, codes, tmp_path):
+    path = moved(
+        made("gptq_v2_asym", tmp_path / "theirs"), GPTQ,
+        lambda config: autogptq(config) | {"checkpoint_format": "gptq_v2", "sym": sym},
+    )  # fmt: skip
+    assert [each.code for each in whole_audit(path, REFERENCE, "mine").of_level(ERROR)] == codes
