@@ -217,8 +217,9 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
             work += forecast.work_of_task(task, source, prompts, known)
         except QuantgateError:  # a run says why; a task that the model cannot be asked takes no time
             unknown.append(task.id)
-    rate = forecast.matmul_rate(torch.bfloat16)
-    minutes = forecast.seconds(work, numbers, rate) / 60
+    dtype = forecast.multiplied_in(torch.bfloat16)
+    rate = forecast.matmul_rate(dtype)
+    minutes = forecast.seconds(work, numbers, rate, dtype) / 60
     yield Symptom(
         "ok", f"time for {model}",
         f"about {minutes:,.1f} min for the original and as much for every method, quantizing not counted: "

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from quantgate.core.requests import Generate, Likelihood, Request, Rolling, Tokens
 
 _SAMPLE: Final = 50  # items of a task whose prompts are made; the others are taken to be like them
-_SHARE: Final = 0.5  # of the rate of matrix products that a pass over a model reaches (docs/efficiency.md)
+# Of the rate of matrix products, what a whole gate of the bundled model came to, quantizing left out: where products
+# are made in float32 little else takes time (AMD EPYC with AVX2), with 16-bit ones what surrounds them does (Genoa).
+_SHARE: Final = {torch.float32: 0.8, torch.bfloat16: 0.2, torch.float16: 0.2}
 _WRITTEN: Final = 0.5  # of the tokens that answers may have at most
 _SIDE: Final = 1024
 _LOOK_S: Final = 0.2
@@ -78,14 +82,16 @@ def parameters(path: Path) -> int:
     return sum(math.prod(tensor.shape) for tensor in stored(path).values())
 
 
-def matmul_rate(dtype: Any) -> float:
-    """Floating-point operations a second of matrix products in ``dtype`` here, the widest way that a run has for it."""
-    import torch
-
+def multiplied_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a run multiplies matrices of ``dtype`` on this processor."""
     from quantgate.models.products import has_products
 
-    kind = dtype if has_products(dtype) else torch.float32
-    left, right = (torch.ones(_SIDE, _SIDE, dtype=kind) for _ in range(2))
+    return dtype if has_products(dtype) else torch.float32
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Floating-point operations a second of matrix products in ``dtype`` here."""
+    left, right = (torch.ones(_SIDE, _SIDE, dtype=dtype) for _ in range(2))
     left @ right
     begun, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - begun) < _LOOK_S:
@@ -94,6 +100,9 @@ def matmul_rate(dtype: Any) -> float:
     return float(2 * _SIDE**3 * max(1, count) / spent)
 
 
-def seconds(work: Work, numbers: int, rate: float) -> float:
-    """About how long a model of that many ``numbers`` takes for ``work``; two operations a number and token."""
-    return (work.read + _WRITTEN * work.written) * 2 * numbers / (_SHARE * rate)
+def seconds(work: Work, numbers: int, rate: float, dtype: torch.dtype) -> float:
+    """About how long a model of that many ``numbers`` takes for ``work``; two operations a number and token.
+
+    ``rate``: of products in ``dtype``, in which they are made.
+    """
+    return (work.read + _WRITTEN * work.written) * 2 * numbers / (_SHARE[dtype] * rate)
