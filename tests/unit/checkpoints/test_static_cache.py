@@ -289,3 +289,15 @@ def test_a_model_without_any_attention_that_rounds():
     model = AutoModelForCausalLM.from_pretrained(REFERENCE)
     with pytest.raises(ModelError, match="keys and values in 8 bit"):
         static_cache.check_taken(model, "theirs")
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError])
+def test_an_attention_that_stumbles_over_the_cache_is_refused_in_a_sentence(error, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(REFERENCE)
+
+    def stumbles(*args, **kwargs):
+        raise error("no such thing")
+
+    monkeypatch.setattr(model, "forward", stumbles)
+    with pytest.raises(ModelError, match="its attention does not take keys and values in 8 bit"):
+        static_cache.check_taken(model, "theirs")
