@@ -257,6 +257,11 @@ of(
     ('    found |= getattr(checkpoint, "cache_scales", dict)()\n', ""),
 )
 of(
+    "quantgate/checkpoints/declared.py",
+    "tests/unit/checkpoints/test_lone.py",
+    ('        if inner.get("quant_algo"):  # ModelOpt', "        if False:  # ModelOpt"),
+)
+of(
     "quantgate/checkpoints/lone.py",
     "tests/unit/checkpoints/test_lone.py",
     (
@@ -278,7 +283,6 @@ of(
     ("    if not places:\n", "    if True:\n"),
     ("    _agree(found, places, who)\n", ""),
     ("        inner = in_usual_words(place, other) if", "        inner = other if"),
-    ('        if inner.get("quant_algo"):  # ModelOpt', "        if False:  # ModelOpt"),
     ("    if declares is None:", f"    {NEVER}"),
     ('"checkpoint_format": _FORMATS, ', '"checkpoint_format": (*_FORMATS, "marlin"), '),
     ('bits = integer(config, "bits", lambda n: n in (2, 3, 4, 8), who, "2, 3, 4 or 8")', 'bits = config["bits"]'),

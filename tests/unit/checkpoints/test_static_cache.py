@@ -288,6 +288,7 @@ def test_what_transformers_loads_is_seen_to_be_rounded_too(monkeypatch):
 def test_a_model_without_any_attention_that_rounds():
     model = AutoModelForCausalLM.from_pretrained(REFERENCE)
     with pytest.raises(ModelError, match="keys and values in 8 bit"):
+        static_cache.check_taken(model, "theirs")
 
 
 def test_an_attention_that_hands_over_something_else_is_refused_in_a_sentence(monkeypatch):
