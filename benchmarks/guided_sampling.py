@@ -1,6 +1,6 @@
 """How many items a guided draw asks, beside bets on items in random order, and how often it passes harm at the margin.
 
-``python benchmarks/guided_sampling.py`` prints the table of docs/verdicts.md (``--runs 1000``: 20 minutes on one core).
+``python benchmarks/guided_sampling.py`` prints the table of docs/verdicts.md (of ``--runs 1000``).
 A synthetic benchmark: the log odds of the right option are a mixture of two normals, a subject's are those plus noise.
 Harm is put on it as a shift of all odds, or as answers lost where the reference is sure (``sure``), undecided
 (``boundary``), or anywhere (``any``).

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="bundled|hub|DIR", help="where its benchmark items would come from (default: as in a run)")
     add("--device", help="where it would run (default: as in a run)")
     add("--store", type=Path, metavar="DIR", help="cache of models and answers")
-    add("--estimate", action="store_true", help="also how long a run takes, and whether its models fit (some seconds)")
+    add("--estimate", action="store_true", help="also how long a run takes, and whether its weights fit (some seconds)")
     add("--json", action="store_true", help="as JSON")
 
 
@@ -205,8 +205,8 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
     wanted, free = forecast.SIDES * 2 * numbers / _GIB, _free_memory()
     yield Symptom(
         "warning" if free and wanted > free else "ok", f"memory for {model}",
-        f"about {wanted:.1f} GiB: {numbers / 1e6:,.0f} million numbers in 16 bit, {forecast.SIDES} times "
-        "while a subject is made",
+        f"weights take about {wanted:.1f} GiB: {numbers / 1e6:,.0f} million numbers in 16 bit, {forecast.SIDES} times "
+        "while a subject is made; what is computed with them comes on top",
     )  # fmt: skip
     tokenizer = load_tokenizer(path, model)
     prompts = Prompts(tokenizer, context_length(path, model), model, end_tokens(path, tokenizer))

@@ -97,7 +97,7 @@ def _pictures(rows: Sequence[Mapping[str, Any]], title: str) -> list[tuple[str, 
     found = []
     most = max((each["mean"] for each in rows), default=0.0)
     for kind in ("attention", "feed-forward"):
-        bars = {each["block"]: (max(each["mean"], 0.0), each["measured"]) for each in rows if f"{kind}" in each["unit"]}
+        bars = {each["block"]: (max(each["mean"], 0.0), each["measured"]) for each in rows if kind in each["unit"]}
         if bars and most > 0:
             words = f"{kind} by decoder block, nats a token by itself; full bars were measured, hollow ones estimated"
             found.append((words, shapes.bars(bars, most, f"{title}: {kind} by decoder block")))

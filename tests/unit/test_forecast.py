@@ -60,7 +60,7 @@ def test_doctor_tells_memory_and_time(tmp_path, capsys, monkeypatch):
     assert "time for" not in capsys.readouterr().out
     assert cli.main([*words, "--estimate", "--json"]) in (0, 1)
     found = {each["what"]: each for each in json.loads(capsys.readouterr().out)}
-    assert found[f"memory for {model}"]["found"].startswith("about 0.0 GiB")
+    assert found[f"memory for {model}"]["found"].startswith("weights take about 0.0 GiB")
     assert "tokens to read and at most 0 to write" in found[f"time for {model}"]["found"]
     monkeypatch.setattr("quantgate.doctor._free_memory", lambda: 1e-9)
     cli.main([*words, "--estimate", "--json"])
