@@ -449,7 +449,7 @@ of(
     ("if not isinstance(found.answer, str) or not isinstance(found.unscored, str):", NEVER),
     ('return "" if all(map(is_number, numbers)) else', 'return "" if True else'),
     ("    if not is_number(score):\n", "    if False:\n"),
-    ('if metric.kind == "binary" and score not in (0, 1):', NEVER),
+    ("if metric.scale.either and score not in (0, 1):", NEVER),
     ("if low <= score <= high else", "if True else"),
     ("if not _same(outcome_of(task, item, responses), old):", NEVER),
     ("if looked_at and not moved:", NEVER),

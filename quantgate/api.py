@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantgate.core.progress import Progress, Silent
-from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
@@ -15,7 +14,7 @@ from quantgate.runs.preflight import Wanted, check_before
 from quantgate.store.store import Store, default_root
 from quantgate.subjects.subject import Subject, Workshop, make_subject
 from quantgate.tasks.data import BUNDLED_DATA, DataSource, open_data
-from quantgate.tasks.prompts import Prompts
+from quantgate.tasks.opening import open_prompts
 
 
 def quantize(
@@ -63,8 +62,7 @@ def quantize(
 
 
 def _built(model: ModelFiles, choice: CalibrationChoice, *, offline: bool) -> Calibration:
-    limit = context_length(model.path, model.id)
-    prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
+    prompts = open_prompts(model.path, model.id)
     data, bundled = _data(offline=offline), _data(offline=True)
     return build_calibration(choice, data, bundled, prompts)
 

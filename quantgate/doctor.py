@@ -192,12 +192,10 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
     from quantgate import forecast
     from quantgate.core.progress import Silent
     from quantgate.core.requests import Tokens
-    from quantgate.models.ending import end_tokens
-    from quantgate.models.loading import context_length, load_tokenizer
     from quantgate.models.source import resolve_model
     from quantgate.store.store import Store
     from quantgate.tasks.data import BUNDLED_DATA, open_data
-    from quantgate.tasks.prompts import Prompts
+    from quantgate.tasks.opening import open_prompts
     from quantgate.tasks.table import select_tasks
 
     path = resolve_model(model, None, Store(root, Silent())).path
@@ -208,8 +206,7 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
         f"weights take about {wanted:.1f} GiB: {numbers / 1e6:,.0f} million numbers in 16 bit, {forecast.SIDES} times "
         "while a subject is made; what is computed with them comes on top",
     )  # fmt: skip
-    tokenizer = load_tokenizer(path, model)
-    prompts = Prompts(tokenizer, context_length(path, model), model, end_tokens(path, tokenizer))
+    prompts = open_prompts(path, model)
     source = open_data(data, BUNDLED_DATA, offline=True)
     work, known, unknown = forecast.Work(), set[Tokens](), []
     for task in select_tasks(None, source):

@@ -192,7 +192,7 @@ def _pair(reference: Samples, subject: Samples, filter_: str, metric: Metric, na
         for samples in (reference, subject)
     ]
     options = [len(_entries(line)) for line in reference.lines[filter_].values()]
-    chosen = metric.kind == "binary" and min(options) > 1
+    chosen = metric.scale.either and min(options) > 1
     chance = math.fsum(1 / count for count in options) / len(options) if chosen else None
     return Pair(f"{reference.task}{label}{suffix}", metric, filter_, sides[0], sides[1], chance)
 

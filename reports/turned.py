@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quantgate.core.items import ItemOutcome
-from quantgate.core.metrics import PROB_RIGHT
+from quantgate.core.metrics import PROB_RIGHT, scale_of
 from quantgate.core.records import Result
 from quantgate.tasks.licences import Quotable
 from quantgate.verdict.evidence import outcomes_from_json
@@ -24,8 +24,6 @@ MEANING: Final = (
     "Each side: what was answered, then its score, then p, the probability that it gave the right option among the "
     "options. ✓ marks the right option where the options may be quoted."
 )
-_EITHER: Final = ("acc", "acc_norm", "exact_match")
-"""Metrics whose items are right or wrong."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,17 @@ def turned(result: Result, sides: Mapping[str, Any]) -> list[Turned]:
 
     Args:
         result: the case's record.
-        sides: ``reference`` and ``subject``: outcomes as the evidence holds them.
+        sides: ``rule``, ``reference`` and ``subject`` as the evidence holds them.
     """
     before = {outcome.item_id: outcome for outcome in outcomes_from_json(sides["reference"])}
     sign = -1.0 if result.higher_is_better else 1.0
+    either = scale_of(sides.get("rule", {}).get("metric", {}).get("kind", "")).either
     found = []
     for after in outcomes_from_json(sides["subject"]):
         earlier = before.get(after.item_id)
         if earlier is None or (earlier.score, earlier.answer) == (after.score, after.answer):
             continue
         harm = sign * (after.score - earlier.score) if None not in (after.score, earlier.score) else 0.0  # type: ignore[operator]
-        either = result.metric in _EITHER
         found.append(Turned(after.item_id, _told(earlier, either), _told(after, either), harm))
     return sorted(found, key=lambda each: -each.harm)
 

@@ -13,6 +13,33 @@ import numpy.typing as npt
 from quantgate.core.items import ItemOutcome, facts_of
 
 
+def _exp(mean: float) -> float:
+    return math.exp(mean) if mean < 700 else math.inf  # exp overflows a float64 above 709
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a kind of metric says of its items' scores.
+
+    ``either``: they are 0 or 1, wrong or right. ``summed``: the value comes from the items' facts, which the scores do
+    not tell. ``unit``: what a score is counted in, where it is not the value's own. ``shown``: mean score -> value.
+    """
+
+    either: bool = False
+    summed: bool = False
+    unit: str = ""
+    shown: Callable[[float], float] = float
+
+
+SCALES: Final = {"binary": Scale(either=True), "exp_mean": Scale(unit="nats", shown=_exp), "corpus": Scale(summed=True)}
+"""By `Metric.kind`."""
+
+
+def scale_of(kind: str) -> Scale:
+    """That of a kind; one that has no row here is the mean of its scores."""
+    return SCALES.get(kind, Scale())
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """How item scores become one number, and how two such numbers are compared.
@@ -41,11 +68,16 @@ class Metric:
     blind: str = ""
 
     def __post_init__(self) -> None:
-        if (self.kind == "corpus") != (self.aggregate is not None):
+        if self.scale.summed != (self.aggregate is not None):
             raise ValueError(f"metric {self.name}: an aggregate belongs to the kind 'corpus', and to no other")
-        if self.kind == "binary":
+        if self.scale.either:
             object.__setattr__(self, "best", float(self.higher_is_better))
             object.__setattr__(self, "worst", float(not self.higher_is_better))
+
+    @property
+    def scale(self) -> Scale:
+        """What its kind says of scores."""
+        return scale_of(self.kind)
 
     @property
     def range(self) -> float | None:
@@ -55,9 +87,8 @@ class Metric:
     @property
     def score_unit(self) -> str:
         """What an item's score is counted in, with a space behind it; empty where it has no unit."""
-        if self.kind == "exp_mean":
-            return "nats "
-        return f"{self.unit} " if self.unit else ""
+        unit = self.scale.unit or self.unit
+        return f"{unit} " if unit else ""
 
     def of(self, outcomes: Sequence[ItemOutcome]) -> float:
         """The metric over scored items, of whatever kind; NaN when there are none."""
@@ -67,12 +98,9 @@ class Metric:
 
     def value(self, scores: Sequence[float]) -> float:
         """The metric over ``scores``; NaN when there are none, and for a corpus metric, which scores do not tell."""
-        if not scores or self.kind == "corpus":
+        if not scores or self.scale.summed:
             return math.nan
-        mean = math.fsum(scores) / len(scores)
-        if self.kind != "exp_mean":
-            return mean
-        return math.exp(mean) if mean < 700 else math.inf  # exp overflows a float64 above 709
+        return self.scale.shown(math.fsum(scores) / len(scores))
 
 
 ACCURACY = Metric("acc", True, "binary")

@@ -11,8 +11,8 @@ from quantgate.core.errors import QuantgateError
 from quantgate.core.items import Item, digest_items, splits_note
 from quantgate.core.phases import PHASES
 from quantgate.core.requests import Response
-from quantgate.models.ending import end_tokens, shipped_sampling
-from quantgate.models.loading import context_length, load_tokenizer
+from quantgate.models.ending import shipped_sampling
+from quantgate.models.loading import load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
 from quantgate.quantize.calibration.samples import LEFT_OUT, Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
@@ -24,6 +24,7 @@ from quantgate.tasks.base import Carrying, Followed, Placed, Task, best_constant
 from quantgate.tasks.checked import guessing, items_of, told_of
 from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
+from quantgate.tasks.opening import open_prompts
 from quantgate.tasks.overlap import ScoredTexts, check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts, notes_of
 from quantgate.tasks.rolling import RollingTask
@@ -62,8 +63,8 @@ class Questions:
     def prompts(self) -> Prompts:
         """Encodes prompts for the reference's tokenizer and context length; they end where the reference says."""
         path, name = self.model.path, self.model.id
-        prompts = Prompts(
-            self.tokenizer, context_length(path, name), name, end_tokens(path, self.tokenizer),
+        prompts = open_prompts(
+            path, name, tokenizer=self.tokenizer,
             shipped=shipped_sampling(path) if self._draws else None, seed=self.options.selection.seed,
         )  # fmt: skip
         for note in notes_of(prompts):

@@ -19,7 +19,6 @@ from quantgate.core.errors import UsageError
 from quantgate.core.words import say
 from quantgate.models.digest import HEAD
 from quantgate.models.files import read_json
-from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
@@ -29,7 +28,7 @@ from quantgate.quantize.settings import FloatSettings
 from quantgate.store.store import Store
 from quantgate.subjects.subject import Subject, Workshop, make_subject
 from quantgate.tasks.data import BUNDLED_DATA, open_data
-from quantgate.tasks.prompts import Prompts
+from quantgate.tasks.opening import open_prompts
 
 
 def write(args: argparse.Namespace, model: ModelFiles, method: Method, store: Store) -> None:
@@ -91,8 +90,7 @@ def rewrite_of(method: Method) -> Callable[[Path, Path], None] | None:
 
 
 def _calibration(args: argparse.Namespace, model: ModelFiles) -> Calibration:
-    limit = context_length(model.path, model.id)
-    prompts = Prompts(load_tokenizer(model.path, model.id), limit, model.id)
+    prompts = open_prompts(model.path, model.id)
     choice = CalibrationChoice(
         args.calibration, args.calibration_samples, args.calibration_length, args.calibration_seed,
         statistics=tuple(args.statistics),

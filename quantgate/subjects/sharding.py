@@ -11,7 +11,6 @@ import torch
 
 from quantgate.core.errors import DataError
 from quantgate.core.progress import Progress
-from quantgate.models.loading import context_length, load_tokenizer
 from quantgate.models.source import ModelFiles
 from quantgate.quantize.calibration.protocol import CalibrationSource
 from quantgate.quantize.calibration.shards import Precision, ShardFacts, save_shard
@@ -20,7 +19,7 @@ from quantgate.quantize.numerics.exact import ExactStatistics
 from quantgate.quantize.numerics.statistics import InputStatistics
 from quantgate.quantize.sweep.collect import Adding, collect
 from quantgate.subjects.make import load_for_quantizing
-from quantgate.tasks.prompts import Prompts
+from quantgate.tasks.opening import open_prompts
 
 
 def write(
@@ -32,7 +31,7 @@ def write(
         DataError: the text is empty.
     """
     assert isinstance(source, OwnText)
-    prompts = Prompts(load_tokenizer(model.path, model.id), context_length(model.path, model.id), model.id)
+    prompts = open_prompts(model.path, model.id)
     return write_samples(source.whole(prompts, length), model, target, length, precision, progress)
 
 

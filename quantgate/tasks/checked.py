@@ -155,7 +155,7 @@ def _wrong_score(task: Task, score: Any) -> str:
         return f"a {type(score).__name__} for a score, no float"
     if math.isnan(score):  # of a broken model: the verdict says so
         return ""
-    if metric.kind == "binary" and score not in (0, 1):
+    if metric.scale.either and score not in (0, 1):
         return f"the score {score} of a metric of 0 and 1"
     if metric.best is not None and metric.worst is not None:
         low, high = sorted((metric.best, metric.worst))
@@ -220,7 +220,7 @@ def guessing(task: Task, requests: Sequence[Sequence[Request]]) -> float | None:
 
     ``requests``: by item. A benchmark that calls chance less than that would judge a model that knows nothing.
     """
-    if not is_guest(task) or task.metric.kind != "binary" or not task.metric.higher_is_better:
+    if not is_guest(task) or not task.metric.scale.either or not task.metric.higher_is_better:
         return None
     options = [each for each in requests if each]
     chosen = [each for each in options if len(each) > 1 and all(isinstance(one, Likelihood) for one in each)]

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from quantgate.core.errors import ModelError
 from quantgate.core.requests import Generate, Likelihood, Sampling, Tokens
 from quantgate.tasks.chat import TODAY, ChatTemplate, Turns
 from quantgate.tasks.encoding import Encoding
+
+SEED: Final = 1234
+"""Of what is drawn, where nobody says another one."""
 
 
 class Prompts:
@@ -37,7 +40,7 @@ class Prompts:
         ends: Tokens = (),
         *,
         shipped: Sampling | None = None,
-        seed: int = 1234,
+        seed: int = SEED,
     ) -> None:
         self.max_length, self.ends, self.name = max_length, ends, name
         self.shipped, self.seed = shipped, seed

@@ -90,8 +90,26 @@ def _content(messages: list[Mapping[str, str]]) -> str:
     return "\n".join(message["content"] for message in messages)
 
 
+class _TrainSplit:
+    """A source that reads the train split of one data set: the test splits are what is measured on."""
+
+    dataset: str
+    config: str
+    split: ClassVar[str] = "train"
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """The data set."""
+        return ((self.dataset, self.config),)
+
+    def lacking(self, data: DataSource) -> str:
+        """The train split, where ``data`` is a directory without it."""
+        there = data.name == "hub" or self.split in data.splits(self.dataset, self.config)
+        return "" if there else f"data {data.name!r} has no {place_of(self.dataset, self.config, self.split)}"
+
+
 @dataclass(frozen=True)
-class RunningText:
+class RunningText(_TrainSplit):
     """The train split of a corpus, joined; samples are segments at seeded positions (GPTQ's convention)."""
 
     name: str
@@ -102,17 +120,6 @@ class RunningText:
     joint: str
     language: ClassVar[str] = "English"
     chat: ClassVar[bool] = False
-    split: ClassVar[str] = "train"  # the test splits are what perplexity is measured on
-
-    @property
-    def places(self) -> tuple[tuple[str, str], ...]:
-        """The corpus."""
-        return ((self.dataset, self.config),)
-
-    def lacking(self, data: DataSource) -> str:
-        """The train split, where ``data`` is a directory without it."""
-        there = data.name == "hub" or self.split in data.splits(self.dataset, self.config)
-        return "" if there else f"data {data.name!r} has no {place_of(self.dataset, self.config, self.split)}"
 
     def samples(self, desk: Desk, want: Want) -> Drawn:
         """Segments of the joined text, each behind what the tokenizer puts in front of texts."""
@@ -182,7 +189,7 @@ class LearnedRows:
 
 
 @dataclass(frozen=True)
-class Instructions:
+class Instructions(_TrainSplit):
     """Instruction data rendered as whole ChatML dialogues, as in paper A's code, at native length or packed."""
 
     name: str
@@ -191,18 +198,7 @@ class Instructions:
     domain: ClassVar[str] = "instructions with answers of GPT-4, ChatML"
     language: ClassVar[str] = "English"
     chat: ClassVar[bool] = False  # the markup is written out: a tokenizer without it reads it as plain text
-    split: ClassVar[str] = "train"
     fields: ClassVar[Fields] = {"instruction": str, "input": str, "output": str}
-
-    @property
-    def places(self) -> tuple[tuple[str, str], ...]:
-        """The data set."""
-        return ((self.dataset, self.config),)
-
-    def lacking(self, data: DataSource) -> str:
-        """The train split, where ``data`` is a directory without it."""
-        there = data.name == "hub" or self.split in data.splits(self.dataset, self.config)
-        return "" if there else f"data {data.name!r} has no {place_of(self.dataset, self.config, self.split)}"
 
     def samples(self, desk: Desk, want: Want) -> Drawn:
         """Whole dialogues drawn without replacement; with a budget, cut from dialogues in a seeded order."""

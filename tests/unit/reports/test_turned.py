@@ -1,5 +1,6 @@
 """Items that turned: both answers side by side, the most harmed first, few, escaped, quoted only where allowed."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ from quantgate.reports import markdown, turned
 from quantgate.reports.payload import Payload, invalid_result
 from quantgate.reports.run import Run
 from quantgate.tasks.licences import Quotable, quotable
-from quantgate.verdict.evidence import outcomes_to_json
+from quantgate.tasks.table import TASKS
+from quantgate.verdict.evidence import outcomes_to_json, rule_to_json
+from quantgate.verdict.policy_file import load_policy
 
 RESULT = replace(invalid_result(CaseKey("gptq4", "mmlu"), "knowledge", "x"), verdict="pass", higher_is_better=True)
 
@@ -21,10 +24,14 @@ def sides(*pairs):
     def outcome(number, answer, score):
         return ItemOutcome(f"i{number}", "g", score, answer, unscored="" if score is not None else "unreadable")
 
-    return {
+    return rule("mean") | {
         side: outcomes_to_json([outcome(number, *pair[place]) for number, pair in enumerate(pairs)])
         for place, side in enumerate(("reference", "subject"))
     }
+
+
+def rule(kind):
+    return {"rule": {"metric": {"kind": kind}}}
 
 
 FLIPS = sides(
@@ -58,8 +65,7 @@ def test_few_are_shown_and_only_those_are_quoted():
 
 
 def test_what_an_answer_stands_for_and_how_probable_the_right_one_was():
-    accuracy = replace(RESULT, metric="acc")
-    [one] = turned.turned(accuracy, {
+    [one] = turned.turned(RESULT, rule("binary") | {
         side: outcomes_to_json([ItemOutcome("i0", "g", score, answer, {"prob_right": p})])
         for side, score, answer, p in (("reference", 1.0, "B", 0.8125), ("subject", 0.0, "A", 0.25))
     })  # fmt: skip
@@ -93,12 +99,19 @@ def test_only_items_that_may_be_quoted_are(dataset, source, text):
 
 def test_the_report_shows_them_escaped():
     run = Run()
-    run.add(Payload(RESULT, evidence=evidence(FLIPS), texts={"i3": "<b>|which [one](x)?"}))
+    run.add(Payload(RESULT, evidence=FLIPS, texts={"i3": "<b>|which [one](x)?"}))
     text = markdown.render(run.report({}))
     assert "gptq4 on mmlu: 4 items came out otherwise" in text
     assert "| i3 | &lt;b&gt;\\|which \\[one\\](x)? | B (1) | D (0) | worse |" in text
     assert "<b>" not in text
 
 
-def evidence(outcomes):
-    return {"rule": {}, **outcomes}
+RIGHT_OR_WRONG = [task for task in TASKS.values() if task.metric.scale.either]
+
+
+@pytest.mark.parametrize("task", RIGHT_OR_WRONG, ids=lambda task: task.id)
+def test_every_metric_of_right_and_wrong_answers_says_so(task):
+    recorded = rule_to_json(load_policy(None).rule(task.id, task.dimension, task.metric, "m", "q"))
+    told = {"rule": json.loads(json.dumps(recorded))}
+    [one] = turned.turned(RESULT, sides((("A", 1.0), ("B", 0.0))) | told)
+    assert (one.before, one.after) == ("A (right)", "B (wrong)")
