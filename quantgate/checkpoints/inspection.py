@@ -28,7 +28,7 @@ from quantgate.core.words import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 7  # counts up when other things are found in the same files
+VERSION: Final = 8  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -62,6 +62,7 @@ class _Seen:
     causes: list[Finding] = field(default_factory=list)
     folds: Folds = field(default_factory=Folds)
     apart: dict[str, float] = field(default_factory=dict)
+    twice: dict[str, float] = field(default_factory=dict)
     negative: list[str] = field(default_factory=list)
     zero: dict[str, int] = field(default_factory=dict)
     same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -241,15 +242,31 @@ def _compare(
 def _check_groups(
     module: str, pair: matrices.Pair, least: float, stored: StoredModule, fitted: bool, seen: _Seen
 ) -> None:
-    """Whether the scales are those of their groups, once what was folded in is taken off."""
+    """Whether the scales are those of their groups, once what was folded in is taken off.
+
+    Weights that are rounded twice (an adapter merged into rounded weights, and these rounded again) keep their codes,
+    while each group's step follows its largest weight. On a symmetric grid that one lies half a step beyond the last
+    level, so that the step moves by a share of one in ``2^bits - 1``, up or down.
+    """
     size = stored.group if stored.group and stored.group > 0 else pair.weight.shape[1]
     allowed = _SPREAD + _NOISE * (least / size) ** 0.5
-    if fitted or matrices.spread(*pair.sample, stored.group) > allowed:
-        seen.folds.add(module, pair.fit.rows, pair.fit.columns)
-        if pair.fit.error >= max(_HALF * matrices.plain_distance(*pair.sample), _USUAL * least):
-            seen.unexplained.append(module)
-        if (apart := matrices.spread(pair.fit.scaled, pair.found, stored.group)) > allowed:
-            seen.apart[module] = apart
+    twice = math.hypot(allowed, 1 / (2**stored.bits - 1)) if stored.kind == "int" and stored.symmetric else allowed
+
+    def moved(weight: Tensor, found: Tensor) -> float:
+        """The spread where it is beyond what rounding leaves; what a second rounding leaves is noted as such."""
+        much = matrices.spread(weight, found, stored.group)
+        if allowed < much <= twice and matrices.own_ranges(weight, found, stored.group):
+            seen.twice[module] = much
+            return 0.0
+        return much if much > allowed else 0.0
+
+    if not fitted and not moved(*pair.sample):
+        return
+    seen.folds.add(module, pair.fit.rows, pair.fit.columns)
+    if pair.fit.error >= max(_HALF * matrices.plain_distance(*pair.sample), _USUAL * least):
+        seen.unexplained.append(module)
+    if apart := moved(pair.fit.scaled, pair.found):
+        seen.apart[module] = apart
 
 
 def _causes(module: str, weight: Tensor, found: Tensor, least: float, ours: Reference) -> Iterator[Finding]:
@@ -374,6 +391,12 @@ def _values(seen: _Seen) -> Iterator[Finding]:
             f"scales of {counted(len(seen.apart), 'matrix', 'matrices')} do not fit their groups ({named(seen.apart)})"
         )
         yield Finding("scales_misplaced", ERROR, sentence, tuple(seen.apart), seen.apart)
+    if seen.twice:
+        sentence = (
+            f"steps of {counted(len(seen.twice), 'matrix', 'matrices')} moved as a second rounding moves them: rounded "
+            f"weights were changed and rounded again ({named(seen.twice)})"
+        )
+        yield Finding("rounded_again", WARNING, sentence, tuple(seen.twice), seen.twice)
     if seen.shifted:
         sentence = (
             f"{_matrices(seen.shifted)} moved to one side by about as much as rounding costs: zero points are off "

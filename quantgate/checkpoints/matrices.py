@@ -19,6 +19,8 @@ _PIECE: Final = 1 << 22  # weights that are compared at a time
 _ENOUGH: Final = 1 << 22  # weights that say what a matrix is like
 _TINY: Final = 1e-30
 _LIGHT: Final = 0.1  # share of a usual group's squares below which a group has no say
+_FEW_GROUPS: Final = 16  # correlate by chance
+_RELATED: Final = 0.4  # correlation: rounding twice leaves up to 0.36, scales of other groups of like sizes 0.40 to 0.96
 _ONE_SIDED: Final = 0.6  # of the squared error of a group is its mean: one step off leaves 0.92, rounding 1 / size
 FINEST: Final = 2e-5  # the same of integers whose steps are known: their scales are rounded to 16 bit
 
@@ -142,13 +144,33 @@ def spread(weight: Tensor, found: Tensor, group: int | None) -> float:
 
     Rounding leaves each of them near 1; scales of another matrix, or in another order, do not.
     """
+    factors, _ = _group_factors(weight, found, group)
+    return float(factors.std()) if factors.numel() > 1 else 0.0
+
+
+def own_ranges(weight: Tensor, found: Tensor, group: int | None) -> bool:
+    """Whether the factors between the groups of ``found`` and those of ``weight`` have nothing to do with their sizes.
+
+    Scales of other groups, or of one size for all, make small groups large and large ones small: the logarithm of the
+    factor falls with that of the group's largest weight. What moved each step for a reason of its own (a second
+    rounding, a clipped range) does not follow it.
+    """
+    factors, largest = _group_factors(weight, found, group)
+    if factors.numel() < _FEW_GROUPS or bool((factors <= 0).any()):
+        return False
+    size, by = (each.log() - each.log().mean() for each in (largest, factors))
+    return abs(float((size * by).sum())) < _RELATED * float(size.norm() * by.norm())
+
+
+def _group_factors(weight: Tensor, found: Tensor, group: int | None) -> tuple[Tensor, Tensor]:
+    """For each group with a say: the factor by which ``found`` is ``weight``, and the largest of its ``weight``."""
     size = group if group is not None and 0 < group < weight.shape[1] else weight.shape[1]
     whole = weight.shape[1] // size * size
     ours, theirs = (each[:, :whole].reshape(len(each), -1, size) for each in (weight, found))
     mass = ours.square().sum(2)
     factors = (ours * theirs).sum(2) / mass.clamp(min=_TINY)
-    counted = factors[mass > _LIGHT * mass.mean()]
-    return float(counted.std()) if counted.numel() > 1 else 0.0
+    heard = mass > _LIGHT * mass.mean()
+    return factors[heard], ours.abs().amax(2)[heard]
 
 
 def shifted(weight: Tensor, found: Tensor, group: int | None) -> float:

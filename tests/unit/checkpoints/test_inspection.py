@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from quantgate.checkpoints.audit import check_complete
 from quantgate.checkpoints.findings import ERROR, WARNING, from_record
 from quantgate.checkpoints.inspection import inspect
+from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.subjects.make import quantize_checkpoint
-from tests.unit.checkpoints.damages import DAMAGES, HARMLESS, damaged
+from tests.unit.checkpoints.damages import DAMAGES, HARMLESS, UP, damaged
 
 DATA = Path(__file__).parents[2] / "data" / "checkpoints"
 REFERENCE = DATA / "reference"
@@ -113,3 +114,46 @@ def test_a_model_that_was_tuned_far_away_is_not_the_references_times_factors(sha
     quantize_checkpoint(tuned, get_method("rtn3"), None, tmp_path / "made", progress=Silent())
     found = inspect(tmp_path / "made", REFERENCE, "tuned")
     assert [each.code for each in found.of_level(ERROR)] == (["far_from_rounding"] if share > 0.5 else [])
+
+
+def rounded(place, method, target):
+    """The model in ``place`` rounded by a row of the table that needs no text."""
+    quantize_checkpoint(place, get_method(method), None, target, progress=Silent())
+    return target
+
+
+@pytest.fixture(scope="module", params=["rtn3", "rtn2"])
+def twice(request, tmp_path_factory):
+    """A small term merged into rounded weights, and these rounded again: the reference, rounded, merged and rounded."""
+    place = tmp_path_factory.mktemp(request.param)
+    first = open_checkpoint(rounded(REFERENCE, request.param, place / "first"), REFERENCE, "first")
+    merged = shutil.copytree(REFERENCE, place / "merged")
+    tensors = load_file(REFERENCE / "model.safetensors")
+    draw = torch.Generator().manual_seed(1)
+    for module in first.modules:
+        each = first.weight(module)
+        change = torch.randn(len(each), 4, generator=draw) @ torch.randn(4, each.shape[1], generator=draw)
+        tensors[f"{module}.weight"] = (each + change * (0.05 * each.norm() / change.norm())).to(torch.bfloat16)
+    save_file(tensors, merged / "model.safetensors", metadata={"format": "pt"})
+    return rounded(merged, request.param, place / "twice")
+
+
+def test_weights_that_were_rounded_changed_and_rounded_again_are_no_damage(twice):
+    """The largest weight of a group lay half a step beyond the last level: its step moves by 1 in 7, or by 1 in 3."""
+    found = inspect(twice, REFERENCE, "twice")
+    assert [each.sentence for each in found.of_level(ERROR)] == []
+    (again,) = [each for each in found.findings if each.code == "rounded_again"]
+    assert len(again.modules) > 7 and max(again.numbers.values()) < 0.4
+
+
+@pytest.mark.parametrize("how", ["all alike", "another order"])
+def test_scales_that_belong_to_other_groups_are_no_second_rounding(how, twice, tmp_path):
+    path = shutil.copytree(twice, tmp_path / "damaged")
+    state = load_file(path / "model.safetensors")
+    scales = state[f"{UP}.scales"]
+    draw = torch.randperm(scales.numel(), generator=torch.Generator().manual_seed(2))
+    other = torch.full_like(scales, float(scales.float().mean()))
+    state[f"{UP}.scales"] = other if how == "all alike" else scales.flatten()[draw].view_as(scales).contiguous()
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    found = inspect(path, REFERENCE, "damaged")
+    assert UP in [name for each in found.of_level(ERROR) for name in each.modules]
