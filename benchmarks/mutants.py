@@ -239,7 +239,7 @@ of(
         'register_key_hook(layers[name], _rounding(sides["v"]))',
     ),
     ('        register_value_hook(layers[name], _rounding(sides["v"]))\n', ""),
-    ("    if scale.numel() != 1:", f"    {NEVER}"),
+    ("    if scale.numel() != 1 and (alone or not scale.numel()):", f"    {NEVER}"),
     ("        if name not in layers:", f"        {NEVER}"),
     ("        if len(sides) == 1:", f"        {NEVER}"),
     ("    if left_out or not ours:", "    if not ours:"),
@@ -251,6 +251,21 @@ of(
     "tests/unit/checkpoints/test_static_cache.py",
     ("FACT if len(lacking) == len(scales) else WARNING", "FACT"),
     ("if not sides):", "if False):"),
+)
+of(
+    "quantgate/checkpoints/stored_scales.py",
+    "tests/unit/checkpoints/test_static_cache.py",
+    ("        cache_scales.read(checkpoint, declared, who)\n", "        pass\n"),
+    ("    if declared.activation_bits < 16:", f"    {NEVER}"),
+)
+of(
+    "quantgate/checkpoints/cache_ranges.py",
+    "tests/unit/checkpoints/test_cache_ranges.py",
+    ("            if reach > size.most and scales[layer][side] != 1:", f"            {NEVER}"),
+    ("            elif reach < _LEAST * size.usual:", "            elif False:"),
+    ("    if _uneven(stored) > max(_UNEVEN, 2 * _uneven(turned)):", f"    {NEVER}"),
+    ("        if abs(ratio - usual) > _APART and abs(turned[layer] - usual) < _NEAR:", f"        {NEVER}"),
+    (".startswith(_ONE_MORE):", '.startswith("no model"):'),
 )
 of(
     "quantgate/checkpoints/differences.py",

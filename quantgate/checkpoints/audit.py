@@ -77,7 +77,7 @@ def _claims(place: Path, reference: Path | None, who: str) -> Iterator[Finding]:
         yield Finding("declared_beside", FACT, sentence)
     checkpoint = open_checkpoint(place, reference, who)
     if cache_scales.is_read(declared):
-        yield from cache_scales.findings(checkpoint, who)
+        yield from cache_scales.findings(checkpoint, declared, who)
     if reference is not None:
         known = stored(reference, who).keys() | {HEAD}
         extra = tuple(name for name in checkpoint.plain if name not in known)

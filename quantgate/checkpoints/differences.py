@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.checkpoints.matrices import plain_distance
-from quantgate.checkpoints.unfold import STATIC
+from quantgate.checkpoints.stored_scales import STATIC
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,9 @@ _ENOUGH: Final = 1 << 22  # weights that say what a matrix is like
 _TINY: Final = 1e-30
 _LIGHT: Final = 0.1  # share of a usual group's squares below which a group has no say
 _FEW_GROUPS: Final = 16  # correlate by chance
-_RELATED: Final = 0.4  # correlation: rounding twice leaves up to 0.36, scales of other groups of like sizes 0.40 to 0.96
+_RELATED: Final = (
+    0.4  # correlation: rounding twice leaves up to 0.36, scales of other groups of like sizes 0.40 to 0.96
+)
 _ONE_SIDED: Final = 0.6  # of the squared error of a group is its mean: one step off leaves 0.92, rounding 1 / size
 FINEST: Final = 2e-5  # the same of integers whose steps are known: their scales are rounded to 16 bit
 

@@ -63,11 +63,15 @@ def scales_of(names: Iterable[str], stored: Mapping[str, float], who: str) -> di
     return found
 
 
-def number(scale: Tensor, name: str) -> float:
-    """The one number of a stored scale. Raises ModelError where there are more."""
-    if scale.numel() != 1:
+def number(scale: Tensor, name: str, *, alone: bool = True) -> float:
+    """The one number of a stored scale; the smallest where there may be more (``alone`` false: one a head).
+
+    Raises:
+        ModelError: there are more, or none.
+    """
+    if scale.numel() != 1 and (alone or not scale.numel()):
         raise ModelError(name, f"{scale.numel()} scales", expected="one number, for keys or values of a layer")
-    return float(scale.float())
+    return float(scale.float().min())  # NaN, where one of them is
 
 
 def install(model: PreTrainedModel, scales: Mapping[str, Mapping[str, float]], who: str) -> None:

@@ -8,12 +8,13 @@ packed and the unpacked weights at once. Where the checkpoint's runtimes quantiz
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from quantgate.checkpoints import cache_scales, static_cache
+from quantgate.checkpoints import static_cache
 from quantgate.checkpoints.checkpoint import TEXTS, write_json
+from quantgate.checkpoints.stored_scales import computed_with
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied
 from quantgate.models.files import INDEX, read_json
@@ -30,45 +31,6 @@ if TYPE_CHECKING:
 
 VERSION: Final = 2  # counts up when the same files are unpacked to other values
 _SHARD_BYTES: Final = 500 * 1000**2
-STATIC: Final = ("input_scale", "activation_scale")
-
-
-def input_settings(checkpoint: Checkpoint, inputs: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """Matrix -> how its inputs are quantized: ``settings`` of `ActivationSettings`, and a static ``scale``.
-
-    Raises:
-        ModelError: inputs are declared static, and a matrix has no scale for them, or one that is no positive number.
-    """
-    if inputs is None:
-        return {}
-    by_blocks = inputs["kind"] == "nvfp4"  # blocks are dynamic, the scale they share is stored
-    if inputs.get("dynamic", True) and not by_blocks:
-        return {name: {"settings": dict(inputs)} for name in checkpoint.modules}
-    return {name: {"settings": dict(inputs), "scale": _static_scale(checkpoint, name)} for name in checkpoint.modules}
-
-
-def computed_with(checkpoint: Checkpoint, declared: Declared) -> dict[str, Any]:
-    """What config.json says of inputs, and of keys and values, for `load_unfolded`; nothing where they stay in 16 bit.
-
-    Raises:
-        ModelError: see `input_settings` and `cache_scales.read`.
-    """
-    inputs = input_settings(checkpoint, declared.inputs)
-    found: dict[str, Any] = {INPUTS: inputs} if inputs else {}
-    if declared.cache_bits == static_cache.BITS:
-        who = getattr(checkpoint, "who", checkpoint.layout)
-        found[CACHE] = cache_scales.completed(cache_scales.read(checkpoint, who))
-    return found
-
-
-def _static_scale(checkpoint: Checkpoint, name: str) -> float:
-    scales = [each for key, each in checkpoint.scales(name).items() if key in STATIC]
-    if len(scales) != 1 or scales[0].numel() != 1:
-        raise ModelError(name, "no input scale", expected="one number, for inputs that are quantized by a stored scale")
-    found = float(scales[0].float())
-    if not 0 < found < float("inf"):
-        raise ModelError(name, f"an input scale of {found:g}", expected="a number above 0")
-    return found
 
 
 def load_unfolded(path: Path, name: str, dtype: str, device: str) -> PreTrainedModel:

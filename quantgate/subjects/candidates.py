@@ -102,15 +102,18 @@ def _row(name: str, place: str) -> Method:
 
 
 def check_candidate(method: Method, reference: Path | None, *, offline: bool = True) -> None:
-    """Check, without reading a weight, that the candidate is whole and declares what can be judged.
+    """Check, without reading a weight, that the candidate is whole, declares what can be judged, and has its scales.
 
     ``reference``: a directory with the original's config.json, where it is known already. ``offline``: do not ask the
     hub for one that lies there.
 
     Raises:
-        ModelError: a file is missing or cut short, it is of another architecture, or its declaration is refused.
+        ModelError: a file is missing or cut short, it is of another architecture, its declaration is refused, or
+            inputs, keys or values are to be rounded by scales that are none.
     """
+    from quantgate.checkpoints import stored_scales
     from quantgate.checkpoints.declared import read_declared
+    from quantgate.checkpoints.layouts.table import open_checkpoint
 
     path, who = directory_of(method, offline=offline), f"candidate {method.id!r}"
     if not has_config(path):
@@ -122,7 +125,9 @@ def check_candidate(method: Method, reference: Path | None, *, offline: bool = T
     stored(path, who)
     if reference is not None:
         _check_alike(reference, path, who)
-    read_declared(path, who)
+    declared = read_declared(path, who)
+    if declared.reader != "own" and min(declared.cache_bits, declared.activation_bits) < 16:
+        stored_scales.check(open_checkpoint(path, reference, who), declared, who)
 
 
 def directory_of(method: Method, *, offline: bool = True) -> Path:
@@ -192,7 +197,7 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
         *(each.sentence for each in endings if each.level == ERROR),
         *audited(model, path, loaded, workshop.store, who),
     ]
-    cached = cache_scales.findings(opened, who) if cache_scales.is_read(declared) else ()
+    cached = cache_scales.findings(opened, declared, who) if cache_scales.is_read(declared) else ()
     warnings = [each for each in [*endings, *cached] if each.level == WARNING]
     for warning in [*warnings, *audit_of(model, path, loaded, workshop.store, who).of_level(WARNING)]:
         workshop.progress.note(f"{who}: {warning.sentence}")

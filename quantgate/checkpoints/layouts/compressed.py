@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, small, total
 from quantgate.checkpoints.layouts.protocol import CHANNEL, TENSOR, StoredModule
+from quantgate.checkpoints.static_cache import SCALES
 from quantgate.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ def _wide(key: str, tensor: Tensor) -> Tensor:
 
 LAYOUT: Final = PartsLayout(
     "compressed-tensors", ("compressed-tensors",), re.compile(rf"(?P<layer>.+)\.(?P<key>{'|'.join(_PARTS)})"),
-    _describe, _unpack, scheme_of,
+    _describe, _unpack, scheme_of, cache=SCALES,
 )  # fmt: skip

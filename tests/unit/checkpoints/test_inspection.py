@@ -143,7 +143,8 @@ def test_weights_that_were_rounded_changed_and_rounded_again_are_no_damage(twice
     found = inspect(twice, REFERENCE, "twice")
     assert [each.sentence for each in found.of_level(ERROR)] == []
     (again,) = [each for each in found.findings if each.code == "rounded_again"]
-    assert len(again.modules) > 7 and max(again.numbers.values()) < 0.4
+    assert len(again.modules) > 7
+    assert max(again.numbers.values()) < 0.4
 
 
 @pytest.mark.parametrize("how", ["all alike", "another order"])

@@ -1,11 +1,13 @@
 """Keys and values in FP8 by stored scales: what attention sees, against a forward that rounds them by torch's casts."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from compressed_tensors.modeling import kvcache
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama import modeling_llama
 
@@ -14,7 +16,8 @@ from quantgate.checkpoints.audit import whole_audit
 from quantgate.checkpoints.differences import differences
 from quantgate.checkpoints.findings import ERROR, FACT, WARNING
 from quantgate.core.errors import ModelError
-from quantgate.subjects.candidates import load_candidate
+from quantgate.models.files import tokenizer_files
+from quantgate.subjects.candidates import check_candidate, load_candidate, parse_candidate
 from tests.unit.checkpoints.test_inputs import TOKENS, checkpoint, modelopt_fp8, modelopt_nvfp4, opened, rounded
 from tests.unit.checkpoints.test_inspection import REFERENCE
 
@@ -95,8 +98,6 @@ def test_the_attention_sees_them_rounded(make, config, change, tmp_path, monkeyp
 
 def give_back(path):
     """The key projections in 16 bit, as the configuration says."""
-    from safetensors.torch import save_file
-
     state = load_file(path / "model.safetensors")
     ours = load_file(REFERENCE / "model.safetensors")
     for name in [name for name in state if ".k_proj." in name]:
@@ -298,3 +299,77 @@ def test_an_attention_that_hands_over_something_else_is_refused_in_a_sentence(mo
     monkeypatch.setattr(model, "forward", lambda *args, **kwargs: model.get_submodule(cache)(None, None, 0))
     with pytest.raises(ModelError, match="its attention does not take keys and values in 8 bit"):
         static_cache.install(model, scales, "theirs")
+
+
+def asked_first(path):
+    """What a run asks of a candidate before anything is loaded."""
+    check_candidate(parse_candidate(f"theirs={path}"), REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("scales", "word"),
+    [
+        ({0: {"k": 0.0, "v": 1.0}}, "k_scale is 0"),
+        ({0: {"k": float("nan"), "v": 1.0}}, "k_scale is nan"),
+        ({0: {"v": -1.0, "k": 1.0}}, "v_scale is -1"),
+        ({7: SCALES[0]}, "belongs to no attention layer"),
+        ({0: {"k": 0.1}}, "a scale of k alone"),
+    ],
+)
+def test_scales_that_are_none_are_refused_before_a_run(scales, word, tmp_path):
+    asked_first(checkpoint(tmp_path / "whole", modelopt_fp8, FP8, with_scales()))
+    with pytest.raises(ModelError, match=f"candidate 'theirs'.*{word}"):
+        asked_first(checkpoint(tmp_path / "theirs", modelopt_fp8, FP8, with_scales(scales=scales)))
+
+
+def changed(source, name, how, target):
+    """A kept checkpoint with one tensor changed, or without it; the reference's tokenizer beside it."""
+    path = shutil.copytree(source if isinstance(source, Path) else REFERENCE.parent / source, target)
+    for file in [*tokenizer_files(REFERENCE), REFERENCE / "generation_config.json"]:
+        shutil.copyfile(file, path / file.name)
+    state = load_file(path / "model.safetensors")
+    if how is None:
+        del state[name]
+    else:
+        state[name] = how(state[name])
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        (torch.zeros_like, "k_scale is 0"), (torch.neg, "k_scale is -0.007"), (None, "a scale of v alone"),
+        (lambda scale: torch.stack([scale, scale * float("nan")]), "k_scale is nan"),
+    ],
+)  # fmt: skip
+def test_scales_that_transformers_would_take_as_they_are(how, word, tmp_path):
+    """compressed-tensors' own: a scale of zero gave answers as good as any."""
+    path = changed("ct_w4a16_kv", by_attention(0, "k"), how, tmp_path / "theirs")
+    with pytest.raises(ModelError, match=f"candidate 'theirs'.*{word}"):
+        asked_first(path)
+    assert any(word in sentence for sentence in audited(path, ERROR))
+
+
+def test_compressed_scales_that_are_not_there_at_all(tmp_path):
+    path = changed("ct_w4a16_kv", by_attention(0, "k"), None, tmp_path / "half")
+    path = changed(path, by_attention(0, "v"), None, tmp_path / "theirs")
+    with pytest.raises(ModelError, match=r"no scales of keys and values for model\.layers\.0\.self_attn"):
+        asked_first(path)
+
+
+def test_the_audit_has_nothing_against_compressed_ones(tmp_path):
+    place = changed("ct_w4a16_kv", by_attention(0, "k"), lambda scale: scale, tmp_path / "theirs")
+    asked_first(place)
+    assert [each.code for each in whole_audit(place, REFERENCE, "x").of_level(WARNING)] == []
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_input_scales_that_are_none_are_refused_before_a_run(value, tmp_path):
+    name = "model.layers.0.mlp.up_proj.input_scale"
+    path = changed("ct_fp8_static", name, lambda scale: torch.full_like(scale, value), tmp_path / "theirs")
+    with pytest.raises(ModelError, match=r"candidate 'theirs': model\.layers\.0\.mlp\.up_proj: an input scale of"):
+        asked_first(path)
+    ours = checkpoint(tmp_path / "ours", modelopt_fp8, FP8, lambda state: state.update({name: torch.tensor(value)}))
+    with pytest.raises(ModelError, match="up_proj: an input scale of"):
+        asked_first(ours)
