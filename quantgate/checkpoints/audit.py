@@ -73,7 +73,9 @@ def _claims(place: Path, reference: Path | None, who: str) -> Iterator[Finding]:
         sentence = f"{codes[0][0]} is stored in {codes[0][1]}, but config.json has no quantization_config"
         yield Finding("no_declaration", ERROR, sentence, tuple(name for name, _ in codes))
     if declared.beside:
-        sentence = f"config.json declares no quantization; {declared.beside} does, which transformers does not read"
+        sentence = (
+            f"no quantization_config in config.json; {declared.beside} declares it, which transformers does not read"
+        )
         yield Finding("declared_beside", FACT, sentence)
     checkpoint = open_checkpoint(place, reference, who)
     if cache_scales.is_read(declared):

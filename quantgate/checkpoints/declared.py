@@ -13,15 +13,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from quantgate.checkpoints.agreement import check_modules
 from quantgate.checkpoints.declared_further import AUTO_ROUND, LAYOUTS, check_auto_round, of_cache, quanto
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.guests import declaring
-from quantgate.checkpoints.lone import in_usual_words, lone
+from quantgate.checkpoints.lone import OLDER, declaring_config, in_usual_words, lone
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.models.quantized import CACHE, INPUTS, MAIN, QMAP, declarations
+from quantgate.models.tensors import stored
 from quantgate.quantize.algorithms.floats import is_plain
 from quantgate.quantize.numerics.layout import QUANT_METHOD
 from quantgate.quantize.settings import (
@@ -61,7 +63,7 @@ def read_declared(path: Path, who: str) -> Declared:
         return _beside(path, config, places, who)
     if not isinstance(found, Mapping):
         raise ModelError(who, f"{MAIN} holds a {type(found).__name__}", expected="an object")
-    _agree(found, places, who)
+    _agree(path, found, places, who)
     return _by_layout(found, f"{who}: {MAIN}")
 
 
@@ -71,7 +73,9 @@ def _beside(path: Path, config: Mapping[str, Any], places: Mapping[str, Any], wh
         return Declared("transformers", lambda name: False)
     if alone := lone(path, config):
         name, content = alone
-        return replace(_by_layout(content, f"{who}: {name}"), reader="unfolded", beside=name)
+        found = _by_layout(content, f"{who}: {name}")
+        kept = name == OLDER and found.reader == "transformers"  # it computes inputs and cache, once it is told
+        return replace(found, reader="transformers" if kept else "unfolded", beside=name)
     raise ModelError(
         who,
         f"{next(iter(places))} declares a quantization, config.json's {MAIN} does not",
@@ -93,7 +97,7 @@ def _by_layout(config: Mapping[str, Any], who: str) -> Declared:
     return declares(config, who)
 
 
-def _agree(config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> None:
+def _agree(path: Path, config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> None:
     """Refuse a second declaration that says something else: other runtimes read that one."""
     for place, other in places.items():
         inner = in_usual_words(place, other) if isinstance(other, Mapping) else {}
@@ -106,6 +110,9 @@ def _agree(config: Mapping[str, Any], places: Mapping[str, Any], who: str) -> No
                     who, f"{word} is {ours!r} in config.json and {theirs!r} in {place}",
                     expected="one declaration, or two that agree", hint="correct the one that is wrong",
                 )  # fmt: skip
+        check_modules(
+            config, inner, lambda each: _by_layout(each, f"{who}: {MAIN}"), lambda: stored(path, who), place, who
+        )
 
 
 # --- GPTQ -----------------------------------------------------------------------------------------------------------
@@ -254,16 +261,25 @@ def _compressed(config: Mapping[str, Any], who: str) -> Declared:
     )  # fmt: skip
 
 
-def loadable(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The ``quantization_config`` of a config.json as transformers has to be given it; None where that one will do.
+def loadable(path: Path, who: str) -> dict[str, Any] | None:
+    """The ``quantization_config`` of a directory as transformers has to be given it; None where its own will do.
 
     compressed-tensors of 2024 call whatever has been calibrated ``frozen``, and some writers nothing at all, also where
     codes are stored; transformers then takes the codes for weights. That codes are stored is seen where they are read.
+    ``compression_config`` it does not read at all.
+
+    Raises:
+        ModelError: a file that is no JSON object.
     """
-    found = config.get(MAIN)
+    found = declaring_config(path, who).get(MAIN)
     if not isinstance(found, Mapping) or found.get("quant_method") != "compressed-tensors":
         return None
-    return None if found.get("quantization_status") == COMPRESSED else {**found, "quantization_status": COMPRESSED}
+    there = read_json(path / "config.json", who).get(MAIN) is not None
+    return (
+        None
+        if there and found.get("quantization_status") == COMPRESSED
+        else {**found, "quantization_status": COMPRESSED}
+    )
 
 
 def _arguments(value: Any, who: str) -> int:

@@ -1,8 +1,9 @@
-"""Checkpoints that declare their quantization beside config.json alone, as their runtimes read them.
+"""Checkpoints that declare their quantization elsewhere than transformers looks, as their runtimes read them.
 
-AutoGPTQ wrote ``quantize_config.json``, AutoAWQ ``quant_config.json`` and ModelOpt ``hf_quant_config.json`` before
-transformers knew of any; vLLM reads these still. transformers looks into config.json only and would take codes for
-weights, so such a checkpoint is unpacked here, whatever its layout.
+llm-compressor wrote ``compression_config`` into config.json, AutoGPTQ ``quantize_config.json``, AutoAWQ
+``quant_config.json`` and ModelOpt ``hf_quant_config.json`` before transformers knew of any; vLLM reads these still.
+transformers looks for ``quantization_config`` in config.json only and would take codes for weights, so such a
+checkpoint is unpacked here, whatever its layout, or transformers is told (compressed-tensors that quantizes inputs).
 """
 
 from __future__ import annotations
@@ -50,10 +51,22 @@ _FILES: Final = {  # vLLM's names, in its order
 }
 
 
+OLDER: Final = "compression_config in config.json"
+"""Where llm-compressor declared compressed-tensors before transformers knew of any; vLLM reads it still."""
+
+
+def _of_older(content: Any) -> dict[str, Any]:
+    """The same fields as today's, under a name that only vLLM reads."""
+    if not isinstance(content, Mapping):
+        return {}
+    method = str(content.get("quant_method") or "compressed-tensors").replace("_", "-")
+    return {**content, "quant_method": method}
+
+
 def in_usual_words(file: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a file beside config.json says, as ``quantization_config`` would spell it."""
     inner = content.get("quantization")
-    said = _FILES[file](content) if file in _FILES else {}
+    said = _FILES[file](content) if file in _FILES else _of_older(content) if file == OLDER else {}
     return said or (inner if isinstance(inner, Mapping) else content)
 
 
@@ -67,9 +80,9 @@ def lone(place: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] |
         ModelError: a file that is no JSON object.
     """
     places = declarations(place, config)
-    if len(places) != 1 or (name := next(iter(places))) not in _FILES:
+    if len(places) != 1 or (name := next(iter(places))) not in (*_FILES, OLDER):
         return None
-    found = _FILES[name](places[name])
+    found = _of_older(places[name]) if name == OLDER else _FILES[name](places[name])
     return (name, found) if found and any(True for _ in quantized_tensors(place)) else None
 
 

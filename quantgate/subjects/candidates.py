@@ -180,7 +180,7 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     if note := computed_otherwise(method, workshop.dtype):
         workshop.progress.note(note)
     if declared.beside:
-        workshop.progress.note(f"{who}: config.json declares no quantization; read as {declared.beside} says")
+        workshop.progress.note(f"{who}: no quantization_config in config.json; read as {declared.beside} says")
     opened = open_checkpoint(path, model.path, who)
     found = _inspect(model.path, opened, method, declared, bytes_on_disk(path))
     weights = weight_files(path, who)
@@ -302,7 +302,7 @@ def load_candidate(path: Path, name: str, dtype: str, device: str) -> PreTrained
     declared = read_declared(path, who)
     if declared.reader == "own":
         return load_quantized(path, torch_dtype(dtype), device)
-    model = load_reference(path, name, dtype, device, loadable(read_json(path / "config.json", who)))
+    model = load_reference(path, name, dtype, device, loadable(path, who))
     if declared.cache_bits < 16:
         static_cache.check_taken(model, who)
     return model

@@ -94,7 +94,7 @@ def test_the_audit_says_where_it_was_declared(kind, name, content, tmp_path):
     found = whole_audit(moved(made(kind, tmp_path / "beside"), name, content), REFERENCE, "mine")
     assert [each.sentence for each in found.of_level(ERROR)] == []
     assert [each.sentence for each in found.of_level(FACT) if each.code == "declared_beside"] == [
-        f"config.json declares no quantization; {name} does, which transformers does not read"
+        f"no quantization_config in config.json; {name} declares it, which transformers does not read"
     ]
 
 
@@ -201,3 +201,107 @@ def test_zero_points_of_their_own_under_sym(sym, codes, tmp_path):
         lambda config: autogptq(config) | {"checkpoint_format": "gptq_v2", "sym": sym},
     )  # fmt: skip
     assert [each.code for each in whole_audit(path, REFERENCE, "mine").of_level(ERROR)] == codes
+
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+def with_second(path, name, content, **fields):
+    """A second declaration beside config.json's, whose own fields are changed."""
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] |= fields
+    (path / "config.json").write_text(json.dumps(config))
+    (path / name).write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "name", "content"),
+    [
+        ("fp8", {"exclude_modules": [], "ignore": ["lm_head"]}, MODELOPT, ["lm_head", "model.layers.0.mlp.up*"]),
+        ("fp8", {"exclude_modules": ["lm_head", "*.up_proj"]}, MODELOPT, ["lm_head"]),
+        ("fp8", {"exclude_modules": ["lm_head", "*.up_proj"]}, MODELOPT, ["up_proj"]),  # a whole name, not a part of it
+    ],
+)
+def test_two_lists_of_modules_that_keep_others(kind, fields, name, content, tmp_path):
+    inner = {"quantization": {"quant_algo": "FP8", "exclude_modules": content}}
+    path = with_second(made(kind, tmp_path / "theirs"), name, inner, **fields)
+    with pytest.raises(ModelError, match=rf"{UP}.* (16 bit|quantized) by .* in config.json, .* in {name}"):
+        opened(path, tmp_path)
+
+
+def test_parts_of_names_against_parts_of_names(tmp_path):
+    content = {"w_bit": 4, "q_group_size": 32, "zero_point": False, "modules_to_not_convert": ["k_proj"]}
+    path = made("ar_auto_round_auto_awq", tmp_path / "theirs")
+    config = json.loads((path / "config.json").read_text())["quantization_config"]
+    if config["quant_method"] != "awq":  # AutoRound names its own: take AutoAWQ's words for it
+        awq = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": False, "version": "gemm"}
+        moved(path, AWQ, lambda _: content)
+        whole = json.loads((path / "config.json").read_text()) | {"quantization_config": awq}
+        (path / "config.json").write_text(json.dumps(whole))
+    with_second(path, AWQ, content, modules_to_not_convert=["v_proj"])
+    with pytest.raises(ModelError, match=r"k_proj.* quantized by modules_to_not_convert in config\.json, 16 bit"):
+        opened(path, tmp_path)
+
+
+def test_lists_in_other_words_that_keep_the_same_agree(tmp_path):
+    inner = {"quantization": {"quant_algo": "FP8", "exclude_modules": ["*lm_head", "*.nothing_of_the_kind"]}}
+    path = with_second(made("fp8", tmp_path / "theirs"), MODELOPT, inner, ignore=["lm_head"])
+    assert opened(path, tmp_path).foreign == ()
+
+
+def test_a_second_list_that_nobody_can_read_is_no_agreement(tmp_path):
+    inner = {"quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head", "up"], "rotate": True}}
+    path = with_second(made("fp8", tmp_path / "theirs"), MODELOPT, inner)
+    with pytest.raises(ModelError, match=r"is not what exclude_modules in config\.json says, and rotate is True"):
+        opened(path, tmp_path)
+
+
+def older(path, **fields):
+    """The declaration under the name that it had before transformers knew of any."""
+    config = json.loads((path / "config.json").read_text())
+    config["compression_config"] = config.pop("quantization_config") | fields
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize("method", [None, "compressed_tensors"])
+@pytest.mark.parametrize(
+    "kind", ["ct_w4a16_gptq", "ct_w4a16_asym", "ct_w8a8", "ct_fp8_dynamic", "ct_nvfp4", "ct_mixed", "ct_w4a16_kv"]
+)
+def test_compression_config_is_the_same_under_an_older_name(kind, method, tmp_path):
+    there = opened(made(kind, tmp_path / "there"), tmp_path)
+    path = older(made(kind, tmp_path / "older"), quant_method=method, quantization_status="frozen")
+    found = opened(path, tmp_path)
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        ours, theirs = (
+            each.loader(each.path, "theirs", "bfloat16", "cpu")(input_ids=tokens).logits for each in (there, found)
+        )
+    torch.testing.assert_close(theirs, ours, atol=0, rtol=0)
+    assert found.foreign == there.foreign == ()
+    fields = ("bits_nominal", "activation_bits", "cache_bits", "quantized_modules", "execution")
+    assert [getattr(found.record, field) for field in fields] == [getattr(there.record, field) for field in fields]
+    said = whole_audit(path, REFERENCE, "mine")
+    assert [each.code for each in said.of_level(ERROR)] == []
+    assert "declared_beside" in [each.code for each in said.of_level(FACT)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [({"quant_method": "sparseml"}, "quant_method 'sparseml'"), ({"rotate": True}, "rotate is True")],
+)
+def test_what_compression_config_may_say(fields, word, tmp_path):
+    with pytest.raises(ModelError, match=word):
+        opened(older(made("ct_w8a8", tmp_path / "theirs"), **fields), tmp_path)
+
+
+def test_compression_config_beside_one_of_today_has_to_agree(tmp_path):
+    path = made("ct_w4a16_gptq", tmp_path / "theirs")
+    config = json.loads((path / "config.json").read_text())
+    config["compression_config"] = config["quantization_config"] | {"ignore": ["lm_head", "re:.*up_proj"]}
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ModelError, match=r"up_proj.* by ignore in config\.json, .* in compression_config in config\.json"
+    ):
+        opened(path, tmp_path)
