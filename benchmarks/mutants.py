@@ -214,7 +214,7 @@ of(
 of(
     "quantgate/models/quantized.py",
     "tests/unit/models/test_quantized.py",
-    ('_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS, CACHE)', "_KEYS: Final = (MAIN,)"),
+    ("_KEYS: Final = (*DECLARED, INPUTS, CACHE)", "_KEYS: Final = (MAIN,)"),
     ('_INNER: Final = ("text_config", "llm_config")', "_INNER: Final = ()"),
     ("        if (path / name).is_file():", f"        {NEVER}"),
     ("    if (path / _RECORD).is_file():", f"    {NEVER}"),
@@ -259,6 +259,23 @@ of(
     ("    if declared.activation_bits < 16:", f"    {NEVER}"),
 )
 of(
+    "quantgate/checkpoints/layouts/mlx.py",
+    "tests/unit/checkpoints/test_mlx.py",
+    ("    return (codes * scales + offsets).flatten(1)", "    return (codes * scales - offsets).flatten(1)"),
+)
+of(
+    "quantgate/checkpoints/declared_further.py",
+    "tests/unit/checkpoints/test_mlx.py",
+    ('only={"mode": ("affine",)}', 'harmless=("mode",)'),
+    ("lambda name: own.get(name) is False", "lambda name: False"),
+)
+of(
+    "quantgate/checkpoints/layouts/awq.py",
+    "tests/unit/checkpoints/test_layouts.py tests/unit/checkpoints/test_inspection.py",
+    ("(rows, 8 * width) or not groups", "(rows, 8 * width) or False and not groups"),
+    (", used=_groups_gemv", ""),
+)
+of(
     "quantgate/checkpoints/agreement.py",
     "tests/unit/checkpoints/test_lone.py",
     ("    if apart := [name for name in _matrices(files()) if kept[0](name) != kept[1](name)]:", f"    {NEVER}"),
@@ -289,8 +306,8 @@ of(
     "quantgate/checkpoints/lone.py",
     "tests/unit/checkpoints/test_lone.py",
     (
-        "if len(places) != 1 or (name := next(iter(places))) not in (*_FILES, OLDER):",
-        "if (name := next(iter(places))) not in (*_FILES, OLDER):",
+        "if len(places) != 1 or (name := next(iter(places))) not in _PLACES:",
+        "if (name := next(iter(places))) not in _PLACES:",
     ),
     (" if found and any(True for _ in quantized_tensors(place)) else None", " if found else None"),
     ("    if not isinstance(inner, Mapping) or", "    if"),

@@ -18,11 +18,11 @@ from quantgate.checkpoints.declared_further import AUTO_ROUND, LAYOUTS, check_au
 from quantgate.checkpoints.fields import Declared, account, check_pattern, flag, integer, names
 from quantgate.checkpoints.formats import FORMATS
 from quantgate.checkpoints.guests import declaring
-from quantgate.checkpoints.lone import OLDER, declaring_config, in_usual_words, lone
+from quantgate.checkpoints.lone import OLDER, declaring_config, in_usual_words, lone, places_of
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
-from quantgate.models.quantized import CACHE, INPUTS, MAIN, QMAP, declarations
+from quantgate.models.quantized import CACHE, INPUTS, MAIN, QMAP
 from quantgate.models.tensors import stored
 from quantgate.quantize.algorithms.floats import is_plain
 from quantgate.quantize.numerics.layout import QUANT_METHOD
@@ -50,7 +50,7 @@ def read_declared(path: Path, who: str) -> Declared:
             contradict each other.
     """
     config = read_json(path / "config.json", who)
-    places = declarations(path, config)
+    places = places_of(path, config)
     if ours := [name for name in (INPUTS, CACHE) if name in config]:
         raise ModelError(
             who, f"{ours[0]} in config.json: files that were unpacked here, out of their store",

@@ -29,8 +29,11 @@ def _kept(patterns: list[str]) -> Callable[[str], bool]:
     return lambda name: name == "lm_head" or any(each in name for each in patterns)
 
 
+_PACKINGS: Final = ("gemm", "gemv")
+
+
 def awq(config: Mapping[str, Any], who: str) -> Declared:
-    """AWQ in the packing ``gemm``. Raises ModelError."""
+    """AWQ in the packings ``gemm`` and ``gemv``. Raises ModelError."""
     synonyms = {"w_bit": "bits", "q_group_size": "group_size"}
     for short, name in synonyms.items():
         if short in config and name in config and config[short] != config[name]:
@@ -43,7 +46,8 @@ def awq(config: Mapping[str, Any], who: str) -> Declared:
         config, who, honoured=("quant_method", "bits", "group_size", "zero_point", "sym", "modules_to_not_convert"),
         harmless=(*_HARMLESS, *AUTO_ROUND),
         only={
-            "version": ("gemm", "GEMM"), "format": ("gemm",), "method": ("awq",), "checkpoint_format": ("gemm",),
+            "version": (*_PACKINGS, *map(str.upper, _PACKINGS)), "format": _PACKINGS, "method": ("awq",),
+            "checkpoint_format": _PACKINGS,
             "data_type": ("int",), "ignore": (config.get("modules_to_not_convert"),),
         },
     )  # fmt: skip
@@ -194,6 +198,29 @@ def quanto(found: Mapping[str, Any], who: str) -> Declared:
     return Declared("unfolded", lambda name: name not in found)
 
 
+_MLX_FIELDS: Final = ("quant_method", "bits", "group_size")
+
+
+def mlx(config: Mapping[str, Any], who: str) -> Declared:
+    """MLX's affine mode, whose weights alone are quantized; a matrix of its own width, or in 16 bit, is a field.
+
+    Raises:
+        ModelError: another mode, bits or groups that it does not have, or a field that nothing here computes.
+    """
+    own = {name: how for name, how in config.items() if isinstance(how, Mapping | bool)}
+    whole = {name: value for name, value in config.items() if name not in own}
+    for place, how in [(who, whole), *own.items()]:
+        if isinstance(how, Mapping):
+            account(how, place, honoured=_MLX_FIELDS, only={"mode": ("affine",)})
+            integer(how, "bits", lambda n: n in (2, 3, 4, 5, 6, 8), place, "2, 3, 4, 5, 6 or 8")
+            integer(how, "group_size", lambda n: n in (32, 64, 128), place, "32, 64 or 128")
+        elif how:
+            raise ModelError(
+                who, f"{place} is true", expected="false, for a matrix in 16 bit, or its bits and group size"
+            )
+    return Declared("unfolded", lambda name: own.get(name) is False, config["bits"])
+
+
 LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
     "awq": awq,
     "auto-round": auto_round,
@@ -201,4 +228,5 @@ LAYOUTS: Final[dict[str, Callable[[Mapping[str, Any], str], Declared]]] = {
     "modelopt": modelopt,
     "torchao": torchao,
     "hqq": hqq,
+    "mlx": mlx,
 }

@@ -8,12 +8,13 @@ checkpoint is unpacked here, whatever its layout, or transformers is told (compr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from quantgate.models.files import read_json
-from quantgate.models.quantized import MAIN, declarations, quantized_tensors
+from quantgate.models.quantized import MAIN, WEIGHTS, declarations, quantized_tensors
+from quantgate.models.tensors import stored
 
 _AWQ_NAMES: Final = {"w_bit": "bits", "q_group_size": "group_size"}
 _HEADINGS: Final = ("quantization", "producer")  # of hf_quant_config.json
@@ -44,13 +45,6 @@ def _of_modelopt(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"quant_method": "modelopt", **outside, **inner}
 
 
-_FILES: Final = {  # vLLM's names, in its order
-    "quantize_config.json": _of_quantizer,
-    "quant_config.json": _of_quantizer,
-    "hf_quant_config.json": _of_modelopt,
-}
-
-
 OLDER: Final = "compression_config in config.json"
 """Where llm-compressor declared compressed-tensors before transformers knew of any; vLLM reads it still."""
 
@@ -63,10 +57,37 @@ def _of_older(content: Any) -> dict[str, Any]:
     return {**content, "quant_method": method}
 
 
+MLX: Final = "quantization in config.json"
+"""Where mlx-lm declares its own; newer releases write a copy of it as ``quantization_config``, with no method."""
+
+
+def _of_mlx(content: Any) -> dict[str, Any]:
+    mlx = isinstance(content, Mapping) and {"bits", "group_size"} <= content.keys() and "quant_method" not in content
+    return {**content, "quant_method": "mlx"} if mlx else {}
+
+
+_MAIN: Final = f"{MAIN} in config.json"
+_PLACES: Final = {  # vLLM's names, in its order
+    OLDER: _of_older,
+    "quantize_config.json": _of_quantizer,
+    "quant_config.json": _of_quantizer,
+    "hf_quant_config.json": _of_modelopt,
+    MLX: _of_mlx,
+}
+
+
+def places_of(place: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`declarations`, without the copy of MLX's. Raises ModelError: a file that is no JSON object."""
+    found = declarations(place, config)
+    if _of_mlx(found.get(MLX)) and found.get(_MAIN) == found[MLX]:
+        del found[_MAIN]
+    return found
+
+
 def in_usual_words(file: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a file beside config.json says, as ``quantization_config`` would spell it."""
     inner = content.get("quantization")
-    said = _FILES[file](content) if file in _FILES else _of_older(content) if file == OLDER else {}
+    said = _PLACES[file](content) if file in _PLACES else {}
     return said or (inner if isinstance(inner, Mapping) else content)
 
 
@@ -79,11 +100,22 @@ def lone(place: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] |
     Raises:
         ModelError: a file that is no JSON object.
     """
-    places = declarations(place, config)
-    if len(places) != 1 or (name := next(iter(places))) not in (*_FILES, OLDER):
+    places = places_of(place, config)
+    if len(places) != 1 or (name := next(iter(places))) not in _PLACES:
         return None
-    found = _of_older(places[name]) if name == OLDER else _FILES[name](places[name])
+    found = _PLACES[name](places[name])
+    if name == MLX and found:
+        found = {**dict.fromkeys(_without_scales(place), False), **found}
     return (name, found) if found and any(True for _ in quantized_tensors(place)) else None
+
+
+def _without_scales(place: Path) -> Iterator[str]:
+    """Matrices in 16 bit: mlx-lm quantizes what has scales in the files, whether its configuration names it or not."""
+    files = stored(place)
+    for name, tensor in files.items():
+        module = name.removesuffix(".weight")
+        if module != name and len(tensor.shape) == 2 and tensor.dtype in WEIGHTS and f"{module}.scales" not in files:
+            yield module
 
 
 def declaring_config(place: Path, who: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied
 from quantgate.models.files import INDEX, read_json
 from quantgate.models.loading import load_reference
-from quantgate.models.quantized import CACHE, INPUTS
+from quantgate.models.quantized import CACHE, DECLARED, INPUTS
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def unfold(
     Raises:
         ModelError: a module that cannot be unpacked.
     """
-    config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
+    config = {name: value for name, value in checkpoint.config.items() if name not in DECLARED}
     config |= {"dtype": str(dtype).removeprefix("torch."), "torch_dtype": str(dtype).removeprefix("torch.")}
     if declared is not None:
         config |= computed_with(checkpoint, declared)

@@ -20,7 +20,8 @@ INPUTS: Final = "quantgate_inputs"
 CACHE: Final = "quantgate_cache"
 """The same of keys and values."""
 # transformers, old llm-compressor, MLX, our own
-_KEYS: Final = (MAIN, "compression_config", "quantization", INPUTS, CACHE)
+DECLARED: Final = (MAIN, "compression_config", "quantization")
+_KEYS: Final = (*DECLARED, INPUTS, CACHE)
 _INNER: Final = ("text_config", "llm_config")
 QMAP: Final = "quanto_qmap.json"
 """Where quanto says how each module is kept; it declares nothing in config.json."""
@@ -29,7 +30,7 @@ _CODES: Final = ("weight", "qweight", "weight_packed", "qzeros", "scales", "weig
 _PARTS: Final = (
     "qweight", "qzeros", "weight_packed", "weight_scale", "weight_scale_inv", "SCB", "W_q", "_data", "_weight_qdata",
 )  # fmt: skip
-_WEIGHTS: Final = frozenset({"F64", "F32", "F16", "BF16"})
+WEIGHTS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _FLAGS: Final = frozenset({"BOOL", "U8", "I32", "I64", "U64"})  # masks and positions
 
 
@@ -73,6 +74,6 @@ def quantized_tensors(path: Path) -> Iterator[tuple[str, str]]:
     """Name and dtype (as safetensors spells it) of stored tensors that are codes or scales, from the files' headers."""
     for name, tensor in stored(path).items():
         last = name.rpartition(".")[2]
-        packed = tensor.dtype not in _WEIGHTS and (last in _CODES or tensor.dtype not in _FLAGS)
+        packed = tensor.dtype not in WEIGHTS and (last in _CODES or tensor.dtype not in _FLAGS)
         if packed or last in _PARTS:
             yield name, tensor.dtype

@@ -21,7 +21,7 @@ from quantgate.models.loading import read_config
 
 _MAY_DIFFER: Final = re.compile(
     # how and by whom the files were written
-    "_name_or_path|transformers_version|architectures|torch_dtype|dtype|quantization_config|auto_map|compression_config"
+    "_name_or_path|transformers_version|architectures|torch_dtype|dtype|quantization_config|auto_map|compression_config|quantization"
     # what only training or other tasks read
     "|initializer_\\w+|init_std|\\w*dropout\\w*|\\w*_p?drop|layerdrop|pretraining_tp|problem_type|id2label|label2id|router_aux_loss_coef"
     "|output_router_logits|router_jitter_noise|input_jitter_noise|gradient_checkpointing\\w*|aux_loss_alpha|seq_aux"

@@ -1,7 +1,9 @@
-"""AWQ as AutoAWQ and GPTQModel pack it (``gemm``), and AutoRound's checkpoints, which are packed as GPTQ's or AWQ's.
+"""AWQ as AutoAWQ and GPTQModel pack it (``gemm``, ``gemv``), and AutoRound's checkpoints, packed as GPTQ's or AWQ's.
 
-In ``gemm`` a word holds eight output features of one input feature, the even ones in its low half. Zero points are
-stored as they are, without version 1's minus one.
+In ``gemm`` a word holds eight output features of one input feature, the even ones in its low half. In ``gemv`` it holds
+eight input features of one output feature in their order, and so are zero points packed, group by group; these and the
+scales are filled up to whole words, and to more for groups below 128. Zero points are stored as they are, without
+version 1's minus one.
 """
 
 from __future__ import annotations
@@ -66,9 +68,61 @@ def _nibbles(words: Tensor) -> Tensor:
     return ((words.unsqueeze(2) >> shifts) & 15).flatten(1).float()
 
 
+def describe_gemv(headers: Headers, settings: Settings) -> StoredModule:
+    """From the shapes of ``qweight`` ``[out, in / 8]`` and ``scales`` ``[out, groups]``, filled up."""
+    need(headers, settings["module"], "qweight", "qzeros", "scales")
+    if bits_of(settings) != _BITS:
+        raise ModelError(settings["module"], f"{bits_of(settings)} bits in AWQ's packing", expected=f"{_BITS}")
+    rows, words = headers["qweight"].shape
+    group = _group(settings)
+    groups = _groups_gemv(headers, settings)
+    width = headers["qzeros"].shape[1] if len(headers["qzeros"].shape) == 2 else 0
+    if headers["scales"].shape != (rows, 8 * width) or not groups <= 8 * width < groups + 32:
+        raise ModelError(
+            settings["module"],
+            f"scales {headers['scales'].shape}, zero points {headers['qzeros'].shape} for {words * 8} input and {rows} "
+            "output features",
+            expected=f"groups of {group}, as group_size says, filled up to whole words",
+        )
+    return StoredModule(
+        "int", _BITS, group if group > 0 else CHANNEL, not settings.get("zero_point", True), headers["scales"].dtype,
+        total(headers), (rows, words * 8),
+    )  # fmt: skip
+
+
+def _groups_gemv(headers: Headers, settings: Settings) -> int:
+    """Groups of input features; scales and zero points behind them fill up."""
+    columns, group = headers["qweight"].shape[1] * 8, _group(settings)
+    return -(-columns // group) if group > 0 else 1
+
+
+def unpack_gemv(tensors: Tensors, settings: Settings) -> Tensor:
+    """``scale * (code - zero)``, float32 ``[out, in]``."""
+    codes, zeros = (_in_order(tensors[name]) for name in ("qweight", "qzeros"))
+    columns = codes.shape[1]
+    size = _group(settings) if _group(settings) > 0 else columns
+    scales, zeros = (each.repeat_interleave(size, 1)[:, :columns] for each in (tensors["scales"].float(), zeros))
+    return scales * (codes - zeros)
+
+
+def _in_order(words: Tensor) -> Tensor:
+    """Codes of int32 ``[rows, words]``, low bits first, as float32 ``[rows, 8 * words]``."""
+    import torch
+
+    return ((words.unsqueeze(2) >> torch.arange(0, 32, _BITS, dtype=torch.int32)) & 15).flatten(1).float()
+
+
+def version_of(config: Mapping[str, Any]) -> str:
+    """How the words are filled: ``gemm`` where nothing is said."""
+    return str(config.get("version", config.get("format", "gemm"))).lower()
+
+
 AWQ: Final = PartsLayout(
-    "awq", ("awq", "gemm"), _PARTS, describe, unpack,
-    applies=lambda config: str(config.get("version", config.get("format", "gemm"))).lower() == "gemm",
+    "awq", ("awq", "gemm"), _PARTS, describe, unpack, applies=lambda config: version_of(config) == "gemm",
+)  # fmt: skip
+AWQ_GEMV: Final = PartsLayout(
+    "awq (gemv)", ("awq", "gemv"), _PARTS, describe_gemv, unpack_gemv,
+    applies=lambda config: version_of(config) == "gemv", used=_groups_gemv,
 )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class PartsLayout:
     ``declares``: of a row of another package, accounts for every field of the configuration (`fields.account`) and says
     what will be computed, so that a candidate in this layout can be judged; without it, it can only be audited.
     ``cache``: names of scales of keys and values, which belong to no matrix.
+    ``used``: columns of the scales that are of any group, in a layout that fills them up with zeros.
     ``version``: of such a row, counts up when the same file unpacks into other weights: what was kept is stale then.
     """
 
@@ -67,6 +68,7 @@ class PartsLayout:
     declares: Callable[[Settings, str], Declared] | None = None
     version: int = 0
     cache: re.Pattern[str] | None = None
+    used: Callable[[Headers, Settings], int] | None = None
 
     def recognises(self, place: Path, config: Mapping[str, Any]) -> bool:
         """By ``quant_method`` in config.json."""
@@ -142,7 +144,12 @@ class PartsCheckpoint:
 
     def scales(self, module: str) -> Mapping[str, Tensor]:
         """See `Checkpoint.scales`."""
-        return {key: read_tensor(part) for key, part in self.found[module].items() if _SCALES.fullmatch(key)}
+        parts = self.found[module]
+        found = {key: read_tensor(part) for key, part in parts.items() if _SCALES.fullmatch(key)}
+        if self.row.used is None:
+            return found
+        columns = self.row.used(parts, self.settings(module))
+        return {key: scale[..., :columns] for key, scale in found.items()}
 
     def suspicions(self) -> list[Finding]:
         """See `Checkpoint.suspicions`."""

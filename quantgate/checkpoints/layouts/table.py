@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from quantgate.checkpoints.guests import GROUP
-from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, hqq, native, plain, quanto, scaled
+from quantgate.checkpoints.layouts import adapter, awq, compressed, gguf, hqq, mlx, native, plain, quanto, scaled
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Layout
 from quantgate.checkpoints.lone import declaring_config
 from quantgate.core.errors import ModelError
 from quantgate.core.registry import rows_of
 from quantgate.models.files import check_links
+
+_PACKINGS: Final = ("quant_method", "version", "format", "checkpoint_format", "packing_format")
 
 
 @cache
@@ -35,19 +38,21 @@ def layout_of(place: Path, who: str) -> Layout:
     for row in layouts().values():
         if row.recognises(place, config):
             return row
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    found = config.get("quantization_config")
+    packed = {name: found[name] for name in _PACKINGS if found.get(name)} if isinstance(found, Mapping) else {}
+    named = ", ".join(f"{name} {value!r}" for name, value in packed.items())
     raise ModelError(
         who,
-        f"quant_method {method!r}" if config else f"{place.name} is of no known layout",
+        named or f"{'config.json' if config else place.name} is of no known layout",
         expected=f"one of {', '.join(layouts())}",
-        hint="export the checkpoint in one of these layouts with the tool that made it",
+        hint="pack it otherwise with the tool that made it, or judge it by its server: --candidate NAME=URL",
     )
 
 
 _ROWS: Final[tuple[Layout, ...]] = (
     gguf.LAYOUT, adapter.Adapter(layout_of), native.GPTQ, native.BITSANDBYTES, native.OWN, compressed.LAYOUT, awq.AWQ,
-    awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, hqq.LAYOUT, quanto.LAYOUT,
-    plain.LAYOUT,
+    awq.AWQ_GEMV, awq.AUTO_ROUND_GPTQ, awq.AUTO_ROUND_AWQ, scaled.FP8, scaled.MODELOPT, scaled.TORCHAO, hqq.LAYOUT,
+    quanto.LAYOUT, mlx.LAYOUT, plain.LAYOUT,
 )  # fmt: skip
 
 

@@ -197,8 +197,14 @@ DAMAGES: dict[str, Callable[[Files], bool]] = {
 
 
 def _times(*factors):
-    """Scales of modules times factors: ``(module, factor)`` each."""
-    return lambda files: all(files.change(name, SCALES, _float(lambda each, by=by: each * by)) for name, by in factors)
+    """Scales of modules times factors, and MLX's offsets with them: ``(module, factor)`` each."""
+
+    def change(files):
+        for name, by in factors:
+            files.change(name, ("biases",), _float(lambda each, by=by: each * by))
+        return all(files.change(name, SCALES, _float(lambda each, by=by: each * by)) for name, by in factors)
+
+    return change
 
 
 def _exactly(*factors):

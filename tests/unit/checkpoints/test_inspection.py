@@ -27,6 +27,9 @@ WHOLE = {
     "ar_auto_gptq": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
     "ar_auto_round": (14, "4-bit int, groups of 32, symmetric, F16 scales"),
     "ar_auto_round_auto_awq": (14, "4-bit int, groups of 32, zero points, F16 scales"),
+    "awq_gemv": (14, "4-bit int, groups of 32, zero points, F16 scales"),
+    "mlx4": (15, "4-bit int, groups of 64, zero points, BF16 scales"),
+    "mlx_mixed": (12, "3-bit int, groups of 32, zero points, BF16 scales"),
     "bnb_nf4": (14, "4-bit levels, groups of 64, F32 scales"),
     "bnb_nf4_dq": (14, "4-bit levels, groups of 64, U8 scales"),
     "bnb_fp4": (14, "4-bit levels, groups of 64, F32 scales"),
@@ -61,6 +64,8 @@ DAMAGED = (
     "ct_nvfp4",
     "ao_intx4",
     "ar_auto_round_auto_awq",
+    "awq_gemv",
+    "mlx4",
 )
 
 

@@ -61,6 +61,43 @@ def test_awq_gemm_is_unpacked_as_it_was_packed():
     assert torch.equal(found, (scales.float()[group] * (codes - zeros[group])).t())
 
 
+def test_awq_gemv_is_unpacked_as_autoawq_packed_it():
+    """By its own layer, ``WQLinear_GEMV.from_linear`` of AutoAWQ 0.2.9 (tests/fixtures-src/make_autoawq.py)."""
+    checkpoint = table.open_checkpoint(DATA / "awq_gemv", None, "theirs")
+    expected = load_file(DATA / "expected" / "awq_gemv.safetensors")
+    torch.testing.assert_close(checkpoint.weight(UP), expected[UP], rtol=1e-6, atol=1e-7)
+    assert checkpoint.modules[UP].in_words() == "4-bit int, groups of 32, zero points, F16 scales"
+
+
+@pytest.mark.parametrize("version", ["GEMV", "gemv"])
+def test_awq_gemv_is_judged(version, tmp_path):
+    path = copy("awq_gemv", tmp_path, lambda config: config.update(version=version))
+    check_candidate(parse_candidate(f"theirs={path}"), REFERENCE)
+    store = Store(tmp_path / "store", Silent())
+    model = resolve_model(str(REFERENCE), None, store)
+    subject = open_candidate(model, parse_candidate(f"theirs={path}"), None, Workshop(store, dtype="float32"))
+    found = subject.loader(subject.path, "theirs", "float32", "cpu").state_dict()
+    expected = load_file(DATA / "expected" / "awq_gemv.safetensors")
+    torch.testing.assert_close(found[f"{UP}.weight"], expected[UP], rtol=1e-6, atol=1e-7)
+    assert (subject.foreign, subject.record.bits_nominal) == ((), 4)
+
+
+def test_awq_gemv_whose_groups_are_others(tmp_path):
+    path = copy("awq_gemv", tmp_path, lambda config: config.update(group_size=1))
+    checkpoint = table.open_checkpoint(path, None, "theirs")
+    with pytest.raises(ModelError, match="groups of 1, as group_size says"):
+        dict(checkpoint.modules)
+
+
+@pytest.mark.parametrize("version", ["marlin", "gemv_fast"])
+def test_another_packing_is_refused_with_what_it_is(version, tmp_path):
+    path = copy("awq_gemv", tmp_path, lambda config: config.update(version=version))
+    with pytest.raises(ModelError, match=f"'awq', version '{version}'; expected one of .*; pack it otherwise"):
+        table.open_checkpoint(path, None, "theirs")
+    with pytest.raises(ModelError, match=f"version is '{version}'"):
+        check_candidate(parse_candidate(f"theirs={path}"), REFERENCE)
+
+
 def test_fp8_blocks_are_multiplied_by_their_scale(tmp_path):
     """Blocks of 32 x 32; the oracle is a loop over blocks in float64."""
     state, generator = load_file(REFERENCE / "model.safetensors"), torch.Generator().manual_seed(1)
