@@ -130,7 +130,9 @@ def _processor() -> Symptom:
 
 def _free_memory() -> float:
     """GiB; 0 where the system does not say."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB if hasattr(os, "sysconf") else 0.0
+    from quantgate.core.memory import available
+
+    return (available() or 0) / _GIB
 
 
 def _sixteen_bit() -> bool:

@@ -28,6 +28,7 @@ from quantgate.models.accounting import REPORTING, check_loaded, check_placed
 from quantgate.models.digest import HEAD, is_tied
 from quantgate.models.files import model_files, read_json, weight_files
 from quantgate.models.loading import moved, read_config
+from quantgate.models.spill import Spill
 from quantgate.models.tensors import reading_weights, stored
 from quantgate.quantize.algorithms import bnb, floats
 from quantgate.quantize.base import QuantizationRecord, StoredWeight
@@ -240,8 +241,13 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     state, layers = read_layers(directory, quantization)
     grids = {name: state.pop(name) for name in list(state) if name.rpartition(".")[2] in activations.PARTS}
     plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    spill, weights = Spill(who), dict[str, Tensor]()
+    replaced: dict[str, bnb.Int8Weight] = {}
     with translated(who, "its packed weights cannot be unpacked", hint="write the checkpoint again"):
-        weights = {f"{name}.weight": layer.dequantize(dtype) for name, layer in layers.items()}
+        for name, layer in layers.items():
+            weights[f"{name}.weight"] = spill.keep(layer.dequantize(dtype))
+            if isinstance(layer, bnb.Int8Weight):
+                replaced[name] = layer
     tensors = plain | weights
     with translated(who, "cannot be loaded", expected="a model that transformers loads", hint="check the files"):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -251,8 +257,8 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
         )
     check_loaded(model, info, who, tensors.__getitem__)
     check_placed((name for name in grids if name.rpartition(".")[0] not in layers), who)
-    for name, layer in layers.items():
-        _install(model, name, layer, layer_config(quantization, name), grids)
+    for name in layers:
+        _install(model, name, replaced.get(name), layer_config(quantization, name), grids)
     if (directory / "generation_config.json").is_file():  # for whoever lets the model generate by itself
         with translated(who, "generation_config.json cannot be read", hint="check the file, or remove it"):
             from transformers import GenerationConfig
@@ -264,10 +270,10 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
 
 
 def _install(
-    model: Any, name: str, layer: StoredWeight, config: Mapping[str, Any], grids: Mapping[str, Tensor]
+    model: Any, name: str, layer: bnb.Int8Weight | None, config: Mapping[str, Any], grids: Mapping[str, Tensor]
 ) -> None:
     """Put in what computes differently from a plain linear layer."""
-    if isinstance(layer, bnb.Int8Weight):
+    if layer is not None:
         bias = model.get_submodule(name).bias
         model.set_submodule(name, bnb.int8_linear(layer, bias, config["llm_int8_threshold"]))
     if "activations" in config:
@@ -280,7 +286,38 @@ def is_known_layout(config: Mapping[str, Any]) -> bool:
     return (config.get("quantization_config") or {}).get("quant_method") in _LAYOUTS
 
 
-def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, StoredWeight]]:
+class Layers(Mapping[str, StoredWeight]):
+    """The quantized layers of a checkpoint by name. Each is read whenever it is asked for, and kept by nobody.
+
+    Raises:
+        ModelError: a layer that is asked for is not complete, or has no configuration.
+    """
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any], directory: Path) -> None:
+        self._parts, self._config, self._directory = parts, config, directory
+
+    def __getitem__(self, name: str) -> StoredWeight:
+        with translated(
+            f"{self._directory}: {name}",
+            "incomplete layer or wrong settings",
+            expected="the tensors and settings of its layout",
+            hint=_REWRITE,
+            also=_MALFORMED,
+        ):
+            mine = layer_config(self._config, name)
+            return _layout(mine)[1](self._parts[name], mine, f"{self._directory}: {name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts  # Mapping's own would read the layer
+
+
+def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], Layers]:
     """All tensors that are stored as they are, and the quantized layers by name.
 
     Args:
@@ -288,7 +325,7 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
         config: its ``quantization_config``.
 
     Raises:
-        ModelError: a layer that is not complete, or has no configuration.
+        ModelError: the weights cannot be read; see `Layers`.
     """
     state = dict(stored_tensors(directory))
     found = layers_of(state, config)
@@ -298,19 +335,7 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
     for name in found:
         if f"{name}.weight" in state:  # bitsandbytes keeps its codes under the name of an ordinary weight
             parts[name]["weight"] = state.pop(f"{name}.weight")
-    layers: dict[str, StoredWeight] = {}
-    for name in found:
-        who = f"{directory}: {name}"
-        with translated(
-            who,
-            "incomplete layer or wrong settings",
-            expected="the tensors and settings of its layout",
-            hint=_REWRITE,
-            also=_MALFORMED,
-        ):
-            mine = layer_config(config, name)
-            layers[name] = _layout(mine)[1](parts[name], mine, who)
-    return state, layers
+    return state, Layers(parts, config, directory)
 
 
 def layers_of(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +20,14 @@ from quantgate.core.memory import kept_heap
 from quantgate.core.progress import Progress
 from quantgate.models.layers import decoder_blocks, head_of
 from quantgate.models.loading import load_whole, text_config
+from quantgate.models.spill import Spill
 from quantgate.quantize.base import Algorithm, Method, QuantizationRecord, StoredWeight
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.catalogue.methods import NO_WEIGHTS, algorithm_of, transformation_of
 from quantgate.quantize.catalogue.recipe import ALGORITHM, Recipe
 from quantgate.quantize.settings import ActivationSettings, as_settings
 from quantgate.quantize.sweep.driver import Job, run_jobs
+from quantgate.quantize.sweep.results import packed
 from quantgate.quantize.sweep.rotation import Rotated, rotate
 from quantgate.quantize.transforms.activations import cache_layers
 from quantgate.quantize.transforms.fold import Transformation
@@ -97,7 +100,8 @@ def _one_sweep(
     rotated = Rotated()
     if first.rotation is not None:
         rotated = rotate(model, first.rotation, first.id, inputs=first.activations is not None)
-    works = [_Work(method, model, rotated) for method in targets.values()]
+    spill = Spill(first.id, next(place for place in next(iter(targets)).absolute().parents if place.is_dir()))
+    works = [_Work(method, model, rotated, spill) for method in targets.values()]
     used = calibration if any(method.needs_calibration for method in targets.values()) else None
     with kept_heap():
         run_jobs(model, [work.job for work in works], used, progress)
@@ -144,11 +148,12 @@ class _Work:
     ``rows``: the row of the method table by layer name; layers without one stay 16 bit.
     """
 
-    def __init__(self, method: Method, model: Any, rotated: Rotated) -> None:
+    def __init__(self, method: Method, model: Any, rotated: Rotated, spill: Spill) -> None:
         self.method, self.rotated = method, rotated
         self.rows = _rows(method, model)
         self.algorithms = {row.id: algorithm_of(row) for row in self.rows.values()}
-        self.job = Job(method.id, self._algorithm, self._transformation, self._activations)
+        finish = partial(packed, spill=spill)
+        self.job = Job(method.id, self._algorithm, self._transformation, self._activations, finish)
         replaced = {f"{name}.weight" for name in self.rows}
         self.job.changed |= {name: each for name, each in rotated.changed.items() if name not in replaced}
         if method.kv_cache:

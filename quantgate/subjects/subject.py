@@ -281,8 +281,10 @@ def equal_modules(reference: Path, subject: Path, record: QuantizationRecord) ->
     for name in record.quantized_modules:
         if name not in layers:
             unchanged.append(name)
-        elif same(original[f"{name}.weight"].to(torch.bfloat16), layers[name].dequantize(torch.bfloat16)):
-            (on_grid if _stored_bits(layers[name]) < _FLOAT_BITS else unchanged).append(name)
+            continue
+        layer = layers[name]
+        if same(original[f"{name}.weight"].to(torch.bfloat16), layer.dequantize(torch.bfloat16)):
+            (on_grid if _stored_bits(layer) < _FLOAT_BITS else unchanged).append(name)
     return unchanged, on_grid
 
 

@@ -52,13 +52,15 @@ class Job:
     ``results``: the quantized layers. ``input_grids``: tensors of static inputs, by the name they are stored under.
     ``changed``: other parameters that a fold has changed, in the model's dtype. ``folds``: first layer of every scaled
     stage -> module that carries the inverse scale. ``masters``: folded weights of the present block in float32.
-    ``seconds``: time spent on this job, with its share of what it shared.
+    ``finish``: what becomes of each result when its block is done. ``seconds``: time spent on this job, with its share
+    of what it shared.
     """
 
     who: str
     algorithm: Callable[[str], Algorithm | None]
     transformation: Callable[[Sequence[str]], Transformation | None] = lambda _: None
     activations: Callable[[str], ActivationSettings | None] = lambda _: None
+    finish: Callable[[LayerResult], LayerResult] = lambda result: result
     input_grids: dict[str, Tensor] = field(default_factory=dict)
     results: Results = field(default_factory=dict)
     changed: dict[str, Tensor] = field(default_factory=dict)
@@ -128,15 +130,23 @@ class Sweep:
 
     def run(self, calibration: Calibration | None) -> Results:
         """Quantize every block; results by layer name, in the model's order. Raises as `run_jobs`."""
-        run_jobs(self.model, [self.job], calibration, self.progress)
+        run_jobs(self.model, [self.job], calibration, self.progress, replace_weights=True)
         return self.job.results
 
 
 @torch.no_grad()
-def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | None, progress: Progress) -> None:
+def run_jobs(
+    model: nn.Module,
+    jobs: Sequence[Job],
+    calibration: Calibration | None,
+    progress: Progress,
+    *,
+    replace_weights: bool = False,
+) -> None:
     """Quantize every block of ``model`` by every job; each job's results are in the model's order.
 
-    With one job the model's weights are replaced on the way; with several they are what they were.
+    The model's weights are what they were, block by block as soon as a block is done, unless there is one job and
+    ``replace_weights``: then it holds the quantized ones in the end.
 
     Raises:
         MethodError: an algorithm cannot be applied; names the layers.
@@ -160,8 +170,12 @@ def run_jobs(model: nn.Module, jobs: Sequence[Job], calibration: Calibration | N
         for index, block in enumerate(blocks):
             progress.step(f"{who}: quantizing blocks", index, len(blocks))
             place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches or given))
-            for walk in walks:
-                walk.step(place)
+            with restored([] if replace_weights or len(jobs) > 1 else list(block.module.modules())):
+                for walk in walks:
+                    walk.step(place)
+            for job in jobs:
+                mine = [name for name in block.linears if name in job.results]
+                job.results |= {name: job.finish(job.results[name]) for name in mine}
     progress.step(f"{who}: quantizing blocks", len(blocks), len(blocks))
     for job in jobs:
         results = {name: job.results[name] for each in blocks for name in each.linears if name in job.results}

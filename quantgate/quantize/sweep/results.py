@@ -6,7 +6,8 @@ from it, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,9 +15,34 @@ from torch import Tensor
 from quantgate.core.errors import MethodError
 from quantgate.core.requests import is_number
 from quantgate.models.products import as_they_are
+from quantgate.models.spill import Spill
 from quantgate.quantize.base import Algorithm, LayerResult, Statistics
 from quantgate.quantize.transforms.blocks import BlockAlgorithm, BlockTask
 from quantgate.quantize.transforms.fold import Fold
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantized layer of which nothing is kept but what is stored of it (`StoredWeight`)."""
+
+    n_weights: int
+    kept: Mapping[str, Tensor]
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """Nobody asks for it: the block that computes with it is done."""
+        raise MethodError("a packed layer", f"asked for its weights in {dtype}", expected="that it is stored only")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `StoredWeight.tensors`."""
+        return dict(self.kept)
+
+
+def packed(result: LayerResult, spill: Spill) -> LayerResult:
+    """``result``, or where memory gets short what is stored of it, in a file. Raises MethodError without disk."""
+    weight = result.weight
+    if spill.room(2 * weight.n_weights):  # no form of a quantized weight takes more than the weight did
+        return result
+    return replace(result, weight=Packed(weight.n_weights, {k: spill.put(t) for k, t in weight.tensors().items()}))
 
 
 def quantized(

@@ -13,13 +13,14 @@ change; if it does (the norm also feeds something else, or its weight is used as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from quantgate.models.layers import Block, Stage, hooks
 from quantgate.quantize.numerics.statistics import InputStatistics
@@ -193,14 +194,23 @@ def _stage_input(stage: Stage, run: Run, linear: nn.Linear | None = None, factor
 
 @contextmanager
 def restored(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Undo, when the block is left, whatever happened to the modules' own parameters."""
-    kept = [(p, p.detach().clone()) for module in modules for p in module.parameters(recurse=False)]
+    """Undo, when the block is left, whatever happened to the modules' own parameters.
+
+    They are copies inside. So what is written to them never touches the file that weights are mapped from, whose pages
+    the system can drop, and a copy's memory is free again behind the block.
+    """
+    kept = [(p, p.data) for module in modules for p in module.parameters(recurse=False)]
+    _put((p, value.clone()) for p, value in kept)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in kept:
-                parameter.copy_(value)
+        _put(kept)
+
+
+def _put(values: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, value in values:
+        parameter.data = value
+        increment_version(parameter)  # which the assignment does not: who keeps something made of it has to see it
 
 
 def _is_neutral(fold: Fold, run: Run) -> bool:

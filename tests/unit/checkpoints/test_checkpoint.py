@@ -52,8 +52,8 @@ def written(model_dir, tmp_path_factory):
             calibration = random_calibration([12, 7, 12, 9])
             computed = {}
 
-            def watched(model, jobs, *rest):
-                run_jobs(model, jobs, *rest)
+            def watched(model, jobs, *rest, **how):
+                run_jobs(model, jobs, *rest, **how)
                 (job,) = jobs
                 computed.update(job.results)
 

@@ -5,11 +5,13 @@ import torch
 
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
+from quantgate.models.spill import Spill
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.settings import GptqSettings
 from quantgate.quantize.sweep import driver
-from quantgate.subjects.make import quantize_checkpoint, quantize_many, with_float_inputs
-from tests.unit.conftest import random_calibration
+from quantgate.quantize.sweep.rotation import Rotated
+from quantgate.subjects.make import _Work, quantize_checkpoint, quantize_many, with_float_inputs
+from tests.unit.conftest import random_calibration, tiny_llama
 
 ROWS = ["rtn4", "gptq4", "gptq2", "awq3", "awq-gptq-w3", "smoothquant-static-w8", "spqr3", "kv8", "int8"]
 
@@ -82,15 +84,10 @@ def test_one_method_without_calibration_stops_the_sweep(model_dir, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_model_is_what_it_was(model_dir, calibration):
-    from tests.unit.conftest import tiny_llama
-
+@pytest.mark.parametrize("names", [("awq4", "gptq4", "smoothquant8"), ("awq-gptq-w3",), ("rtn2",), ("omniquant3",)])
+def test_the_model_is_what_it_was(names, model_dir, calibration):
     model, original = tiny_llama(), tiny_llama().state_dict()
-    jobs = []
-    for name in ("awq4", "gptq4", "smoothquant8"):
-        from quantgate.quantize.sweep.rotation import Rotated
-        from quantgate.subjects.make import _Work
-
-        jobs.append(_Work(METHODS[name], model, Rotated()).job)
+    jobs = [_Work(METHODS[name], model, Rotated(), Spill("x")).job for name in names]
     driver.run_jobs(model, jobs, calibration, Silent())
+    assert all(job.results for job in jobs)
     assert all(torch.equal(tensor, original[name]) for name, tensor in model.state_dict().items())
