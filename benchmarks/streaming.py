@@ -115,12 +115,12 @@ def anonymous(pid: int) -> int:
     return 0
 
 
-def run(model: Path, method: str, store: Path, limit: int | None, options: list[str]) -> None:
+def run(model: Path, method: str, store: Path, limit: int | None, tasks: str, options: list[str]) -> None:
     """One method in a fresh process; prints a row."""
     group = Group(limit)
     command = [
         sys.executable, "-m", "quantgate", "run", "--model", str(model), "--methods", method, "--store", str(store),
-        "--tasks", "perplexity_prose,mmlu_cloze", "--calibration-samples", "16", "--calibration-length", "512",
+        "--tasks", tasks, "--calibration-samples", "16", "--calibration-length", "512",
         "--report-dir", str(store / "report"), *options,
     ]  # fmt: skip
     start, peak = time.perf_counter(), 0
@@ -131,7 +131,7 @@ def run(model: Path, method: str, store: Path, limit: int | None, options: list[
             time.sleep(0.05)
     seconds = time.perf_counter() - start
     group.leave()
-    report = json.loads((store / "report" / "report.json").read_text())
+    report = json.loads(place.read_text()) if (place := store / "report" / "report.json").is_file() else {"phases": {}}
     parts = {name: round(took) for name, took in report["phases"].items() if took >= 1}
     held = f"{limit / 2**30:.1f} GiB" if group.there and limit else "none"
     print(f"{method:12} limit {held:8} exit {process.returncode}  {seconds:6.0f} s  anonymous {peak / 2**30:5.2f} GiB")
@@ -140,11 +140,12 @@ def run(model: Path, method: str, store: Path, limit: int | None, options: list[
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gib", type=float, default=8.0)
     parser.add_argument("--limit-gib", type=float, default=3.0)
     parser.add_argument("--methods", default="rtn4,gptq4,awq4")
+    parser.add_argument("--tasks", default="perplexity_prose,mmlu_cloze")
     parser.add_argument("--both", action="store_true")
     args, options = parser.parse_known_args()
     model = args.out.resolve() / f"random-{args.gib:g}-gib"
@@ -155,7 +156,7 @@ def main() -> None:
         store = args.out.resolve() / f"store-{args.gib:g}-{limit or 'free'}"
         store.mkdir(exist_ok=True)
         for method in args.methods.split(","):
-            run(model, method, store, round(limit * 2**30) if limit else None, options or ["--limit", "50"])
+            run(model, method, store, round(limit * 2**30) if limit else None, args.tasks, options or ["--limit", "50"])
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ SETTINGS = {
 def test_settings_of_a_packed_layer(name, packed):
     config = json.loads((packed / "config.json").read_text())["quantization_config"] | SETTINGS[name]
     with pytest.raises(ModelError) as error:
-        read_layers(packed, config)
+        dict(read_layers(packed, config)[1])
     said(error, "model.layers.0.", "incomplete layer or wrong settings (", "compare quantization_config")
 
 

@@ -68,7 +68,10 @@ class OpenModel:
     """A loaded model that is asked job after job."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> None:
+        from quantgate.models.ahead import read_ahead
+
         self.model, self.tokenizer, self.setting = model, tokenizer, setting
+        read_ahead(model)
 
     def run(self, requests: Sequence[Request], sink: Sink, job: Job) -> dict[str, float]:
         """See `Engine.run`."""

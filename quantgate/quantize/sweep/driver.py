@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Progress
+from quantgate.models.ahead import will_need
 from quantgate.models.layers import Block, Stage, decoder_blocks, head_of, hooks, observe_stages, replace_weight
 from quantgate.models.products import wide_products
 from quantgate.quantize.base import Algorithm, LayerResult, Order, Statistics
@@ -169,6 +170,8 @@ def run_jobs(
         probe = probe_of(model, blocks)
         for index, block in enumerate(blocks):
             progress.step(f"{who}: quantizing blocks", index, len(blocks))
+            for following in blocks[index + 1 : index + 2]:
+                will_need(following.module)
             place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches or given))
             with restored([] if replace_weights or len(jobs) > 1 else list(block.module.modules())):
                 for walk in walks:
