@@ -89,13 +89,33 @@ def test_a_lost_cluster_costs_its_cases_in_one_sentence(gate, monkeypatch):
     ("more", "sentence"),
     [
         (("-n", "2"), "-n beside it"),
-        (("--address", "nowhere:1"), "no cluster at 'nowhere:1' (ConnectionError)"),
+        (("--address", "nowhere:1"), "no cluster at 'nowhere:1' ("),
+        (("--address", "127.0.0.1:1"), "no cluster at '127.0.0.1:1' ("),
+        (("--address", "127.0.0.1:99999"), "no cluster at '127.0.0.1:99999' ("),
     ],
 )
 def test_what_cannot_be_meant(gate, ray, more, sentence):
     result = gate.run("--methods", "rtn8", "--tasks", "truthfulqa", "--executor", "ray", *more)
+    assert result.ret == 4
     assert sentence in result.stdout.str() + result.stderr.str()
     assert ray.sent == []
+
+
+@pytest.mark.parametrize("failure", [ConnectionError("refused"), SystemExit(15)])  # Ray gives up by SystemExit
+def test_a_cluster_that_cannot_be_joined_is_tried_once_and_every_case_says_so(gate, ray, failure):
+    tries = []
+
+    def init(address, **settings):
+        tries.append(address)
+        raise failure
+
+    sys.modules["ray"].init = init
+    result = gate.run("--methods", "rtn8,rtn4", "--tasks", "truthfulqa", "--executor", "ray", "--address", "auto")
+    assert result.ret == 1
+    assert tries == ["auto"]
+    assert gate.verdicts() == {"rtn8-truthfulqa": "invalid", "rtn4-truthfulqa": "invalid"}
+    for each in gate.report["results"]:
+        assert f"no cluster at 'auto' ({type(failure).__name__})" in each["reason"]
 
 
 def test_without_ray_it_says_how_to_get_it(gate, monkeypatch):
