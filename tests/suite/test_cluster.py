@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import os
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from quantgate.fixtures.executors import cluster
+from quantgate.fixtures.executors import chosen, cluster
+from quantgate.runs.evaluation import Evaluation
+from tests.conftest import make_model_dir
 
 VOLATILE = {"seconds", "from_cache", "reference_from"}
 
@@ -72,6 +75,110 @@ def test_a_worker_fills_the_store_and_the_verdict_is_that_of_one_process(gate, r
     assert list(shared.glob(".cluster-*")) == []
     alone = gate.run(*common)
     assert (result.ret, found) == (alone.ret, records(gate))
+
+
+class Worker:
+    """Takes a worker's command in place of starting it, and runs it later in this process, on the store it was given.
+
+    ``theirs``: environment variables of the machine that the worker is on.
+    """
+
+    def __init__(self, gate, monkeypatch, theirs=()):
+        self.gate, self.monkeypatch, self.theirs, self.orders = gate, monkeypatch, dict(theirs), []
+        monkeypatch.setattr(cluster, "subprocess", SimpleNamespace(run=self.take))
+        plain = cluster.fill
+
+        def fill(order):
+            with monkeypatch.context() as there:
+                for name, value in self.theirs.items():
+                    there.setenv(name, value)
+                return plain(order)
+
+        monkeypatch.setattr(cluster, "fill", fill)
+
+    def take(self, words, cwd, env, **settings):
+        self.orders.append((words[3:], env))
+        return SimpleNamespace(returncode=2, stdout="", stderr="")
+
+    def judged(self):
+        """The cases that the workers judge: their ids."""
+        found = []
+        for words, env in self.orders:
+            with self.monkeypatch.context() as there:
+                for name in [name for name in os.environ if name.startswith(("QUANTGATE_", "PYTEST_ADD"))]:
+                    there.delenv(name)
+                for name, value in env.items():
+                    there.setenv(name, value)
+                words[words.index("--report-dir") + 1] = str(self.gate.base["--report-dir"])
+                result = self.gate.pytester.runpytest_inprocess(*words)
+            assert result.ret in (0, 1), result.stdout.str() + result.stderr.str()
+            found += [f"{each['method']}-{each['task']}: {each['n_items']}" for each in self.gate.report["results"]]
+        return found
+
+
+@pytest.fixture
+def worker(gate, ray, monkeypatch):
+    return Worker(gate, monkeypatch)
+
+
+@pytest.fixture
+def installed(gate, monkeypatch):
+    """The suite as it is named where it is installed; the ini file is then the current folder's."""
+    plain = gate.arguments
+    monkeypatch.setattr(gate, "arguments", lambda *more: ["--pyargs", "quantgate.evals", *plain(*more)[1:]])
+
+
+def by_ray(gate, *more):
+    gate.run("--tasks", "truthfulqa", "--executor", "ray", *more)
+
+
+def test_a_method_that_k_alone_names_is_a_workers_too(gate, worker):
+    del gate.base["--methods"]
+    by_ray(gate, "-k", "rtn-whole-w8")
+    assert worker.judged() == ["rtn-whole-w8-truthfulqa: 6"]
+
+
+@pytest.mark.parametrize("ini", ["-x --limit 2", "-m nothing"])
+def test_addopts_of_the_ini_file_are_said_once(gate, worker, pytester, ini):
+    file = pytester.makeini(f"[pytest]\naddopts = {ini}")
+    by_ray(gate, "-c", file, "-m", "", "--limit", "5")
+    assert worker.judged() == ["rtn8-truthfulqa: 5"]
+
+
+def test_the_cases_of_an_installed_suite_are_named_by_their_module(gate, worker, installed):
+    by_ray(gate)
+    assert worker.judged() == ["rtn8-truthfulqa: 6"]
+
+
+def test_a_further_model_may_have_a_name_in_any_script(gate, worker, tmp_path, tiny_model):
+    by_ray(gate, "--model", tiny_model, "--model", make_model_dir(tmp_path / "größe", seed=1))
+    assert worker.judged() == ["rtn8-truthfulqa: 6", "rtn8-truthfulqa: 6"]
+
+
+def test_what_a_workers_machine_says_of_runs_that_are_typed_there_is_not_heard(gate, worker, tmp_path):
+    (tmp_path / "theirs.toml").write_text("limit = 2\n")
+    worker.theirs = {"QUANTGATE_CONFIG": str(tmp_path / "theirs.toml"), "PYTEST_ADDOPTS": "--limit 3"}
+    by_ray(gate)
+    assert worker.judged() == ["rtn8-truthfulqa: 6"]
+
+
+def test_an_interpreter_without_pytest_is_no_run_that_judged(tmp_path, monkeypatch):
+    (tmp_path / "mark").touch()
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # ends with 1, as a red run does
+    order = cluster.Order("rtn8", (), (), str(tmp_path), str(tmp_path), "mark", {}, cluster.versions())
+    assert "its run ended with exit code 1" in cluster.fill(order)
+
+
+def test_a_worker_stops_asking_by_all_that_the_run_judges(gate, ray, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cluster, "fill", lambda order: seen.append(order) or "not now")
+    gate.run("--methods", "rtn8,rtn4", "--tasks", "truthfulqa,perplexity", "--executor", "ray", "--sequential")
+    assert [order.family for order in seen] == [4, 4]
+    monkeypatch.setenv(chosen.VARIABLE, json.dumps({"ids": ["rtn8-truthfulqa"], "family": 4}))
+    families = []
+    monkeypatch.setattr(Evaluation, "result", lambda self, spec, task: families.append(self.questions.options.family))
+    gate.run("--methods", "rtn8,rtn4", "--tasks", "truthfulqa,perplexity", "-p", chosen.__name__)
+    assert families == [4]
 
 
 def test_a_lost_cluster_costs_its_cases_in_one_sentence(gate, monkeypatch):
@@ -147,6 +254,13 @@ def test_the_command_of_a_worker_says_what_this_one_does():
         "--strict",
     ]  # fmt: skip
     assert list(cluster.words_of({"confirm_run_unsafe_code": True}, ())) == ["--confirm-run-unsafe-code"]
+    of_pytest = {
+        "plugins": ["mine", "no:theirs"], "inifilename": "a.ini", "override_ini": ["x=y"], "noconftest": True,
+        "keyword": "gptq3", "pyargs": False, "rootdir": None, "confcutdir": None, "maxfail": 1,
+    }  # fmt: skip
+    assert list(cluster.words_of(of_pytest, ())) == [
+        "-p", "mine", "-p", "no:theirs", "-c", "a.ini", "-o", "x=y", "-k", "gptq3", "--noconftest",
+    ]  # fmt: skip
 
 
 def test_a_worker_is_told_nothing_where_everything_has_its_default():
