@@ -169,12 +169,23 @@ def test_an_interpreter_without_pytest_is_no_run_that_judged(tmp_path, monkeypat
     assert "its run ended with exit code 1" in cluster.fill(order)
 
 
+def test_a_suite_of_the_same_version_with_other_files_judges_nothing(gate, worker, monkeypatch, tmp_path):
+    by_ray(gate)
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "other.py").touch()
+    monkeypatch.setattr(chosen, "ROOM", tmp_path / "suite")
+    with pytest.raises(AssertionError, match="another one than here, of the same version"):
+        worker.judged()
+
+
 def test_a_worker_stops_asking_by_all_that_the_run_judges(gate, ray, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(cluster, "fill", lambda order: seen.append(order) or "not now")
     gate.run("--methods", "rtn8,rtn4", "--tasks", "truthfulqa,perplexity", "--executor", "ray", "--sequential")
     assert [order.family for order in seen] == [4, 4]
-    monkeypatch.setenv(chosen.VARIABLE, json.dumps({"ids": ["rtn8-truthfulqa"], "family": 4}))
+    monkeypatch.setenv(
+        chosen.VARIABLE, json.dumps({"ids": ["rtn8-truthfulqa"], "family": 4, "code": chosen.code_digest()})
+    )
     families = []
     monkeypatch.setattr(Evaluation, "result", lambda self, spec, task: families.append(self.questions.options.family))
     gate.run("--methods", "rtn8,rtn4", "--tasks", "truthfulqa,perplexity", "-p", chosen.__name__)
