@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from quantgate.core.errors import QuantgateError
+from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.store.store import default_root
 
@@ -174,13 +174,19 @@ def _model(model: str, store: Path) -> Iterator[Symptom]:
         yield Symptom(level, f"model {model}", found)
         yield _room(store, int(_SPARE * size))
     else:
-        yield Symptom("warning", f"model {model}", "of the hub: not looked at here")
+        yield Symptom("warning", f"model {model}", f"{_elsewhere(model)}: not looked at here")
+
+
+def _elsewhere(model: str, data: str = "") -> str:
+    if data == "hub":
+        return "data of the hub"
+    return "a server" if model.startswith(("http://", "https://")) else "of the hub"
 
 
 def _estimates(model: str, data: str, store: Path) -> Iterator[Symptom]:
     """Memory and time that the tasks which run without --tasks ask for; the model is on this machine's processor."""
     if data == "hub" or not (model == "bundled" or Path(model).is_dir()):
-        yield Symptom("warning", f"estimate for {model}", "of the hub: not looked at here")
+        yield Symptom("warning", f"estimate for {model}", f"{_elsewhere(model, data)}: not looked at here")
         return
     try:
         yield from _estimated(model, data, store)
@@ -216,6 +222,9 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
             work += forecast.work_of_task(task, source, prompts, known)
         except QuantgateError:  # a run says why; a task that the model cannot be asked takes no time
             unknown.append(task.id)
+    if not work.read:
+        yield Symptom("warning", f"time for {model}", "nothing of this data can be asked, so nothing is estimated")
+        return
     dtype = forecast.multiplied_in(torch.bfloat16)
     rate = forecast.matmul_rate(dtype)
     minutes = forecast.seconds(work, numbers, rate, dtype) / 60
@@ -238,6 +247,9 @@ def _tasks_of(data: str) -> str:
     if data == "hub":
         return "of the hub: not looked at here"
     chosen = select_tasks(None, open_data(data, BUNDLED_DATA, offline=True))
+    if not chosen:
+        raise UsageError(f"--data {data}", "items of no task that runs without --tasks", expected="files of one",
+                         hint="docs/tasks.md has their layout")  # fmt: skip
     return f"{len(chosen)} tasks run without --tasks: {', '.join(task.id for task in chosen)}"
 
 
@@ -247,7 +259,7 @@ def _store(root: Path) -> Symptom:
 
 def _room(root: Path, wanted: int) -> Symptom:
     place = next(path for path in (root, *root.parents) if path.exists())
-    if not os.access(place, os.W_OK):
+    if not (place.is_dir() and os.access(place, os.W_OK)):
         return Symptom("error", f"store {root}", "cannot be written; choose another one with --store")
     free = shutil.disk_usage(place).free
     level: Literal["ok", "warning"] = "ok" if free >= wanted else "warning"

@@ -387,3 +387,25 @@ def test_the_same_case_of_two_calibration_sets_is_two_rows(told, place):
     folder = place("a", with_set("c4"), with_set("ptb"))
     rows = json.loads(told("report", folder, folder, "--json")[1])
     assert [row["case"] for row in rows] == ["gptq4:c4 on truthfulqa", "gptq4:ptb on truthfulqa"]
+
+
+def test_doctor_finds_fault_with_data_that_nothing_can_be_asked_of(told, tmp_path):
+    (tmp_path / "data").mkdir()
+    code, out, _ = told("doctor", "--data", tmp_path / "data", "--estimate")
+    assert code == 1
+    assert "items of no task that runs without --tasks" in out
+    assert "ok       time" not in out
+    assert "nothing of this data can be asked" in out
+
+
+def test_doctor_finds_fault_with_a_store_inside_a_file(told, tmp_path):
+    (tmp_path / "file").touch()
+    assert f"error    store {tmp_path / 'file' / 'x'}: cannot be written" in told(
+        "doctor", "--store", tmp_path / "file" / "x"
+    )[1]  # fmt: skip
+
+
+def test_doctor_calls_a_server_a_server(told):
+    out = told("doctor", "--model", "http://localhost:1", "--estimate")[1]
+    assert "model http://localhost:1: a server: not looked at here" in out
+    assert "estimate for http://localhost:1: a server" in out
