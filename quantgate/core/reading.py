@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import tomllib
 import unicodedata
 from collections import Counter
@@ -24,6 +26,7 @@ MOST_RECORDS: Final = 512 * MIB  # baselines, reports
 MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
 MOST_LINE: Final = 16 * MIB  # of a file of one JSON value a line
 MOST_REPLY: Final = 4 * MIB  # of another machine
+_LONG: Final = re.compile(r"[0-9]{309}")  # digits that may be more than a float holds, in a number or in a text
 MOST_PARTS: Final = 5_000_000  # objects and lists in one JSON text: a byte or two each there, some 100 in memory
 _TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # bidirectional overrides
 
@@ -105,11 +108,19 @@ def _parsed(text: str | bytes, most: int, pairs: Callable[[list[tuple[str, Any]]
         raise Unreadable(f"{len(text)} characters of JSON, more than the {most} that are read")
     check_parts(text)
     try:
-        return json.loads(decode(text) if isinstance(text, bytes) else text, object_pairs_hook=pairs)
+        plain = decode(text) if isinstance(text, bytes) else text
+        # a hook for every number takes its time, so only where a number may be too long
+        return json.loads(plain, object_pairs_hook=pairs, parse_int=_whole if _LONG.search(plain) else None)
     except RecursionError as error:
         raise Unreadable("no JSON that can be read (it is nested too deeply)") from error
     except ValueError as error:
         raise error if isinstance(error, Unreadable) else Unreadable(f"no JSON ({error})") from error
+
+
+def _whole(digits: str) -> int:
+    if not math.isfinite(float(digits)):
+        raise Unreadable(f"a whole number of {len(digits.lstrip('-'))} digits, which is no float")
+    return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

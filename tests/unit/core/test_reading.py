@@ -29,7 +29,7 @@ def test_a_missing_file_is_told_from_a_broken_one(tmp_path):
         (b"", r"no JSON \(Expecting value"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a":' * 200_000, "nested too deeply"),
-        (b"1" * 5000, r"no JSON \(Exceeds the limit"),
+        (b"1" * 5000, "a whole number of 5000 digits, which is no float"),
         (b"x" * 2000, "it holds 2000 bytes, more than the 1000 that are read"),
     ],
 )
@@ -115,3 +115,11 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Unreadable, match="no plain file"):
         reading.read_bytes(tmp_path / "pipe")
+
+
+def test_a_whole_number_that_no_float_holds_is_refused_and_one_in_a_text_is_none():
+    digits = "9" * 400
+    for number in (digits, f"-{digits}", str(2**1024)):
+        with pytest.raises(reading.Unreadable, match="which is no float"):
+            reading.parse_json(f'{{"value": [{number}]}}')
+    assert reading.parse_json(f'{{"{digits}": "{digits}", "a": {2**1023}}}') == {digits: digits, "a": 2**1023}

@@ -299,3 +299,10 @@ def test_what_was_another_version_is_said_beside_a_contradiction(report, capsys,
     assert "was written with" not in verified(report, capsys)[1]
     edit(report, lambda c: c.update(environment={"versions": ["torch"]}))
     assert "was written with" not in verified(report, capsys)[1]
+
+
+@pytest.mark.parametrize("words", [("verify",), ("report", "--summary", "2000")])
+def test_a_number_that_no_float_holds_ends_in_a_sentence(report, capsys, words):
+    edit(report, lambda c: c["results"][0].update(value=10**400))
+    assert cli.main([words[0], str(report), *words[1:]]) == 1
+    assert "a whole number of 401 digits, which is no float" in capsys.readouterr().err
