@@ -110,13 +110,15 @@ of(
 )
 of(
     "quantgate/checkpoints/inspection.py",
-    "tests/unit/checkpoints/test_audit.py tests/unit/checkpoints/test_inspection.py",
+    "tests/unit/checkpoints/test_audit.py tests/unit/checkpoints/test_inspection.py "
+    "tests/unit/checkpoints/test_gguf_damages.py",
     ("    if not bool(found.sum().isfinite()):", f"    {NEVER}"),
     ("    if matrices.is_zero(found):", f"    {NEVER}"),
     ("    elif error > min(_UNLIKE, _SLACK * least):", "    elif False:"),
     ("(usual := _usually(seen)) > _USUAL", "(usual := _usually(seen)) > 1e9"),
     ("matrices.is_rotation(one, other) and _turned_alike", "_turned_alike"),
     ("    if apart := moved(pair.fit.scaled, pair.found):", f"    {NEVER}"),
+    ("                    seen.lost[module] = lost\n", "                    pass\n"),
     ("        if allowed < much <= twice and matrices.own_ranges(weight, found, stored.group):", f"        {NEVER}"),
     ("if allowed < much <= twice and matrices.own_ranges(weight, found, stored.group):", "if allowed < much <= twice:"),
     ("        if len(same) > 1:", f"        {NEVER}"),
@@ -257,6 +259,12 @@ of(
     "tests/unit/checkpoints/test_static_cache.py",
     ("        cache_scales.read(checkpoint, declared, who)\n", "        pass\n"),
     ("    if declared.activation_bits < 16:", f"    {NEVER}"),
+)
+of(
+    "quantgate/checkpoints/biases.py",
+    "tests/unit/checkpoints/test_biases.py",
+    ("        if module in rows and", "        if False and"),
+    ("(others if away and felt and", "(others if away and"),
 )
 of(
     "quantgate/checkpoints/layouts/mlx.py",

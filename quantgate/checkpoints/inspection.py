@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quantgate.checkpoints import matrices
+from quantgate.checkpoints import biases, matrices
 from quantgate.checkpoints.causes import order_of_groups
 from quantgate.checkpoints.findings import ERROR, FACT, WARNING, Audit, Finding, MatrixRow, named
 from quantgate.checkpoints.folds import Folds
@@ -28,7 +28,7 @@ from quantgate.core.words import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 8  # counts up when other things are found in the same files
+VERSION: Final = 9  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -43,6 +43,8 @@ _TURNED: Final = 0.3  # of products of embedding and first matrices, after both 
 _COARSE: Final = 0.05  # of a matrix that was rounded to 4 bits before it was stored in 8: 1% to 3% of it is error
 _ALL: Final = 0.9  # share of the matrices
 _SHIFTED: Final = 0.2  # share of the groups
+_FINE: Final = 4  # bits: coarser codes leave single groups far from the original
+_NEAREST: Final = 1.4  # times the least error: rounding to the nearest has 1.0, GPTQ in 4 bits 1.6 to 6
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _MOST_TIMES: Final = 16  # bytes of a weight with all that belongs to it
 _ROOM: Final = 1 << 20  # for what small matrices have beside them
@@ -63,6 +65,7 @@ class _Seen:
     folds: Folds = field(default_factory=Folds)
     apart: dict[str, float] = field(default_factory=dict)
     twice: dict[str, float] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
     negative: list[str] = field(default_factory=list)
     zero: dict[str, int] = field(default_factory=dict)
     same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -231,8 +234,11 @@ def _compare(
         seen.far[module] = error
         seen.causes += _causes(module, pair.wide, found, least, ours)
     else:
+        both = matrices.sampled(pair.fit.scaled, found) if fitted else pair.sample
         if stored.kind == "int":
-            both = matrices.sampled(pair.fit.scaled, found) if fitted else pair.sample
+            for sides in (pair.sample, both) if stored.bits >= _FINE else ():
+                if lost := matrices.lost_groups(*sides, stored.group, _NEAREST * least):
+                    seen.lost[module] = lost
             share = matrices.shifted(*both, stored.group)
             seen.shifted |= {module: share} if share > _SHIFTED else {}
         _check_groups(module, pair, least, stored, fitted, seen)
@@ -391,6 +397,10 @@ def _values(seen: _Seen) -> Iterator[Finding]:
             f"scales of {counted(len(seen.apart), 'matrix', 'matrices')} do not fit their groups ({named(seen.apart)})"
         )
         yield Finding("scales_misplaced", ERROR, sentence, tuple(seen.apart), seen.apart)
+    if seen.lost:
+        groups = counted(sum(seen.lost.values()), "group", "groups")
+        sentence = f"{groups} of features hold something else than the reference's ({named(seen.lost)})"
+        yield Finding("groups_apart", ERROR, sentence, tuple(seen.lost), dict(seen.lost))
     if seen.twice:
         sentence = (
             f"steps of {counted(len(seen.twice), 'matrix', 'matrices')} moved as a second rounding moves them: rounded "
@@ -468,8 +478,10 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
                 seen.folds.add_norm(name, (other.float() / one.float()).nan_to_num(1.0))
     if broken:
         yield Finding("not_finite", ERROR, f"{_tensors(broken)} not finite ({named(broken)})", tuple(broken))
-    if lost := [name for name, much in changed.items() if much > _UNLIKE and not name.endswith(".weight")]:
-        yield Finding("bias_changed", WARNING, f"{named(lost)} hold other values", tuple(lost))
+    unlike = [name for name, much in changed.items() if much > _UNLIKE and name.endswith(".bias")]
+    for level, found in zip((ERROR, WARNING), biases.lost(unlike, checkpoint, ours, seen.folds.rows), strict=True):
+        if found:
+            yield Finding("bias_changed", level, f"{named(found)} hold other values", tuple(found))
     quantized = set(checkpoint.modules)
     kept = {name: much for name, much in changed.items() if name.removesuffix(".weight") not in quantized}
     if kept:

@@ -23,6 +23,9 @@ _FEW_GROUPS: Final = 16  # correlate by chance
 _RELATED: Final = (
     0.4  # correlation: rounding twice leaves up to 0.36, scales of other groups of like sizes 0.40 to 0.96
 )
+_PIECE_OF_ROW: Final = 64
+_ALONG: Final = 0.5  # cosine of a group's angle: 0.95 and more in 16 levels without feedback, 0.18 by chance for 32
+_OFF: Final = 4.0  # times: 0.87 to 1.13 in honest ones
 _ONE_SIDED: Final = 0.6  # of the squared error of a group is its mean: one step off leaves 0.92, rounding 1 / size
 FINEST: Final = 2e-5  # the same of integers whose steps are known: their scales are rounded to 16 bit
 
@@ -162,6 +165,29 @@ def own_ranges(weight: Tensor, found: Tensor, group: int | None) -> bool:
         return False
     size, by = (each.log() - each.log().mean() for each in (largest, factors))
     return abs(float((size * by).sum())) < _RELATED * float(size.norm() * by.norm())
+
+
+def lost_groups(weight: Tensor, found: Tensor, group: int | None, allowed: float) -> int:
+    """Groups of ``found`` (pieces of `_PIECE_OF_ROW` where the layout has none) that are not ``weight``'s.
+
+    Rounding to the nearest of 16 levels and more leaves each of them nearly along the original, at about its size. One
+    that holds something else, or has a scale of another size, hardly shows in the whole matrix. Rounding with feedback
+    (GPTQ) leaves single groups anywhere: where the others have more than ``allowed`` (relative, squared) of error, none
+    is named.
+    """
+    size = group if group is not None and 0 < group < weight.shape[1] else min(_PIECE_OF_ROW, weight.shape[1])
+    whole = weight.shape[1] // size * size
+    ours, theirs = (each[:, :whole].reshape(len(each), -1, size) for each in (weight, found))
+    mass, power = ours.square().sum(2), theirs.square().sum(2)
+    along = (ours * theirs).sum(2)
+    factors = along / mass.clamp(min=_TINY)
+    lost = (along < _ALONG * (mass * power).sqrt()) | (factors > _OFF) | (factors < 1 / _OFF)
+    heard = (mass > _LIGHT * mass.mean()) | (
+        power > _LIGHT * power.mean()
+    )  # a row that was fitted away still has power
+    lost &= heard
+    rest = (mass + power - 2 * along)[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
+    return int(lost.sum()) if float(rest) <= allowed else 0
 
 
 def _group_factors(weight: Tensor, found: Tensor, group: int | None) -> tuple[Tensor, Tensor]:

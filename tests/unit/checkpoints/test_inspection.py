@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints.audit import check_complete
+from quantgate.checkpoints.causes import order_of_groups
 from quantgate.checkpoints.findings import ERROR, WARNING, from_record
 from quantgate.checkpoints.inspection import inspect
 from quantgate.checkpoints.layouts.table import open_checkpoint
@@ -15,7 +16,7 @@ from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.subjects.make import quantize_checkpoint
-from tests.unit.checkpoints.damages import DAMAGES, HARMLESS, UP, damaged
+from tests.unit.checkpoints.damages import DAMAGES, DOWN, HARMLESS, UP, damaged
 
 DATA = Path(__file__).parents[2] / "data" / "checkpoints"
 REFERENCE = DATA / "reference"
@@ -163,3 +164,22 @@ def test_scales_that_belong_to_other_groups_are_no_second_rounding(how, twice, t
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     found = inspect(path, REFERENCE, "damaged")
     assert UP in [name for each in found.of_level(ERROR) for name in each.modules]
+
+
+@pytest.mark.parametrize(("order", "codes"), [("stored", []), ("drawn", ["order_of_groups"])])
+def test_groups_whose_scales_are_alike_are_in_no_other_order(order, codes, tmp_path):
+    """As GPTQ leaves them in 3 bits: many features fit another group a little better than their own."""
+    path = shutil.copytree(DATA / "gptq_act", tmp_path / "theirs")
+    state = load_file(path / "model.safetensors")
+    scales = state[f"{DOWN}.scales"]
+    scales[1:] = scales[1] * torch.tensor([[1.0], [1.001], [0.999]])
+    scales[0] *= 4
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    generator = torch.Generator().manual_seed(3)
+    weight = open_checkpoint(path, None, "theirs").weight(DOWN)
+    weight = weight + 0.1 * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
+    if order == "drawn":
+        state[f"{DOWN}.g_idx"] = state[f"{DOWN}.g_idx"][torch.randperm(128, generator=generator)].contiguous()
+        save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    found = order_of_groups(DOWN, weight, open_checkpoint(path, None, "theirs"))
+    assert [each.code for each in found] == codes
