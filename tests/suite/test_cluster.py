@@ -192,6 +192,15 @@ def test_a_worker_stops_asking_by_all_that_the_run_judges(gate, ray, tmp_path, m
     assert families == [4]
 
 
+def test_the_report_is_written_before_the_cluster_is_let_go(gate, ray, monkeypatch):
+    """Ray ends a process whose head is gone, a minute later: it did so between the last verdict and the report."""
+    monkeypatch.setattr(cluster, "fill", lambda order: "")
+    states = []
+    sys.modules["ray"].shutdown = lambda: states.append(gate.report["status"])
+    gate.run("--methods", "rtn8", "--tasks", "truthfulqa", "--executor", "ray")
+    assert states == ["finished"]
+
+
 def test_a_lost_cluster_costs_its_cases_in_one_sentence(gate, monkeypatch):
     lost = FakeRay(ConnectionError("no way to the head"))
     monkeypatch.setitem(sys.modules, "ray", lost.module())
