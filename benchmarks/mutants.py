@@ -282,6 +282,7 @@ of(
     "tests/unit/checkpoints/test_layouts.py tests/unit/checkpoints/test_inspection.py",
     ("(rows, 8 * width) or not groups", "(rows, 8 * width) or False and not groups"),
     (", used=_groups_gemv", ""),
+    ("    if not uneven:", "    if True:"),
 )
 of(
     "quantgate/checkpoints/agreement.py",

@@ -12,8 +12,17 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.checkpoints.findings import ERROR, Finding, named
 from quantgate.checkpoints.layouts import native
-from quantgate.checkpoints.layouts.parts import Headers, PartsLayout, Settings, Tensors, need, total
+from quantgate.checkpoints.layouts.parts import (
+    Headers,
+    PartsCheckpoint,
+    PartsLayout,
+    Settings,
+    Tensors,
+    need,
+    total,
+)
 from quantgate.checkpoints.layouts.protocol import CHANNEL, StoredModule
 from quantgate.core.errors import ModelError
 
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 _ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)  # output feature of each nibble, low bits first
 _PARTS: Final = re.compile(r"(?P<layer>.+)\.(?P<key>qweight|qzeros|scales)")
 _BITS: Final = 4
+_MIDDLE: Final = 8  # of a symmetric grid
 
 
 def bits_of(config: Mapping[str, Any]) -> Any:
@@ -112,6 +122,27 @@ def _in_order(words: Tensor) -> Tensor:
     return ((words.unsqueeze(2) >> torch.arange(0, 32, _BITS, dtype=torch.int32)) & 15).flatten(1).float()
 
 
+def _claimed(checkpoint: PartsCheckpoint) -> list[Finding]:
+    """Zero points of their own under ``zero_point: false``: kernels for symmetric codes pass over them."""
+    uneven = [
+        name
+        for name in checkpoint.modules
+        if checkpoint.settings(name).get("zero_point") is False and bool((_zeros(checkpoint, name) != _MIDDLE).any())
+    ]
+    if not uneven:
+        return []
+    sentence = f"{named(uneven)} have zero points of their own, and the configuration says zero_point: false"
+    return [Finding("claimed_symmetric", ERROR, sentence, tuple(uneven))]
+
+
+def _zeros(checkpoint: PartsCheckpoint, module: str) -> Tensor:
+    """One number a group and output feature, in either packing."""
+    words, settings = checkpoint.part(module, "qzeros"), checkpoint.settings(module)
+    if version_of(checkpoint.quantization) == "gemm":
+        return _nibbles(words)
+    return _in_order(words)[:, : _groups_gemv(checkpoint.found[module], settings)]
+
+
 def version_of(config: Mapping[str, Any]) -> str:
     """How the words are filled: ``gemm`` where nothing is said."""
     return str(config.get("version", config.get("format", "gemm"))).lower()
@@ -119,10 +150,11 @@ def version_of(config: Mapping[str, Any]) -> str:
 
 AWQ: Final = PartsLayout(
     "awq", ("awq", "gemm"), _PARTS, describe, unpack, applies=lambda config: version_of(config) == "gemm",
+    suspect=_claimed,
 )  # fmt: skip
 AWQ_GEMV: Final = PartsLayout(
     "awq (gemv)", ("awq", "gemv"), _PARTS, describe_gemv, unpack_gemv,
-    applies=lambda config: version_of(config) == "gemv", used=_groups_gemv,
+    applies=lambda config: version_of(config) == "gemv", suspect=_claimed, used=_groups_gemv,
 )  # fmt: skip
 
 

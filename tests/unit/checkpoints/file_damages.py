@@ -22,7 +22,8 @@ def _edit(name, change):
 def _undeclared(path: Path) -> bool:
     """Nothing says any more how codes become weights, beside config.json either."""
     (path / "quantize_config.json").unlink(missing_ok=True)
-    return _edit("config.json", lambda content: content.pop("quantization_config", None))(path)
+    keys = ("quantization_config", "quantization")
+    return _edit("config.json", lambda content: [content.pop(key, None) for key in keys])(path)
 
 
 def _config(**fields):

@@ -89,6 +89,27 @@ def test_awq_gemv_whose_groups_are_others(tmp_path):
         dict(checkpoint.modules)
 
 
+@pytest.mark.parametrize("version", ["gemm", "gemv"])
+def test_awq_zero_points_that_are_denied(version, tmp_path):
+    source = "awq_gemv" if version == "gemv" else "ar_auto_round_auto_awq"
+
+    def declared(**fields):
+        config = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": version, **fields}
+        path = copy(source, tmp_path / str(len(list(tmp_path.iterdir()))), lambda content: None)
+        content = json.loads((path / "config.json").read_text()) | {"quantization_config": config}
+        (path / "config.json").write_text(json.dumps(content))
+        return path
+
+    whole, denied = declared(zero_point=True), declared(zero_point=False)
+    assert inspect(whole, REFERENCE, "x").of_level(ERROR) == []
+    assert [each.code for each in inspect(denied, REFERENCE, "x").of_level(ERROR)] == ["claimed_symmetric"]
+    state = load_file(denied / "model.safetensors")
+    for name in [name for name in state if name.endswith(".qzeros")]:
+        state[name] = torch.full_like(state[name], -0x77777778)  # 8 in every place: then nothing is denied
+    save_file(state, denied / "model.safetensors", metadata={"format": "pt"})
+    assert "claimed_symmetric" not in [each.code for each in inspect(denied, REFERENCE, "x").of_level(ERROR)]
+
+
 @pytest.mark.parametrize("version", ["marlin", "gemv_fast"])
 def test_another_packing_is_refused_with_what_it_is(version, tmp_path):
     path = copy("awq_gemv", tmp_path, lambda config: config.update(version=version))
