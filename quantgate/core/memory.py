@@ -49,6 +49,13 @@ def kept_heap() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Hand back what is free, within `kept_heap` too: where memory is short that is worth its faults."""
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def large_pages() -> None:
     """Let torch ask for pages of 2 MB from here on, where the system gives them on request (Linux: ``madvise``).
 

@@ -27,14 +27,15 @@ _ALIGNED: Final = 64
 class Spill:
     """Keeps tensors; the first ``above`` bytes of them in memory, what follows in files below ``directory``.
 
-    ``above``: None for half of the memory that is available now. ``directory``: None for the system's temporary one
-    (``TMPDIR``). The files go with the last tensor in them, or with the process.
+    ``above``: None for a quarter of the memory that is available now; what is computed with them wants the rest.
+    ``directory``: None for the system's temporary one (``TMPDIR``). The files go with the last tensor in them, or with
+    the process.
     """
 
     def __init__(self, who: str, directory: Path | None = None, above: int | None = None) -> None:
         self.who, self.directory = who, directory
         free = available() if above is None else None
-        self.left = above if above is not None else sys.maxsize if free is None else free // 2
+        self.left = above if above is not None else sys.maxsize if free is None else free // 4
         self.spilled = 0
         """Bytes that went into files."""
         self._slab: mmap.mmap | None = None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quantgate.core.errors import MethodError
+from quantgate.core.memory import give_back
 from quantgate.core.requests import is_number
 from quantgate.models.products import as_they_are
 from quantgate.models.spill import Spill
@@ -42,7 +43,9 @@ def packed(result: LayerResult, spill: Spill) -> LayerResult:
     weight = result.weight
     if spill.room(2 * weight.n_weights):  # no form of a quantized weight takes more than the weight did
         return result
-    return replace(result, weight=Packed(weight.n_weights, {k: spill.put(t) for k, t in weight.tensors().items()}))
+    result = replace(result, weight=Packed(weight.n_weights, {k: spill.put(t) for k, t in weight.tensors().items()}))
+    give_back()
+    return result
 
 
 def quantized(

@@ -52,9 +52,9 @@ def test_what_exceeds_the_budget_goes_into_a_file(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_budget_is_half_of_what_there_is(monkeypatch):
+def test_the_budget_is_a_quarter_of_what_there_is(monkeypatch):
     monkeypatch.setattr(spill_module, "available", lambda: 1000)
-    assert (Spill("x").room(500), Spill("x").room(501)) == (True, False)
+    assert (Spill("x").room(250), Spill("x").room(251)) == (True, False)
     monkeypatch.setattr(spill_module, "available", lambda: None)
     assert Spill("x").room(1 << 60)  # nobody says how much there is
 
