@@ -110,12 +110,18 @@ def _top(line: Line, prefix: Tokens, count: int) -> list[Likely]:
 
 
 def _check_read(reply: Any, prefix: Tokens) -> None:
-    """Refuse an answer to a prompt that the server cut short, or that is another one."""
+    """Refuse an answer to a prompt that the server cut short, or that is another one, and one that it drew by chance:
+    of the temperature every reply says what it was.
+    """
     if not isinstance(reply, dict):
         return
     check_count(reply.get("tokens_evaluated"), prefix)
     if reply.get("truncated") is True:
         raise RemoteError("llama.cpp", f"it cut a prompt of {len(prefix)} tokens short", expected="a larger --ctx-size")
+    settings = reply.get("generation_settings")
+    warmth = settings.get("temperature") if isinstance(settings, dict) else None
+    if isinstance(warmth, (int, float)) and warmth > 0:
+        raise RemoteError("llama.cpp", f"it answered at temperature {warmth:g}", expected="0, as it was asked to")
 
 
 class LlamaCpp:

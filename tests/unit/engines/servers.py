@@ -168,6 +168,9 @@ def llama_completion(server, body):
             mine = 0.0
         chosen = {"id": ids[0], "logprob": server.value(mine), "top_logprobs": shown}
         reply["completion_probabilities"] = [chosen]
+    warm = 1.5 if server.has("warm") else body.get("temperature", 0.8)
+    reply["generation_settings"] = {"temperature": warm}
+    reply["tokens_evaluated"] = len(tokens)
     if server.has("truncates"):
         reply["truncated"] = len(tokens) > 40
     return reply

@@ -156,6 +156,15 @@ def test_a_server_that_ignores_the_temperature_generates_nothing_that_is_judged(
         assert "asked twice for its greedy answer it gives two" in found.silent
 
 
+def test_a_server_that_begins_to_ignore_the_temperature_is_found_out(tokenizer):
+    """Of llama.cpp every reply says it; seen with its own server behind a proxy, whose canary stayed the same."""
+    with serving("llama.cpp", tokenizer) as server:
+        found = probed(server, tokenizer)
+        server.faults.add("warm")
+        with pytest.raises(EngineError, match=r"it answered at temperature 1.5; expected"):
+            answers(found, [Generate((1, 2, 3), 4, ())])
+
+
 def test_several_models_want_a_name(tokenizer):
     with serving("openai", tokenizer, "two models") as server:
         with pytest.raises(UsageError, match=r"2 models there; expected one of tiny, second; name it behind"):
