@@ -107,8 +107,9 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
             _look_plain(name, checkpoint, ours, seen)
         findings += _in_order(checkpoint, ours, seen)
         findings += [*_others(checkpoint, ours, seen)]
-        if _usually(seen) > _USUAL:  # a fine-tune, say: other weights all over, and no factors
-            seen.folds.forget(seen.unexplained)
+        # other weights and no factors: GPTQ's feedback moves columns so, a fine-tune all matrices
+        tuned = _usually(seen) > _USUAL
+        seen.folds.forget([module for module in seen.unexplained if tuned or module not in seen.zero])
         findings += seen.folds.findings(checkpoint.config)
     findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
     order = {ERROR: 0, WARNING: 1, FACT: 2}
