@@ -97,6 +97,12 @@ def test_a_refused_command_is_annotated_and_no_report_of_another_run_is_shown_fo
     assert "actions/upload-artifact" not in done.used
 
 
+def test_a_report_of_the_instant_in_which_the_run_began_is_its_own(action):
+    """Clocks of files tick every few milliseconds."""
+    done = action(gate='touch -r "$RUNNER_TEMP/quantgate-begun" out/report.json')
+    assert done.calls[-1].startswith("gh api --silent --method POST")
+
+
 def test_an_earlier_comment_is_made_anew(action):
     done = action(find="echo first; echo https://api/comments/5")
     assert "--method PATCH https://api/comments/5 -F body=@" in done.calls[-1]
