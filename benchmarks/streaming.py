@@ -2,10 +2,11 @@
 
     python benchmarks/streaming.py --out DIR [--gib 8] [--limit-gib 3] [--methods rtn4,gptq4,awq4] [--both]
 
-Makes a Llama checkpoint with random weights in DIR, then runs `quantgate run` on it (perplexity of two segments, 50 of
-mmlu_cloze), a fresh process for each method. The process is put into a control group that holds it to LIMIT (Linux,
-as root; without one the memory is measured and nothing is enforced). What a group holds includes the files that it
-reads; *anonymous* is what could not be dropped. ``--both``: the same without a limit first, another store each.
+Makes a Llama checkpoint with random weights in DIR, then runs `quantgate run` on it (``--tasks``; 50 items of each
+unless ``--limit`` is given), a fresh process for each method. The process is put into a control group that holds it to
+LIMIT (Linux, as root; without one the memory is measured and nothing is enforced). What a group holds includes the
+files that it reads; *anonymous* is what could not be dropped. ``--both``: the same without a limit first, another store
+each.
 
 Random weights know nothing, so verdicts say so; what is shown is that and how fast every step ends.
 """

@@ -44,12 +44,17 @@ def _group(config: Mapping[str, Any]) -> int:
     return int(config.get("group_size", config.get("q_group_size", 0)))
 
 
-def describe(headers: Headers, settings: Settings) -> StoredModule:
-    """From the shapes of ``qweight`` ``[in, out / 8]`` and ``scales`` ``[groups, out]``."""
+def _words(headers: Headers, settings: Settings) -> tuple[int, ...]:
+    """The shape of ``qweight`` where all parts are there, in the bits of this packing. Raises ModelError."""
     need(headers, settings["module"], "qweight", "qzeros", "scales")
     if bits_of(settings) != _BITS:
         raise ModelError(settings["module"], f"{bits_of(settings)} bits in AWQ's packing", expected=f"{_BITS}")
-    rows, words = headers["qweight"].shape
+    return headers["qweight"].shape
+
+
+def describe(headers: Headers, settings: Settings) -> StoredModule:
+    """From the shapes of ``qweight`` ``[in, out / 8]`` and ``scales`` ``[groups, out]``."""
+    rows, words = _words(headers, settings)
     group = _group(settings)
     if headers["scales"].shape != (-(-rows // (group if group > 0 else rows)), words * 8):
         raise ModelError(
@@ -80,10 +85,7 @@ def _nibbles(words: Tensor) -> Tensor:
 
 def describe_gemv(headers: Headers, settings: Settings) -> StoredModule:
     """From the shapes of ``qweight`` ``[out, in / 8]`` and ``scales`` ``[out, groups]``, filled up."""
-    need(headers, settings["module"], "qweight", "qzeros", "scales")
-    if bits_of(settings) != _BITS:
-        raise ModelError(settings["module"], f"{bits_of(settings)} bits in AWQ's packing", expected=f"{_BITS}")
-    rows, words = headers["qweight"].shape
+    rows, words = _words(headers, settings)
     group = _group(settings)
     groups = _groups_gemv(headers, settings)
     width = headers["qzeros"].shape[1] if len(headers["qzeros"].shape) == 2 else 0

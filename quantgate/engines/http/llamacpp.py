@@ -120,7 +120,7 @@ def _check_read(reply: Any, prefix: Tokens) -> None:
         raise RemoteError("llama.cpp", f"it cut a prompt of {len(prefix)} tokens short", expected="a larger --ctx-size")
     settings = reply.get("generation_settings")
     warmth = settings.get("temperature") if isinstance(settings, dict) else None
-    if isinstance(warmth, (int, float)) and warmth > 0:
+    if isinstance(warmth, (int, float)) and warmth != 0:  # NaN is no zero either
         raise RemoteError("llama.cpp", f"it answered at temperature {warmth:g}", expected="0, as it was asked to")
 
 

@@ -4,6 +4,7 @@ A server is given faults by name; what they do stands where they are looked up.
 """
 
 import json
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -168,7 +169,8 @@ def llama_completion(server, body):
             mine = 0.0
         chosen = {"id": ids[0], "logprob": server.value(mine), "top_logprobs": shown}
         reply["completion_probabilities"] = [chosen]
-    warm = 1.5 if server.has("warm") else body.get("temperature", 0.8)
+    told = {"warm": 1.5, "no temperature": math.nan}
+    warm = next((told[fault] for fault in told if server.has(fault)), body.get("temperature", 0.8))
     reply["generation_settings"] = {"temperature": warm}
     reply["tokens_evaluated"] = len(tokens)
     if server.has("truncates"):

@@ -156,12 +156,13 @@ def test_a_server_that_ignores_the_temperature_generates_nothing_that_is_judged(
         assert "asked twice for its greedy answer it gives two" in found.silent
 
 
-def test_a_server_that_begins_to_ignore_the_temperature_is_found_out(tokenizer):
+@pytest.mark.parametrize(("fault", "told"), [("warm", "1.5"), ("no temperature", "nan")])
+def test_a_server_that_begins_to_ignore_the_temperature_is_found_out(fault, told, tokenizer):
     """Of llama.cpp every reply says it; seen with its own server behind a proxy, whose canary stayed the same."""
     with serving("llama.cpp", tokenizer) as server:
         found = probed(server, tokenizer)
-        server.faults.add("warm")
-        with pytest.raises(EngineError, match=r"it answered at temperature 1.5; expected"):
+        server.faults.add(fault)
+        with pytest.raises(EngineError, match=rf"it answered at temperature {told}; expected"):
             answers(found, [Generate((1, 2, 3), 4, ())])
 
 
