@@ -116,6 +116,34 @@ def test_no_more_is_kept_than_there_is_room_for(without, monkeypatch):
 
 def test_how_a_processor_computes_is_said_in_words(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    monkeypatch.setattr(products, "has_products", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert products.arithmetic(torch.bfloat16) == "AVX2, float32 products of bfloat16"
     assert products.arithmetic(torch.float32) == "AVX2, its own products of float32"
+
+
+@pytest.mark.parametrize(
+    ("has", "limit", "bf16", "fp16"),
+    [
+        ("avx512_vnni", None, "float32", "float32"),  # oneDNN says it can, and emulates: four times slower
+        ("avx512_bf16", None, "avx512_bf16", "float32"),
+        ("avx512_bf16", "avx512_core", "float32", "float32"),
+        ("avx512_bf16", "AVX512_CORE_VNNI", "float32", "float32"),
+        ("avx512_bf16 avx512_fp16 amx_bf16", None, "amx_bf16", "avx512_fp16"),
+        ("avx512_bf16 avx512_fp16 amx_bf16 amx_fp16", "", "amx_bf16", "amx_fp16"),
+        ("avx512_bf16 avx512_fp16 amx_bf16 amx_fp16", "AVX512_CORE_AMX", "amx_bf16", "avx512_fp16"),
+        ("avx512_bf16 avx512_fp16 amx_bf16 amx_fp16", "AVX512_CORE_BF16", "avx512_bf16", "float32"),
+        (None, None, "its own", "its own"),  # no AVX-512 at all, as on ARM
+    ],
+)
+def test_products_that_are_emulated_are_none(monkeypatch, has, limit, bf16, fp16):
+    found = {} if has is None else dict.fromkeys(["avx512_f", *has.split()], True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    for name in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: True)
+    for dtype, wanted in ((torch.bfloat16, bf16), (torch.float16, fp16)):
+        assert f", {wanted} products of" in products.arithmetic(dtype)
+        assert products.has_products(dtype) == (wanted != "float32")
