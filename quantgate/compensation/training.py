@@ -19,6 +19,7 @@ from quantgate.compensation.eora import Parts
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Progress
 from quantgate.models.layers import decoder_blocks
+from quantgate.models.products import wide_products
 
 Loss = Literal["text", "original"]
 _SHORTEST: Final = 8  # tokens of a piece that is trained on
@@ -111,18 +112,19 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, budget.steps))
     losses: list[float] = []
     batches = _batches(pieces(samples, budget.length), budget)
-    for step in range(budget.steps):
-        progress.step("lora: training", step, budget.steps)
-        loss = _loss(model, teacher, next(batches), next(model.parameters()).device)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise MethodError("lora", f"the loss of step {step + 1} is {losses[-1]}", expected="a number",
-                              hint="lower --rate")  # fmt: skip
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], _CLIP)
-        optimizer.step()
-        schedule.step()
+    with wide_products(model.dtype):
+        for step in range(budget.steps):
+            progress.step("lora: training", step, budget.steps)
+            loss = _loss(model, teacher, next(batches), next(model.parameters()).device)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise MethodError("lora", f"the loss of step {step + 1} is {losses[-1]}", expected="a number",
+                                  hint="lower --rate")  # fmt: skip
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], _CLIP)
+            optimizer.step()
+            schedule.step()
     progress.step("lora: training", budget.steps, budget.steps)
     return {name: (term.b.detach().cpu(), term.a.detach().cpu()) for name, term in terms.items()}, losses
 

@@ -102,8 +102,22 @@ def wide_linear(
     return result.view(*input.shape[:-1], -1)
 
 
+class _WideLinear(torch.autograd.Function):
+    """`wide_linear` of frozen weights with the gradient of its inputs, which is such a product too."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, widened: Tensor | None) -> Tensor:
+        ctx.weights = weight.t(), None if widened is None else widened.t()  # frozen, so not saved for the gradient
+        return wide_linear(input, weight, bias, widened)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
+        weight, widened = ctx.weights
+        return wide_linear(gradients[0], weight, None, widened), None, None, None
+
+
 class _WideLinears(TorchFunctionMode):
-    """Sends every linear layer with 16-bit inputs on the CPU to `wide_linear`."""
+    """Sends every linear layer with 16-bit inputs and frozen weights on the CPU to `wide_linear`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +137,11 @@ class _WideLinears(TorchFunctionMode):
 
     def _multiplied(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         few = input.numel() <= _FEW_ROWS * input.shape[-1]
-        return wide_linear(input, weight, bias, self._widened(weight) if few else None)
+        widened = self._widened(weight) if few else None
+        if input.requires_grad and torch.is_grad_enabled():
+            found: Tensor = _WideLinear.apply(input, weight, bias, widened)  # type: ignore[no-untyped-call]
+            return found
+        return wide_linear(input, weight, bias, widened)
 
     def _widened(self, weight: Tensor) -> Tensor | None:
         """``weight`` in float32, kept if there is room; only of parameters: others may live for one call."""
@@ -146,6 +164,7 @@ def _is_ours(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and input.dtype in (torch.bfloat16, torch.float16)
         and input.device.type == weight.device.type == "cpu"
         and weight.dim() == 2
+        and not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad)))
         and input.numel() >= _FEWEST_ROWS * input.shape[-1]
     )
 
@@ -176,7 +195,7 @@ def as_they_are() -> Iterator[None]:
 def wide_products(dtype: torch.dtype) -> Iterator[None]:
     """Within the block, linear layers of ``dtype`` are multiplied in float32 where this processor has no such product.
 
-    Gradients do not pass through.
+    Gradients reach the inputs of such layers; a layer that is trained itself is left to torch.
     """
     if has_products(dtype):
         yield

@@ -147,3 +147,37 @@ def test_products_that_are_emulated_are_none(monkeypatch, has, limit, bf16, fp16
     for dtype, wanted in ((torch.bfloat16, bf16), (torch.float16, fp16)):
         assert f", {wanted} products of" in products.arithmetic(dtype)
         assert products.has_products(dtype) == (wanted != "float32")
+
+
+def with_gradient(inputs, layer):
+    inputs = inputs.detach().clone().requires_grad_()
+    out = layer(inputs)
+    out.float().square().sum().backward()
+    return out.detach(), inputs.grad
+
+
+@pytest.mark.parametrize("rows", [7, 400])
+def test_gradients_reach_the_inputs_of_frozen_layers(without, monkeypatch, rows):
+    """400 rows of two samples are beyond those for which a widened weight is kept. Against float64, rounded once."""
+    inputs, weight, bias = sample(torch.bfloat16, rows)
+    layer = nn.Linear(*reversed(weight.shape), dtype=torch.bfloat16).requires_grad_(False)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    calls = []
+    monkeypatch.setattr(products, "wide_linear", lambda *args: calls.append(args) or wide_linear(*args))
+    with wide_products(torch.bfloat16):
+        out, gradient = with_gradient(inputs, layer)
+    assert len(calls) == 2
+    assert (calls[1][3] is None) == (rows == 400)
+    exact = (2 * out.float()).bfloat16().double() @ weight.double()
+    assert gradient.dtype == torch.bfloat16
+    step = torch.finfo(torch.bfloat16).eps / 2 * exact.abs() + 1e-2  # and the float32 sum of 5,000 terms of about 10
+    assert bool(((gradient.double() - exact).abs() <= step).all())
+
+
+def test_a_layer_that_is_trained_is_left_to_torch(without, monkeypatch):
+    monkeypatch.setattr(products, "wide_linear", None)
+    inputs, weight, _ = sample(torch.bfloat16)
+    layer = nn.Linear(*reversed(weight.shape), bias=False, dtype=torch.bfloat16)
+    with wide_products(torch.bfloat16):
+        with_gradient(inputs, layer)
+    assert layer.weight.grad is not None
