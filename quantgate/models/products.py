@@ -33,7 +33,9 @@ _WITHOUT: Final = {  # what oneDNN, limited to this instruction set, does not us
     "AVX512_CORE_VNNI": ("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16"),
     "AVX512_CORE_BF16": ("avx512_fp16", "amx_bf16", "amx_fp16"),
     "AVX512_CORE_FP16": ("amx_bf16", "amx_fp16"),
+    "AVX10_1_512": ("amx_bf16", "amx_fp16"),
     "AVX512_CORE_AMX": ("amx_fp16",),
+    "AVX10_1_512_AMX": ("amx_fp16",),
 }
 
 
