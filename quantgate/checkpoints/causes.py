@@ -26,8 +26,6 @@ def order_of_groups(module: str, weight: Tensor, checkpoint: Checkpoint) -> Iter
     Every input feature is given to the group whose scales fit it best. Codes that were rounded with the stored order
     fit it best nearly everywhere; under another order about as many as were moved do not.
     """
-    import torch
-
     if not isinstance(checkpoint, PartsCheckpoint) or "g_idx" not in checkpoint.found.get(module, {}):
         return
     order = checkpoint.part(module, "g_idx")
@@ -39,13 +37,7 @@ def order_of_groups(module: str, weight: Tensor, checkpoint: Checkpoint) -> Iter
         return
     parts = {key: checkpoint.part(module, key) for key in checkpoint.found[module]}
     stored = from_tensors(parts, checkpoint.settings(module), module)
-    codes, target = stored.codes.float(), weight.float().t()
-    lost = torch.stack(
-        [
-            (scales.float() * (codes - zeros.float()) - target).square().sum(1)
-            for scales, zeros in zip(stored.scales, stored.zeros, strict=True)
-        ]
-    )
+    lost = _lost(stored.codes.float(), stored.scales.float(), stored.zeros.float(), weight.float().t())
     misplaced = lost.argmin(0) != order
     by_order = lost.gather(0, order.long().unsqueeze(0)).sum() / lost.mean(0).sum().clamp(min=1e-30)
     if float(misplaced.float().mean()) > _MISPLACED and float(by_order) > _ANY:
@@ -55,3 +47,20 @@ def order_of_groups(module: str, weight: Tensor, checkpoint: Checkpoint) -> Iter
             f"g_idx of {module} does not belong to its codes: {count} of {len(order)} input features fit another group",
             (module,), {"features": count},
         )  # fmt: skip
+
+
+def _lost(codes: Tensor, scales: Tensor, zeros: Tensor, target: Tensor) -> Tensor:
+    """Squared error of every input feature under every group's scales, ``[groups, in]``, by the sums of its products.
+
+    Args:
+        codes: ``[in, out]``, float.
+        scales: ``[groups, out]``.
+        zeros: ``[groups, out]``.
+        target: the original, ``[in, out]``.
+    """
+    # s (c - z) - t, squared, with the shift s z of a group apart: s² c² - 2 s c (t + s z) + (t + s z)²
+    middle = zeros.mean()  # smaller numbers cancel better
+    codes, shift = codes - middle, scales * (zeros - middle)
+    crossed = scales @ (codes * target).t() + (scales * shift) @ codes.t()
+    rest = target.square().sum(1) + 2 * (shift @ target.t()) + shift.square().sum(1, keepdim=True)
+    return scales.square() @ codes.square().t() - 2 * crossed + rest

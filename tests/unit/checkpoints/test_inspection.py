@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints.audit import check_complete
-from quantgate.checkpoints.causes import order_of_groups
+from quantgate.checkpoints.causes import _lost, order_of_groups
 from quantgate.checkpoints.findings import ERROR, WARNING, from_record
 from quantgate.checkpoints.inspection import inspect
 from quantgate.checkpoints.layouts.table import open_checkpoint
@@ -203,3 +203,14 @@ def test_groups_whose_scales_are_alike_are_in_no_other_order(order, codes, tmp_p
         save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     found = order_of_groups(DOWN, weight, open_checkpoint(path, None, "theirs"))
     assert [each.code for each in found] == codes
+
+
+def test_what_features_lose_under_every_group_is_the_squared_error():
+    generator = torch.Generator().manual_seed(1)
+    codes, target = torch.randint(0, 16, (48, 20), generator=generator), torch.randn(48, 20, generator=generator)
+    scales, zeros = torch.rand(3, 20, generator=generator), torch.randint(0, 16, (3, 20), generator=generator)
+    expected = [
+        (s.double() * (codes - z) - target.double()).square().sum(1) for s, z in zip(scales, zeros, strict=True)
+    ]
+    found = _lost(codes.float(), scales, zeros.float(), target)
+    torch.testing.assert_close(found, torch.stack(expected).float(), rtol=1e-4, atol=1e-4)
