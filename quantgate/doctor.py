@@ -11,14 +11,18 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Progress
 from quantgate.store.store import default_root
+
+if TYPE_CHECKING:
+    from quantgate.tasks.base import Task
+    from quantgate.tasks.data import DataSource
 
 _EPILOG: Final = "example: quantgate doctor --model org/Model --data ./data"
 _SPARE: Final = 2.0  # of a model's bytes: itself and a copy in the making
@@ -67,11 +71,11 @@ def symptoms(args: argparse.Namespace) -> Iterator[Symptom]:
     yield _device(str(wanted["device"]))
     for model in wanted["model"]:
         yield from _model(str(model), store)
-    yield _data(str(wanted["data"]))
+    yield _data(wanted)
     yield _store(store)
     if args.estimate:
         for model in wanted["model"]:
-            yield from _estimates(str(model), str(wanted["data"]), store)
+            yield from _estimates(str(model), wanted, store)
 
 
 def _versions() -> Iterator[Symptom]:
@@ -112,11 +116,15 @@ def _wanted(args: argparse.Namespace) -> dict[str, Any]:
     """What a run would take for the options of this command: what is typed, or the configuration's, or its own."""
     from quantgate.core.configuration import configuration
     from quantgate.fixtures.options import declared_options
+    from quantgate.tasks.base import Selection
 
-    found: dict[str, Any] = {"model": ["bundled"], "data": "bundled", "device": "cpu", "store": None}
+    found: dict[str, Any] = {
+        "model": ["bundled"], "data": "bundled", "device": "cpu", "store": None, "tasks": None, "limit": None,
+        "seed": Selection().seed,
+    }  # fmt: skip
     with contextlib.suppress(QuantgateError):  # told by `_configuration`
         found |= {each.dest: each.value for each in configuration().check(declared_options()) if each.dest in found}
-    typed = {name: getattr(args, name) for name in found if getattr(args, name) is not None}
+    typed = {name: value for name in found if (value := getattr(args, name, None)) is not None}
     return found | ({**typed, "model": [typed["model"]]} if "model" in typed else typed)
 
 
@@ -183,18 +191,19 @@ def _elsewhere(model: str, data: str = "") -> str:
     return "a server" if model.startswith(("http://", "https://")) else "of the hub"
 
 
-def _estimates(model: str, data: str, store: Path) -> Iterator[Symptom]:
-    """Memory and time that the tasks which run without --tasks ask for; the model is on this machine's processor."""
+def _estimates(model: str, wanted: Mapping[str, Any], store: Path) -> Iterator[Symptom]:
+    """Memory and time that the tasks of a run here ask for; the model is on this machine's processor."""
+    data = str(wanted["data"])
     if data == "hub" or not (model == "bundled" or Path(model).is_dir()):
         yield Symptom("warning", f"estimate for {model}", f"{_elsewhere(model, data)}: not looked at here")
         return
     try:
-        yield from _estimated(model, data, store)
+        yield from _estimated(model, wanted, store)
     except QuantgateError as error:
         yield Symptom("error", f"estimate for {model}", str(error))
 
 
-def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
+def _estimated(model: str, wanted: Mapping[str, Any], root: Path) -> Iterator[Symptom]:
     import torch
 
     from quantgate import forecast
@@ -202,24 +211,24 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
     from quantgate.core.requests import Tokens
     from quantgate.models.source import resolve_model
     from quantgate.store.store import Store
-    from quantgate.tasks.data import BUNDLED_DATA, open_data
+    from quantgate.tasks.base import Selection
     from quantgate.tasks.opening import open_prompts
-    from quantgate.tasks.table import select_tasks
 
     path = resolve_model(model, None, Store(root, Silent())).path
     numbers = forecast.parameters(path)
-    wanted, free = forecast.SIDES * 2 * numbers / _GIB, _free_memory()
+    size, free = forecast.SIDES * 2 * numbers / _GIB, _free_memory()
     yield Symptom(
-        "warning" if free and wanted > free else "ok", f"memory for {model}",
-        f"weights take about {wanted:.1f} GiB: {numbers / 1e6:,.0f} million numbers in 16 bit, {forecast.SIDES} times "
+        "warning" if free and size > free else "ok", f"memory for {model}",
+        f"weights take about {size:.1f} GiB: {numbers / 1e6:,.0f} million numbers in 16 bit, {forecast.SIDES} times "
         "while a subject is made; what is computed with them comes on top",
     )  # fmt: skip
     prompts = open_prompts(path, model)
-    source = open_data(data, BUNDLED_DATA, offline=True)
+    chosen, source = _chosen(wanted)
+    selection = Selection(wanted["limit"], wanted["seed"])
     work, known, unknown = forecast.Work(), set[Tokens](), []
-    for task in select_tasks(None, source):
+    for task in chosen:
         try:
-            work += forecast.work_of_task(task, source, prompts, known)
+            work += forecast.work_of_task(task, source, selection, prompts, known)
         except QuantgateError:  # a run says why; a task that the model cannot be asked takes no time
             unknown.append(task.id)
     if not work.read:
@@ -236,21 +245,38 @@ def _estimated(model: str, data: str, root: Path) -> Iterator[Symptom]:
     )  # fmt: skip
 
 
-def _data(data: str) -> Symptom:
-    return _tried(f"data {data}", lambda: _tasks_of(data))
+def _data(wanted: Mapping[str, Any]) -> Symptom:
+    return _tried(f"data {wanted['data']}", lambda: _tasks_of(wanted))
 
 
-def _tasks_of(data: str) -> str:
+def _tasks_of(wanted: Mapping[str, Any]) -> str:
+    if wanted["data"] == "hub":
+        return "of the hub: not looked at here"
+    chosen, _ = _chosen(wanted)
+    named = wanted["tasks"] is not None
+    if not chosen and not named:
+        raise UsageError(f"--data {wanted['data']}", "items of no task that runs without --tasks",
+                         expected="files of one", hint="docs/tasks.md has their layout")  # fmt: skip
+    ids = ", ".join(task.id for task in chosen)
+    if named:
+        return f"tasks of the configuration: {ids or 'none with items'}"
+    return f"{len(chosen)} tasks run without --tasks: {ids}"
+
+
+def _chosen(wanted: Mapping[str, Any]) -> tuple[list[Task], DataSource]:
+    """The tasks with items that a run here would ask, and where the items come from. Raises QuantgateError."""
     from quantgate.tasks.data import BUNDLED_DATA, open_data
+    from quantgate.tasks.efficiency import EFFICIENCY_TASKS, GROUP
     from quantgate.tasks.table import select_tasks
 
-    if data == "hub":
-        return "of the hub: not looked at here"
-    chosen = select_tasks(None, open_data(data, BUNDLED_DATA, offline=True))
-    if not chosen:
-        raise UsageError(f"--data {data}", "items of no task that runs without --tasks", expected="files of one",
-                         hint="docs/tasks.md has their layout")  # fmt: skip
-    return f"{len(chosen)} tasks run without --tasks: {', '.join(task.id for task in chosen)}"
+    source = open_data(str(wanted["data"]), BUNDLED_DATA, offline=True)
+    names = wanted["tasks"]
+    if names is not None:
+        measured = {GROUP, *EFFICIENCY_TASKS}
+        names = [name for name in names if name.lower() not in measured]
+        if not names:
+            return [], source
+    return select_tasks(names, source), source
 
 
 def _store(root: Path) -> Symptom:

@@ -62,11 +62,9 @@ def _distinct(texts: Sequence[Tokens]) -> int:
     return count
 
 
-def work_of_task(task: Any, data: Any, prompts: Any, known: set[Tokens]) -> Work:
-    """What a task asks of a model, all items, from the prompts of some of them. Raises as the task does."""
-    from quantgate.tasks.base import Selection
-
-    items = task.items(data, Selection(), prompts)
+def work_of_task(task: Any, data: Any, selection: Any, prompts: Any, known: set[Tokens]) -> Work:
+    """What a task asks of a model, all items selected, from the prompts of some of them. Raises as the task does."""
+    items = task.items(data, selection, prompts)
     some = items[:: max(1, len(items) // _SAMPLE)]
     found = work_of((request for item in some for request in task.requests(item, prompts)), known)
     times = len(items) / max(1, len(some))

@@ -29,7 +29,7 @@ def test_a_task_of_many_items_is_judged_by_some():
         def requests(self, item, prompts):
             return [Rolling((item, item)), Generate((item,), 3)]
 
-    found = work_of_task(Task(), None, None, set())
+    found = work_of_task(Task(), None, None, None, set())
     assert found == Work(2000, 3000)
 
 
@@ -66,6 +66,28 @@ def test_doctor_tells_memory_and_time(tmp_path, capsys, monkeypatch):
     cli.main([*words, "--estimate", "--json"])
     found = {each["what"]: each for each in json.loads(capsys.readouterr().out)}
     assert found[f"memory for {model}"]["level"] == "warning"
+
+
+def test_doctor_takes_tasks_and_limit_from_the_configuration(tmp_path, capsys, monkeypatch):
+    model = make_model_dir(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    words = ["doctor", "--model", str(model), "--store", str(tmp_path / "store"), "--estimate", "--json"]
+
+    def told(configuration):
+        (tmp_path / "quantgate.toml").write_text(configuration)
+        cli.main(words)
+        return {each["what"]: each for each in json.loads(capsys.readouterr().out)}
+
+    def tokens(found):
+        return int(
+            found[f"time for {model}"]["found"].partition("counted: ")[2].partition(" tokens")[0].replace(",", "")
+        )
+
+    whole, few = told('tasks = ["truthfulqa", "weight_bytes"]'), told('tasks = ["truthfulqa"]\nlimit = 10')
+    assert whole["data bundled"]["found"] == "tasks of the configuration: truthfulqa"
+    assert 0 < tokens(few) < tokens(whole) / 5
+    assert told('tasks = ["weight_bytes"]')["data bundled"]["found"] == "tasks of the configuration: none with items"
+    assert told('tasks = ["nonsense"]')["data bundled"]["level"] == "error"
 
 
 def test_of_the_hub_nothing_is_estimated(capsys):
