@@ -129,6 +129,6 @@ def items_for_companion(of_metric: Comparison, of_companion: Comparison) -> floa
         for each in (of_metric, of_companion)
         if each.n_items and each.spread.se > 0
     ]
-    if len(signals) < 2 or not np.isfinite(signals).all() or signals[1] == 0:
+    if len(signals) < 2 or not np.isfinite(signals).all() or min(signals) == 0:
         return math.nan
     return (signals[0] / signals[1]) ** 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -8,14 +9,16 @@ import pytest
 from quantgate.core.items import ItemOutcome
 from quantgate.core.metrics import ACCURACY, PERPLEXITY, Metric
 from quantgate.verdict.companions import COMPANIONS, companion_means, compare_companion, items_for_companion
+from quantgate.verdict.evidence import Evidence, conclude
 from quantgate.verdict.noise import noise_floor
 from quantgate.verdict.paired import compare
 from quantgate.verdict.turns import calls
-from tests.unit.verdict.samples import outcomes, zeros_and_ones
+from tests.unit.verdict.samples import outcomes, rule, zeros_and_ones
 
 
-def with_numbers(score: float, answer: str, index: int, **numbers: float) -> ItemOutcome:
-    return ItemOutcome(f"item/{index}", f"item/{index}", score, answer, numbers)
+def with_numbers(score: float | None, answer: str, index: int, **numbers: float) -> ItemOutcome:
+    unscored = "no answer found" if score is None else ""
+    return ItemOutcome(f"item/{index}", f"item/{index}", score, answer, numbers, unscored)
 
 
 def test_companion_is_compared_like_a_metric() -> None:
@@ -42,9 +45,11 @@ def test_means_skip_unscored_items() -> None:
 
 
 def test_calls_tell_the_kinds_of_flips() -> None:
-    before = [with_numbers(s, a, i) for i, (s, a) in enumerate([(1, "A"), (0, "B"), (0, "B"), (1, "C"), (0, "D")])]
-    after = [with_numbers(s, a, i) for i, (s, a) in enumerate([(0, "B"), (1, "A"), (0, "C"), (1, "C"), (0, "D")])]
-    assert calls(before, after) == {"right_to_wrong": 1, "wrong_to_right": 1, "wrong_to_other": 1}
+    """Two lost and one won; an answer that only one side has, or that only the subject was asked for, is no flip."""
+    scored = [(1, "A"), (1, "A"), (0, "B"), (0, "B"), (1, "C"), (0, "D"), (None, ""), (1, "A")]
+    now = [(0, "B"), (0, "C"), (1, "A"), (0, "C"), (1, "C"), (0, "D"), (1, "A"), (None, ""), (0, "A")]
+    before, after = ([with_numbers(s, a, i) for i, (s, a) in enumerate(each)] for each in (scored, now))
+    assert calls(before, after) == {"right_to_wrong": 2, "wrong_to_right": 1, "wrong_to_other": 1}
 
 
 def test_sensitive_companion_needs_fewer_items() -> None:
@@ -53,7 +58,33 @@ def test_sensitive_companion_needs_fewer_items() -> None:
     mass = rng.uniform(0.3, 0.9, 500)
     fine = compare(outcomes(mass), outcomes(mass - 0.02 + rng.normal(0, 0.05, 500)), Metric("p", True, "mean"), 0.95)
     assert 0 < items_for_companion(blunt, fine) < 0.1
+    sure = (abs(30 - 20) / 500 / math.sqrt(np.var(np.repeat([-1, 1, 0], [30, 20, 450]), ddof=1)), 1 / 2)
+    known = compare(outcomes([0.0] * 400), outcomes([3.0, -1.0] * 200), Metric("p", True, "mean"), 0.95)
+    assert items_for_companion(blunt, known) == pytest.approx((sure[0] / sure[1]) ** 2, rel=0.05)
     assert math.isnan(items_for_companion(blunt, zeros_and_ones(0, 0, 500)))
+    # as many answers won as lost: the metric shows nothing, and no number of items is as good
+    assert math.isnan(items_for_companion(zeros_and_ones(5, 5, 500), fine))
+
+
+def test_a_record_says_what_the_companion_was_and_how_many_items_it_needs() -> None:
+    """The reference's mean, and a ratio of sample sizes; neither beside a metric that could not be compared."""
+    rng = np.random.default_rng(1)
+    mass = rng.uniform(0.3, 0.9, 200)
+    moved = mass - 0.02 + rng.normal(0, 0.05, 200)
+
+    def companions(score: float, lost: int, probabilities: np.ndarray) -> Mapping[str, float]:
+        before = [with_numbers(score, "A", i, prob_right=p) for i, p in enumerate(mass)]
+        after = [with_numbers(score * (i >= lost), "A", i, prob_right=p) for i, p in enumerate(probabilities)]
+        return conclude(Evidence(rule(), tuple(before), tuple(after))).companions
+
+    found = companions(1.0, 9, moved)
+    assert found["prob_right"] == pytest.approx(moved.mean())
+    assert found["prob_right_reference"] == pytest.approx(mass.mean())
+    difference = moved - mass
+    of_each = (9 / 200 / math.sqrt(9 / 200 * (1 - 9 / 200)), abs(difference.mean()) / difference.std(ddof=1))
+    assert found["prob_right_items"] == pytest.approx((of_each[0] / of_each[1]) ** 2, rel=0.02)
+    assert "prob_right_items" not in companions(1.0, 0, moved)
+    assert "prob_right_reference" not in companions(0.5, 0, moved)
 
 
 def test_noise_of_an_equal_rerun_is_zero() -> None:

@@ -86,6 +86,13 @@ def test_another_directory_that_exists_is_no_slip(tmp_path: Path) -> None:
     assert not is_slip(str(tmp_path / "reff"), str(tmp_path / "ref"))
 
 
+@pytest.mark.parametrize("other", ["alpha", "zulu"])
+def test_another_place_is_another_model(tmp_path: Path, other: str) -> None:
+    (tmp_path / "ref").mkdir()
+    [note] = notes(f"[models.'{tmp_path / other}']\nmin_items = 2\n", str(tmp_path / "ref"))
+    assert "is not used" in note
+
+
 def test_a_waiver_for_everything_is_noted() -> None:
     assert notes("[defaults]\nallow = ['regressed']\nbecause = 'known until ticket 12'") == [
         "p.toml, defaults.allow: regressed fails no case: known until ticket 12"
