@@ -1,9 +1,11 @@
-"""16-bit linear layers on processors without instructions for them: multiplied in float32, rounded once.
+"""16-bit matrix products on processors without instructions for them: multiplied in float32, rounded once.
 
 Where oneDNN has no bf16 (or fp16) product, torch multiplies 16-bit matrices in a plain loop. Measured on an AMD EPYC
 with AVX2 only, two busy threads: 1,024 rows through a 1,536 x 576 layer take 395 ms so, and 57 ms this way. With
 AVX-512 but no instruction for bf16 (Skylake to Ice Lake, and many virtual machines) oneDNN has the product and emulates
-it: on a Xeon of that kind, one thread, 512 rows through the same layer take 29 ms so, and 7 ms this way.
+it: on a Xeon of that kind, one thread, 512 rows through the same layer take 29 ms so, and 7 ms this way. Products that
+are no linear layers suffer as much: limited to AVX2, scores of attention over 512 positions by `torch.matmul` take
+110 ms so, and 4 this way; GPT-2's `Conv1D` (256 rows through 768 x 2,304) 523 ms and 8.
 
 Where few rows are multiplied by the same weight again and again (the output head over a long text, every step of a
 generation), widening it costs as much as the product, so the widened one is kept while the block lasts.
@@ -118,8 +120,15 @@ class _WideLinear(torch.autograd.Function):
         return wide_linear(gradients[0], weight, None, widened), None, None, None
 
 
-class _WideLinears(TorchFunctionMode):
-    """Sends every linear layer with 16-bit inputs and frozen weights on the CPU to `wide_linear`."""
+_PRODUCTS: Final = frozenset({
+    torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum,
+    Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.baddbmm,
+})  # fmt: skip
+"""Attention that is not fused, experts in one tensor, and layers whose weight lies the other way round."""
+
+
+class _WideProducts(TorchFunctionMode):
+    """Multiplies 16-bit matrices on the CPU in float32; linear layers with frozen weights by `wide_linear`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,9 +142,20 @@ class _WideLinears(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is torch.nn.functional.linear and _is_ours(*args, **(kwargs or {})):
-            return self._multiplied(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        given = dict(kwargs or {})
+        if func is torch.nn.functional.linear and _is_ours(*args, **given):
+            return self._multiplied(*args, **given)
+        if func in _PRODUCTS and (dtype := _narrow(args, given)) is not None:
+            wide = func(*map(self._wide, args), **{name: self._wide(each) for name, each in given.items()})
+            return wide.to(dtype)
+        return func(*args, **given)
+
+    def _wide(self, argument: Any) -> Any:
+        """A tensor in float32, a weight as it is kept; anything else as it is."""
+        if not isinstance(argument, Tensor):
+            return argument
+        kept = None if argument.requires_grad else self._widened(argument)
+        return argument.to(torch.float32) if kept is None else kept
 
     def _multiplied(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         few = input.numel() <= _FEW_ROWS * input.shape[-1]
@@ -159,19 +179,34 @@ class _WideLinears(TorchFunctionMode):
         return wide
 
 
+def _narrow(arguments: Sequence[Any], named: Mapping[str, Any]) -> torch.dtype | None:
+    """The 16-bit dtype of all tensors among the arguments, on the CPU; None where they have none in common.
+
+    Also None where the result goes into a tensor that is given.
+    """
+    tensors = (each for each in (*arguments, *named.values()) if isinstance(each, Tensor))
+    found = {each.dtype if _is_plain(each) else None for each in tensors}
+    return found.pop() if len(found) == 1 and named.get("out") is None else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds 16-bit numbers on the CPU, and is of no class that computes in its own way."""
+    own = type(tensor) in (Tensor, torch.nn.Parameter)
+    return own and tensor.dtype in (torch.bfloat16, torch.float16) and tensor.device.type == "cpu"
+
+
 def _is_ours(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:  # torch's own names
     return (
-        type(weight) in (Tensor, torch.nn.Parameter)
+        _is_plain(weight)
         and input.dtype == weight.dtype
-        and input.dtype in (torch.bfloat16, torch.float16)
-        and input.device.type == weight.device.type == "cpu"
+        and input.device.type == "cpu"
         and weight.dim() == 2
         and not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad)))
         and input.numel() >= _FEWEST_ROWS * input.shape[-1]
     )
 
 
-_active: ContextVar[_WideLinears | None] = ContextVar("_active", default=None)
+_active: ContextVar[_WideProducts | None] = ContextVar("_active", default=None)
 
 
 @contextmanager
@@ -195,14 +230,14 @@ def as_they_are() -> Iterator[None]:
 
 @contextmanager
 def wide_products(dtype: torch.dtype) -> Iterator[None]:
-    """Within the block, linear layers of ``dtype`` are multiplied in float32 where this processor has no such product.
+    """Within the block, matrices of ``dtype`` are multiplied in float32 where this processor has no such product.
 
-    Gradients reach the inputs of such layers; a layer that is trained itself is left to torch.
+    Gradients pass through; a linear layer that is trained itself is left to torch.
     """
     if has_products(dtype):
         yield
         return
-    mode = _WideLinears()
+    mode = _WideProducts()
     before = _active.set(mode)
     try:
         with mode:

@@ -1,6 +1,10 @@
+import functools
+import operator
+
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from quantgate.models import products
 from quantgate.models.products import as_they_are, wide_linear, wide_products
@@ -181,3 +185,78 @@ def test_a_layer_that_is_trained_is_left_to_torch(without, monkeypatch):
     with wide_products(torch.bfloat16):
         with_gradient(inputs, layer)
     assert layer.weight.grad is not None
+
+
+def operands(*shapes, dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+PRODUCTS = {
+    "matmul": (torch.matmul, ((3, 7, 24), (3, 24, 9))),
+    "operator": (operator.matmul, ((3, 7, 24), (24, 9))),
+    "method": (torch.Tensor.matmul, ((7, 24), (24,))),
+    "mm": (torch.mm, ((7, 24), (24, 9))),
+    "bmm": (torch.bmm, ((3, 7, 24), (3, 24, 9))),
+    "addmm": (torch.addmm, ((9,), (7, 24), (24, 9))),
+    "baddbmm": (functools.partial(torch.baddbmm, beta=0.5, alpha=0.25), ((3, 1, 9), (3, 7, 24), (3, 24, 9))),
+    "einsum": (functools.partial(torch.einsum, "bij,bjk->bik"), ((3, 7, 24), (3, 24, 9))),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_other_products_are_made_in_float32_and_rounded_once(without, monkeypatch, name, dtype):
+    product, shapes = PRODUCTS[name]
+    given = operands(*shapes, dtype=dtype)
+    exact = product(*(each.double() for each in given))
+    wide = product(*(each.float() for each in given)).to(dtype)
+    seen, inner = [], products._WideProducts._wide
+    monkeypatch.setattr(products._WideProducts, "_wide", lambda self, each: seen.append(each) or inner(self, each))
+    with wide_products(dtype):
+        found = product(*given)
+    assert [id(each) for each in seen if isinstance(each, torch.Tensor)] == list(map(id, given))
+    assert found.dtype == dtype
+    assert torch.equal(found, wide)
+    assert bool(((found.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all())
+
+
+def seen_dtypes(monkeypatch):
+    """Of the first tensor of every product that torch is left to make."""
+    found = []
+    monkeypatch.setattr(products._WideProducts, "_wide", lambda self, each: found.append(each) or each)
+    return found
+
+
+def test_products_that_are_not_of_16_bit_numbers_alone_are_left_alone(without, monkeypatch):
+    found = seen_dtypes(monkeypatch)
+    left, right = operands((7, 24), (24, 9))
+    with wide_products(torch.bfloat16):
+        left.float() @ right.float()
+        torch.mm(left.int(), right.int())
+        with pytest.raises(RuntimeError, match="dtype"):
+            torch.mm(left, right.float())
+        out = torch.empty(7, 9, dtype=torch.bfloat16)
+        torch.mm(left, right, out=out)
+    assert found == []
+    assert bool(out.isfinite().all())
+
+
+def test_gradients_pass_through_other_products(without):
+    left, right = operands((3, 7, 24), (3, 24, 9))
+    left.requires_grad_()
+    with wide_products(torch.bfloat16):
+        (left @ right).float().sum().backward()
+    exact = right.double().sum(2).unsqueeze(1).expand(3, 7, 24)
+    assert bool(((left.grad.double() - exact).abs() <= 0.01 * exact.abs() + 1e-2).all())
+
+
+def test_a_weight_of_conv1d_is_widened_once(without):
+    (inputs,) = operands((7, 24))
+    layer = Conv1D(9, 24).to(torch.bfloat16).requires_grad_(False)
+    with wide_products(torch.bfloat16):
+        mode = products._active.get()
+        first, second = layer(inputs), layer(inputs)
+        assert [id(kept[0]) for kept in mode._kept.values()] == [id(layer.bias), id(layer.weight)]
+    assert torch.equal(first, second)
+    assert torch.equal(first, torch.addmm(layer.bias.float(), inputs.float(), layer.weight.float()).bfloat16())
