@@ -21,6 +21,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_
 _DEFAULT: Final = 128 << 10
 LARGEST_KEPT: Final = 32 << 20  # glibc refuses more
 _KEPT: Final = (1 << 31) - 1
+_FIRST: Final = ("memory.limit_in_bytes",)  # of control groups, by version
+_SECOND: Final = ("memory.max", "memory.high")  # "max" where there is none; above the second everything waits
 
 
 def _libc() -> Any:
@@ -73,36 +75,57 @@ def available() -> int | None:
     """
     free = _number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+)") * 1024
     if not free and "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    mine = _number(Path("/proc/self/status"), r"RssAnon:\s+(\d+)") * 1024
-    room = [*([free] if free else []), *(max(0, limit - mine) for limit in group_limits())]
+        free = max(0, os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    room = [*([free] if free else []), *group_rooms()]
     return min(room) if room else None
 
 
-def group_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    """Bytes that the control groups allow in which this process is, and those around them.
+def group_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Bytes that the control groups leave in which this process is, and those around them.
+
+    What other processes in a group hold is gone for this one too: of a container, of several workers.
 
     Args:
         root: where they are mounted.
         own: the file that says which groups these are.
     """
     for line in _text(own).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if not {"", "memory"} & set(controllers.split(",")) or not path:
             continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        top, names = (root / "memory", _FIRST) if controllers else (root, _SECOND)
         inside = top / path.lstrip("/")
         for place in (inside, *inside.parents):
-            if found := _number(place / name, r"(\d+)"):  # version 2 says "max" where there is no limit
-                yield found
+            if limits := [limit for name in names if (limit := _number(place / name, r"\A(\d+)\s*\Z"))]:
+                yield max(0, min(limits) - _held(place / "memory.stat"))
             if place == top:
                 break
 
 
+def _held(statistics: Path) -> int:
+    """Bytes that a group holds and cannot drop: outside files, and in those that lie in memory."""
+    said = dict(re.findall(r"^(\w+) ([0-9]{1,19})$", _text(statistics), re.MULTILINE))
+    names = ("total_rss", "total_shmem") if "total_rss" in said else ("anon", "shmem")  # version 1 counts both ways
+    if names[0] in said:
+        return sum(int(said.get(name, 0)) for name in names)
+    return _number(Path("/proc/self/status"), r"RssAnon:\s+(\d+)") * 1024
+
+
+def in_memory(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether files in ``directory`` take memory instead of disk; False where nothing says so (Linux does)."""
+    with suppress(OSError):
+        device = directory.stat().st_dev
+        for line in _text(mounts).splitlines():
+            place, _, kind = line.partition(" - ")
+            if kind.split(" ")[0] in ("tmpfs", "ramfs") and f" {os.major(device)}:{os.minor(device)} " in place:
+                return True
+    return False
+
+
 def _number(path: Path, pattern: str) -> int:
     """The first number that a file of the kernel says; 0 where it says none."""
-    found = re.search(pattern, _text(path))
-    return int(found[1]) if found else 0
+    found = re.search(pattern, _text(path), re.ASCII)
+    return int(found[1][:20]) if found else 0
 
 
 def _text(path: Path) -> str:

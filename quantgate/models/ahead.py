@@ -35,13 +35,18 @@ def read_ahead(model: nn.Module) -> bool:
     Behind the last block comes the first: passes follow each other. Gives whether it does so.
     """
     size, free = sum(each.nbytes for each in model.parameters() if each.device.type == "cpu"), available()
-    blocks = max((each for each in model.modules() if isinstance(each, nn.ModuleList)), key=len, default=None)
+    blocks = max((each for each in model.modules() if isinstance(each, nn.ModuleList)), key=_numbers, default=None)
     if free is None or size <= free or blocks is None:
         return False
     for number, block in enumerate(blocks):
         following = blocks[(number + 1) % len(blocks)]
         block.register_forward_pre_hook(lambda *_, following=following: will_need(following))
     return True
+
+
+def _numbers(module: nn.Module) -> int:
+    """How many it holds: a block may be a list of more experts than there are blocks."""
+    return sum(each.numel() for each in module.parameters())
 
 
 def _advise(places: Sequence[tuple[int, int]]) -> None:

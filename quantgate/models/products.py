@@ -111,13 +111,14 @@ class _WideLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, widened: Tensor | None) -> Tensor:
-        ctx.weights = weight.t(), None if widened is None else widened.t()  # frozen, so not saved for the gradient
+        ctx.save_for_backward(weight, widened)  # which refuses a gradient by weights that were changed meanwhile
         return wide_linear(input, weight, bias, widened)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
-        weight, widened = ctx.weights
-        return wide_linear(gradients[0], weight, None, widened), None, None, None
+        weight, widened = ctx.saved_tensors
+        back = wide_linear(gradients[0], weight.t(), None, None if widened is None else widened.t())
+        return back, None, None, None
 
 
 _PRODUCTS: Final = frozenset({
@@ -132,7 +133,7 @@ class _WideProducts(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: dict[int, tuple[Tensor, int, Tensor]] = {}  # id -> the weight, its version, and widened
+        self._kept: dict[int, tuple[Tensor, tuple[int, int], Tensor]] = {}  # id -> the weight, its state, and widened
         self._room = _KEPT_BYTES
 
     def __torch_function__(
@@ -167,15 +168,18 @@ class _WideProducts(TorchFunctionMode):
 
     def _widened(self, weight: Tensor) -> Tensor | None:
         """``weight`` in float32, kept if there is room; only of parameters: others may live for one call."""
-        kept = self._kept.get(id(weight))
-        if kept is not None and kept[1] == weight._version:
+        if type(weight) is not torch.nn.Parameter or weight.is_inference():  # whose changes nobody counts
+            return None
+        kept, state = self._kept.get(id(weight)), (weight._version, weight.data_ptr())
+        if kept is not None and kept[1] == state:
             return kept[2]
         if kept is None:
-            if type(weight) is not torch.nn.Parameter or 4 * weight.numel() > self._room:
+            if 4 * weight.numel() > self._room:
                 return None
             self._room -= 4 * weight.numel()
-        wide = weight.detach().to(torch.float32)
-        self._kept[id(weight)] = weight, weight._version, wide
+        with torch.inference_mode(mode=False):  # a later call may want a gradient by it
+            wide = weight.detach().to(torch.float32)
+        self._kept[id(weight)] = weight, state, wide
         return wide
 
 
@@ -201,8 +205,10 @@ def _is_ours(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and input.dtype == weight.dtype
         and input.device.type == "cpu"
         and weight.dim() == 2
+        and (bias is None or bias.dtype == input.dtype)
         and not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad)))
-        and input.numel() >= _FEWEST_ROWS * input.shape[-1]
+        and 0 < _FEWEST_ROWS * input.shape[-1] <= input.numel()
+        and torch._C._functorch.peek_interpreter_stack() is None  # vmap and its like see into torch's own products only
     )
 
 

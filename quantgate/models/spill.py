@@ -7,29 +7,35 @@ beside them, packed weights while a model is quantized and unpacked ones while i
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import torch
 from torch import Tensor
 
 from quantgate.core.errors import MethodError
-from quantgate.core.memory import available
+from quantgate.core.memory import available, in_memory
 
 _SLAB: Final = 256 << 20  # bytes of a file at least: every file is an open descriptor
+_SHARE: Final = 8  # so they grow with what is kept already: 139 GiB are some 50 descriptors
 _ALIGNED: Final = 64
+_LARGE: Final = Path("/var/tmp")  # where Linux keeps temporary files that are too large for memory
+_CANNOT: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of file systems that promise no room
+_PIECE: Final = 1 << 20
 
 
 class Spill:
     """Keeps tensors; the first ``above`` bytes of them in memory, what follows in files below ``directory``.
 
     ``above``: None for a quarter of the memory that is available now; what is computed with them wants the rest.
-    ``directory``: None for the system's temporary one (``TMPDIR``). The files go with the last tensor in them, or with
-    the process.
+    ``directory``: None for the system's temporary one (``TMPDIR``); ``/var/tmp`` where that lies in memory itself. The
+    files go with the last tensor in them, or with the process.
     """
 
     def __init__(self, who: str, directory: Path | None = None, above: int | None = None) -> None:
@@ -55,31 +61,53 @@ class Spill:
         return self.put(tensor)
 
     def put(self, tensor: Tensor) -> Tensor:
-        """An equal tensor that lies in a file. Raises MethodError when there is no disk left for it."""
+        """An equal tensor that lies in a file, if it has bytes. Raises MethodError when there is no disk for it."""
+        if not tensor.nbytes:
+            return tensor
         slab, start = self._place(tensor.nbytes)
         kept = torch.frombuffer(slab, dtype=tensor.dtype, count=tensor.numel(), offset=start).view(tensor.shape)
         self.spilled += tensor.nbytes
-        return kept.copy_(tensor)
+        return kept.copy_(tensor.detach())
 
     def _place(self, nbytes: int) -> tuple[mmap.mmap, int]:
         start = -(-self._used // _ALIGNED) * _ALIGNED
         if self._slab is None or start + nbytes > len(self._slab):
-            self._slab, start = self._new(max(_SLAB, nbytes)), 0
+            self._slab, start = self._new(max(_SLAB, nbytes, self.spilled // _SHARE)), 0
         self._used = start + nbytes
         return self._slab, start
 
     def _new(self, size: int) -> mmap.mmap:
+        place = self.directory
         try:
-            with tempfile.TemporaryFile(dir=self.directory) as file:
-                if hasattr(os, "posix_fallocate"):  # a hole that the disk cannot fill later would kill the process
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
+            place = _on_disk(place or Path(tempfile.gettempdir()))
+            with tempfile.TemporaryFile(dir=place) as file:
+                _reserve(file, size)
                 return mmap.mmap(file.fileno(), size)
         except OSError as error:
-            place = self.directory or Path(tempfile.gettempdir())
             raise MethodError(
-                self.who, f"no room for {size / 2**20:,.0f} MiB in {place} ({error.strerror})",
+                self.who,
+                f"no room for {size / 2**20:,.0f} MiB in {place or 'a temporary directory'} ({error.strerror})",
                 expected="disk for what does not fit into memory",
-                hint="free some, or name another directory by TMPDIR or --store",
+                hint="raise the limit of open files" if error.errno == errno.EMFILE
+                else "free some, or name another directory by TMPDIR or --store",
             ) from error  # fmt: skip
+
+
+def _on_disk(wanted: Path) -> Path:
+    """``wanted``, or where that lies in memory, which it would not relieve, another one that does not."""
+    return _LARGE if in_memory(wanted) and os.access(_LARGE, os.W_OK) and not in_memory(_LARGE) else wanted
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Make ``file`` so long, with room on the disk: a hole that it cannot fill later would kill the process."""
+    with suppress(AttributeError):  # macOS
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+    zeros = bytes(_PIECE)
+    for start in range(0, size, _PIECE):
+        file.write(zeros[: size - start])
+    file.flush()

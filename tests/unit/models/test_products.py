@@ -260,3 +260,92 @@ def test_a_weight_of_conv1d_is_widened_once(without):
         assert [id(kept[0]) for kept in mode._kept.values()] == [id(layer.bias), id(layer.weight)]
     assert torch.equal(first, second)
     assert torch.equal(first, torch.addmm(layer.bias.float(), inputs.float(), layer.weight.float()).bfloat16())
+
+
+def frozen(out=8, features=16):
+    torch.manual_seed(3)
+    return nn.Linear(features, out, dtype=torch.bfloat16).requires_grad_(False), torch.randn(6, features).bfloat16()
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+def test_a_weight_that_changes_before_its_gradient_is_refused(without, rows):
+    """As torch does: the gradient would be one of other weights than the output's."""
+    layer, inputs = frozen()
+    inputs = inputs.repeat(rows, 1).requires_grad_()
+    with wide_products(torch.bfloat16):
+        out = layer(inputs)
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+
+
+def test_weights_that_are_made_for_inference_are_multiplied_as_they_are_now(without):
+    with torch.inference_mode():
+        layer, inputs = frozen()
+        with wide_products(torch.bfloat16):
+            before = layer(inputs)
+            layer.weight.mul_(2)  # nobody counts this
+            layer.bias.mul_(2)
+            assert torch.equal(layer(inputs), before * 2)
+
+
+def test_a_weight_that_inference_saw_first_has_gradients_of_every_order(without):
+    layer, inputs = frozen()
+
+    def twice():
+        given = inputs.clone().requires_grad_()
+        (first,) = torch.autograd.grad(layer(given).float().square().sum(), given, create_graph=True)
+        return torch.autograd.grad(first.float().square().sum(), given)[0]
+
+    expected = twice()
+    with wide_products(torch.bfloat16):
+        with torch.inference_mode():
+            layer(inputs)
+        assert torch.allclose(twice().float(), expected.float(), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda layer, x: torch.func.vmap(layer)(x.expand(3, -1, -1)),
+        lambda layer, x: torch.func.grad(lambda given: layer(given).float().sum())(x),
+        lambda layer, x: torch.func.jacrev(layer)(x),
+    ],
+)
+def test_transforms_of_functions_see_torchs_own_products(without, transform):
+    layer, inputs = frozen()
+    expected = transform(layer, inputs)
+    with wide_products(torch.bfloat16):
+        assert torch.equal(transform(layer, inputs), expected)
+
+
+def test_other_products_pass_through_transforms(without):
+    left, right = operands((3, 7, 24), (24, 9))
+    weight = nn.Parameter(right, requires_grad=False)
+    with wide_products(torch.bfloat16):
+        expected = left @ weight
+        by_row = torch.func.vmap(lambda each: each @ weight)(left)
+        by_weight = torch.func.vmap(lambda each: left[0] @ each)(right.expand(2, -1, -1))
+        gradient = torch.func.grad(lambda each: (left @ each).float().sum())(weight)
+    assert torch.allclose(by_row.float(), expected.float(), rtol=0.02, atol=0.02)
+    assert torch.allclose(by_weight[1].float(), expected[0].float(), rtol=0.02, atol=0.02)
+    assert torch.allclose(gradient.float(), left.float().sum((0, 1))[:, None].expand(24, 9), rtol=0.02, atol=0.02)
+
+
+def test_what_torch_refuses_or_answers_is_left_to_it(without):
+    layer, inputs = frozen()
+    nothing = torch.zeros(5, 0, dtype=torch.bfloat16)
+    with wide_products(torch.bfloat16):
+        assert torch.equal(nn.functional.linear(nothing, nothing[:2], layer.bias[:2]), layer.bias[:2].expand(5, 2))
+        with pytest.raises(RuntimeError, match="same dtype"):
+            nn.functional.linear(inputs, layer.weight, layer.bias.float())
+
+
+def test_a_weight_whose_storage_is_exchanged_is_widened_anew(without):
+    """Which counts as no change for torch."""
+    layer, inputs = frozen()
+    with torch.no_grad(), wide_products(torch.bfloat16):
+        before = layer(inputs)
+        layer.weight.data, layer.bias.data = layer.weight * 2, layer.bias * 2
+        assert torch.equal(layer(inputs), before * 2)

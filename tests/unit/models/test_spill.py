@@ -3,6 +3,8 @@
 import errno
 import gc
 import os
+import resource
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,6 @@ from torch import nn
 from quantgate.checkpoints import checkpoint
 from quantgate.checkpoints.checkpoint import load_quantized
 from quantgate.core.errors import MethodError
-from quantgate.core.memory import available, group_limits
 from quantgate.core.progress import Silent
 from quantgate.models import products
 from quantgate.models import spill as spill_module
@@ -68,19 +69,75 @@ def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
         Spill("gptq4", tmp_path, above=0).keep(torch.ones(3))
 
 
-def test_the_groups_limits_are_found(tmp_path):
-    own = tmp_path / "cgroup"
-    own.write_text("9:name=systemd:/\n4:memory:/a/b\n0::/c/d\n")
-    for place, text in {
-        "memory/memory.limit_in_bytes": "9223372036854771712", "memory/a/b/memory.limit_in_bytes": "300",
-        "c/memory.max": "200", "c/d/memory.max": "max",
-    }.items():  # fmt: skip
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).write_text(text + "\n")
-    assert list(group_limits(tmp_path, own)) == [300, 9223372036854771712, 200]
-    assert list(group_limits(tmp_path, tmp_path / "none")) == []
-    free = available()
-    assert free is None or 0 < free < 1 << 60
+def test_a_tensor_without_bytes_needs_no_file(tmp_path):
+    """Nothing of it can be mapped: a layer without outliers stores such tensors."""
+    spill = Spill("x", tmp_path / "none", above=0)
+    assert spill.put(torch.empty(0, 4)).shape == (0, 4)
+    assert spill.put(torch.empty(0, dtype=torch.int8)).dtype == torch.int8
+
+
+def test_what_is_kept_takes_no_gradient(tmp_path):
+    kept = Spill("x", tmp_path, above=0).put(torch.ones(3, requires_grad=True))
+    assert not kept.requires_grad
+
+
+def test_no_temporary_directory_at_all_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+    with pytest.raises(MethodError, match=r"in a temporary directory \(No usable temporary directory found"):
+        Spill("x", above=0).put(torch.ones(3))
+
+
+@pytest.mark.parametrize("error", [None, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_has_its_disk_where_the_system_promises_none(error, tmp_path, monkeypatch):
+    """A hole is a crash as soon as the disk is full: macOS has no such call, and musl none for network disks."""
+
+    def refused(*_):
+        raise OSError(error, os.strerror(error))
+
+    made = []
+    mapped = spill_module.mmap.mmap
+    monkeypatch.setattr(spill_module, "_SLAB", (1 << 20) + 5)
+    monkeypatch.setattr(spill_module.mmap, "mmap", lambda file, size: made.append(os.fstat(file)) or mapped(file, size))
+    if error is None:
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refused)
+    assert torch.equal(Spill("x", tmp_path, above=0).put(torch.ones(3)), torch.ones(3))
+    assert made[0].st_size == (1 << 20) + 5
+    assert 512 * made[0].st_blocks >= made[0].st_size
+
+
+def test_files_in_memory_relieve_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(spill_module, "_SLAB", 1024)
+    places = []
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: places.append(dir) or open(tmp_path / "x", "w+b"))  # noqa: SIM115, PTH123
+    memory, disk = tmp_path / "memory", tmp_path / "disk"
+    monkeypatch.setattr(spill_module, "_LARGE", disk)
+    for lying, expected in (((memory,), memory), ((memory, disk), memory), ((), memory)):
+        monkeypatch.setattr(spill_module, "in_memory", lambda place, lying=lying: place in lying)
+        Spill("x", memory, above=0).put(torch.ones(3))  # there is no other directory
+        assert places.pop() == expected
+    disk.mkdir()
+    for lying, expected in (((memory,), disk), ((memory, disk), memory), ((), memory)):
+        monkeypatch.setattr(spill_module, "in_memory", lambda place, lying=lying: place in lying)
+        Spill("x", memory, above=0).put(torch.ones(3))
+        assert places.pop() == expected
+
+
+def test_hundreds_of_layers_take_few_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(spill_module, "_SLAB", 1 << 10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spill, there = Spill("x", tmp_path, above=0), len(list(Path("/dev/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (there + 60, hard))
+    try:
+        kept = [spill.put(torch.full((256,), float(number))) for number in range(500)]
+        monkeypatch.setattr(spill_module, "_SHARE", 1 << 30)
+        with pytest.raises(MethodError, match="raise the limit of open files"):
+            kept.extend([spill.put(torch.ones(256)) for _ in range(100)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(bool((each == number).all()) for number, each in enumerate(kept[:500]))
 
 
 @pytest.fixture
