@@ -159,6 +159,15 @@ def test_a_resumed_run_sees_what_was_written_and_no_half_files(tmp_path):
     assert sorted(path.name for path in writer.directory.iterdir()) == [f"{at:06d}.safetensors" for at in range(3)]
 
 
+def test_two_jobs_that_share_a_folder_read_their_own_files(tmp_path):
+    requests = segments(6)
+    score(tiny_model("llama"), requests[:3], keep=TopKWriter(tmp_path))
+    score(tiny_model("llama"), requests[3:], keep=TopKWriter(tmp_path, start=3))
+    answers = score(tiny_model("llama"), requests[3:], against=TopKReader(tmp_path, 3))
+    assert [len(answer.kld) for answer in answers] == [len(request.tokens) - 1 for request in requests[3:]]
+    assert max(max(map(abs, answer.kld)) for answer in answers) < 1e-4
+
+
 def test_files_of_another_key_another_request_or_edited_ones_are_refused(tmp_path):
     requests = segments(2)
     for key in "ab":

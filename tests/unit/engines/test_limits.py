@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -12,11 +13,12 @@ import torch
 from quantgate.core.progress import Silent
 from quantgate.core.requests import Generate, Likelihood, Rolling, are_numbers, is_number
 from quantgate.engines.protocol import Setting
-from quantgate.engines.torch import attention, states
-from quantgate.engines.torch.engine import TorchEngine, _read
+from quantgate.engines.torch import attention, head, states
+from quantgate.engines.torch.adapter import CausalModel
+from quantgate.engines.torch.engine import TorchEngine, _read, cache_bytes
 from quantgate.engines.torch.generation import GenerationRun
 from quantgate.engines.torch.row import TorchRow
-from tests.unit.engines.tiny import Letters
+from tests.unit.engines.tiny import CONFIGS, Letters, collect, plain_logprobs
 from tests.unit.engines.tiny import tiny_model as model_of
 
 
@@ -72,3 +74,36 @@ def test_what_was_begun_is_gone_on_with() -> None:
     requests = {0: Generate((2, 3, 4), 6), 1: Generate((5, 6), 6)}
     run = GenerationRun(engine.model, Letters(), requests, engine.limits, lambda *_: None, begun={0: (7, 8)})
     assert run.plan.tokens_read == 3 + 2 + 2
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_token_costs_what_its_keys_and_values_take(kind: str) -> None:
+    model = model_of(kind)
+    with torch.no_grad():
+        held = model(input_ids=torch.tensor([[2, 3, 4, 5]]), use_cache=True).past_key_values
+    assert cache_bytes(CausalModel(model, "cpu")) * 4 == sum(
+        states.nbytes for layer in held.layers for states in (layer.keys, layer.values)
+    )
+
+
+def test_attention_is_replaced_where_transformers_own_is_sdpa_over_keys_and_values() -> None:
+    model, here = copy.deepcopy(model_of("llama")), torch.device("cpu")
+    assert attention.available(model, here)
+    model.config.kv_lora_rank = 8
+    assert not attention.available(model, here)
+    model.config.kv_lora_rank = None
+    model.set_attn_implementation("eager")
+    assert not attention.available(model, here)
+
+
+def test_a_head_that_was_wrapped_is_asked_and_not_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As adapters and offloading wrap it: without a hook. Blocks of 7 tokens would be of the weights alone."""
+    monkeypatch.setattr(head, "_WIDTH", 7)
+    monkeypatch.setattr(head, "_BLOCK", {"cpu": 7})
+    model = copy.deepcopy(model_of("llama"))
+    inner = model.lm_head.forward
+    model.lm_head.forward = lambda states: 2 * inner(states)
+    tokens = (2, 3, 9, 8, 7)
+    [answer], _ = collect(TorchEngine(model, Letters(), progress=Silent()), [Rolling(tokens)])
+    wanted = plain_logprobs(model, tokens).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(answer.nll), -wanted, atol=1e-5, rtol=0)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from quantgate.engines.torch.plan import ROOT, Limits, Plan
+from quantgate.engines.torch.plan import ROOT, Limits, Plan, _Item, _pack
 from quantgate.engines.torch.tree import build_tree, common_prefix
 
 
@@ -107,3 +107,14 @@ def test_a_prefix_that_is_read_in_place_is_held_once():
     assert max(rows[False]) == 16384 // (2000 + 128)
     assert max(rows[True]) == 4096 // 128
     assert sum(rows[False]) == sum(rows[True])
+
+
+def test_rows_are_filled_to_the_brim_and_not_beyond():
+    """Three rows of ten hold six items exactly; what is longer than a row stands alone."""
+    packed = _pack([_Item((), 0, length) for length in (3, 5, 7, 4, 5, 6, 12, 10)], 10)
+    assert sorted(sorted(map(len, row)) for row in packed) == [[3, 7], [4, 6], [5, 5], [10], [12]]
+    draw = random.Random(3)
+    items = [_Item((), at, at + draw.randrange(1, 12)) for at in range(200)]
+    packed = _pack(items, 16)
+    assert sorted(item.start for row in packed for item in row) == list(range(200))
+    assert all(sum(map(len, row)) <= 16 for row in packed)

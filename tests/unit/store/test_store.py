@@ -1,6 +1,7 @@
 """The store: publication, verification, leftovers, locks."""
 
 import json
+import os
 import shutil
 import threading
 from dataclasses import dataclass
@@ -48,6 +49,32 @@ def test_builds_once_then_reads(store):
     assert calls == ["a"]
     assert (first.from_cache, second.from_cache) == (False, True)
     assert (second.path / "weights").read_text() == "a"
+
+
+def test_a_look_builds_nothing_and_believes_no_damage(store):
+    key = SampleKey(4, 128)
+    assert store.peek(key, what="sample") is None
+    made = store.fetch(key, writes("a"), what="sample")
+    found = store.peek(key, what="sample")
+    assert (found.path, found.from_cache) == (made.path, True)
+    (made.path / "weights").write_text("b")
+    assert store.peek(key, what="sample") is None
+    assert not made.path.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="directories cannot be opened elsewhere")
+def test_names_are_on_disk_before_an_entry_counts(store, monkeypatch):
+    """After a power failure an entry is there as a whole or not at all: files first, then their folders."""
+    synced, plain = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = store.fetch(SampleKey(4, 128), writes("a"), what="sample").path
+    order = [path / "weights", path / ENTRY, path, path.parent]
+    assert synced == [each.stat().st_ino for each in order]
 
 
 def test_every_field_changes_the_address():
