@@ -160,20 +160,21 @@ def run_jobs(
         if given:
             _check_given([name for block in blocks for name in block.linears], jobs)
         learning = {id(job): learner for job in jobs if (learner := _learner(blocks, job))}
-        walks = _walks(blocks, [job for job in jobs if id(job) not in learning], batches, given)
+        keep = len(jobs) > 1  # of all jobs: what one walk leaves in the model, the next one would start from
+        walks = _walks(blocks, [job for job in jobs if id(job) not in learning], batches, keep, given)
         for job in (each for each in jobs if id(each) in learning):
             if calibration is None or given:
                 raise MethodError(job.who, "no text to learn from", expected="a calibration set")
             learner = learning[id(job)]
             steps = batches_of(model, blocks, calibration, who, ragged=ragged, budget=learner.step_tokens)
-            walks.append(_LearningWalk(job, learner, steps, keep=len(jobs) > 1))
+            walks.append(_LearningWalk(job, learner, steps, keep=keep))
         probe = probe_of(model, blocks)
         for index, block in enumerate(blocks):
             progress.step(f"{who}: quantizing blocks", index, len(blocks))
             for following in blocks[index + 1 : index + 2]:
                 will_need(following.module)
             place = _place(block, index, len(blocks), probe, jobs, calibrated=bool(batches or given))
-            with restored([] if replace_weights or len(jobs) > 1 else list(block.module.modules())):
+            with restored([] if replace_weights or keep else list(block.module.modules())):
                 for walk in walks:
                     walk.step(place)
             for job in jobs:
@@ -276,9 +277,12 @@ def _check_given(names: Sequence[str], jobs: Sequence[Job]) -> None:
 
 
 def _walks(
-    blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch], given: PooledStatistics | None = None
+    blocks: Sequence[Block], jobs: Sequence[Job], batches: list[Batch], keep: bool, given: PooledStatistics | None
 ) -> list[_Walk]:
-    """How the jobs go: those without order or data together, every other one alone with its own activations."""
+    """How the jobs go: those without order or data together, every other one alone with its own activations.
+
+    ``keep``, ``given``: see `_Walk`.
+    """
     names = [name for block in blocks for name in block.linears]
     alone: list[tuple[Job, Order]] = []
     together: list[Job] = []
@@ -289,12 +293,11 @@ def _walks(
             alone.append((job, order))
         else:
             together.append(job)
-    keep = len(jobs) > 1
     curious = any(
         any(map(_takes_data, job.algorithms(names))) or any(job.needs([name]) for name in names) for job in together
     )
     walks = [_Walk(together, Order(False, False), batches if curious else [], keep, given)] if together else []
-    return walks + [_Walk([job], order, [replace(each) for each in batches], keep) for job, order in alone]
+    return walks + [_Walk([job], order, [replace(each) for each in batches], keep, None) for job, order in alone]
 
 
 def _takes_data(algorithm: Algorithm) -> bool:
@@ -330,7 +333,7 @@ class _Walk:
         order: Order,
         batches: list[Batch],
         keep: bool,
-        given: PooledStatistics | None = None,
+        given: PooledStatistics | None,
     ) -> None:
         self.jobs, self.order, self.batches, self.keep, self.given = jobs, order, batches, keep, given
 
@@ -429,7 +432,7 @@ class _LearningWalk(_Walk):
     """One job whose algorithm learns a block as a whole: what it should give is what the 16-bit model gives there."""
 
     def __init__(self, job: Job, learner: BlockAlgorithm, batches: list[Batch], *, keep: bool) -> None:
-        super().__init__([job], learner.order, batches, keep)
+        super().__init__([job], learner.order, batches, keep, None)
         self.learner, self.originals = learner, [replace(each) for each in batches]
 
     def _step(self, place: _Place) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, OPTConfig, Qwen2Config
 
-from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.checkpoints.checkpoint import load_quantized, read_record
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
 from quantgate.quantize.algorithms.omniquant import LearnedRange, OmniQuant, _scaled
@@ -149,6 +149,19 @@ def test_it_is_better_than_what_it_starts_from(learned_dir, tmp_path, name):
         quantize_checkpoint(learned_dir, row, lessons(), tmp_path / str(at), progress=Silent())
     before, after = (block_errors(tmp_path / str(at)) for at in range(2))
     assert all(learned < start for learned, start in zip(after, before, strict=True)), (before, after)
+
+
+@pytest.mark.parametrize("other", ["rtn3", "awq3", "gptq3", "int8"])
+def test_it_starts_from_the_original_whatever_is_quantized_beside_it(other, model_dir, tmp_path):
+    """With one other method nobody had put the weights back: what was learned were the other's."""
+    rows, calibration = [METHODS[other], small("omniquant-brief-w3")], random_calibration([12, 30, 7])
+    quantize_many(model_dir, {tmp_path / row.id: row for row in rows}, calibration, progress=Silent())
+    for row in rows:
+        quantize_checkpoint(model_dir, row, calibration, tmp_path / "alone" / row.id, progress=Silent())
+        together, alone = (read_record(place / row.id) for place in (tmp_path, tmp_path / "alone"))
+        assert together.losses == alone.losses
+        name = f"{row.id}/model.safetensors"
+        assert (tmp_path / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_a_row_is_stored_and_read(model_dir, tmp_path):
