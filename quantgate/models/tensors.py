@@ -19,6 +19,7 @@ from quantgate.core import reading
 from quantgate.core.errors import ModelError, translated
 from quantgate.models.files import WeightFiles, weight_files
 
+_READ: Final = 8 << 20  # bytes of a tensor up to which it is read: mapped, it takes a descriptor as long as it lives
 _MAX_HEADER: Final = reading.MOST_SETTINGS  # some 300,000 tensors in one file; the format itself allows 100 MB
 BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8,
@@ -152,18 +153,31 @@ def _sizes(numbers: Any, name: str) -> tuple[int, ...]:
 
 
 def read_tensor(tensor: StoredTensor) -> Any:
-    """The data as a torch tensor, mapped from the file. Raises ModelError when it cannot be read."""
+    """The data as a torch tensor, a large one mapped from the file.
+
+    Raises:
+        ModelError: it cannot be read, or its file holds another tensor of that name by now.
+    """
     with reading_weights(tensor.path):
-        found = _mapped(tensor)
+        found = _by_place(tensor)
         if found is not None:
             return found
         from safetensors import safe_open
 
         with safe_open(tensor.path, framework="pt") as file:
+            part = file.get_slice(tensor.name)
+            if (part.get_dtype(), tuple(part.get_shape())) != (tensor.dtype, tensor.shape):
+                raise ModelError(
+                    str(tensor.path),
+                    f"{tensor.name} is {part.get_dtype()} {part.get_shape()}, and was {tensor.dtype} "
+                    f"{list(tensor.shape)} when the file was looked at first",
+                    expected="the same file until the end",
+                    hint="leave the directory alone while it is read, and try again",
+                )
             return file.get_tensor(tensor.name)
 
 
-def _mapped(tensor: StoredTensor) -> Any:
+def _by_place(tensor: StoredTensor) -> Any:
     """The tensor by its place; None where it has to be looked up by name.
 
     The library reads the whole header for every tensor: 1.6 ms of a checkpoint of 1,300 tensors, six of them a layer.
@@ -176,10 +190,18 @@ def _mapped(tensor: StoredTensor) -> Any:
     with tensor.path.open("rb") as file:
         if _stamp(file.fileno()) != tensor.stamp:
             return None  # another file than the one whose header was read
+        if tensor.nbytes <= _READ:
+            file.seek(tensor.begin)
+            content = bytearray(tensor.nbytes)
+            whole = file.readinto(content) == tensor.nbytes
+            return torch.frombuffer(content, dtype=dtype).view(tensor.shape) if whole else None
         start = tensor.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        content = mmap.mmap(file.fileno(), tensor.end - start, access=mmap.ACCESS_COPY, offset=start)
+        try:
+            mapped = mmap.mmap(file.fileno(), tensor.end - start, access=mmap.ACCESS_COPY, offset=start)
+        except ValueError:  # it was cut since
+            return None
     count = math.prod(tensor.shape)
-    return torch.frombuffer(content, dtype=dtype, count=count, offset=tensor.begin - start).view(tensor.shape)
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=tensor.begin - start).view(tensor.shape)
 
 
 def reading_weights(path: Path) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 """Single tensors, read by their places."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from quantgate.core.errors import ModelError
+from quantgate.models import tensors
 from quantgate.models.tensors import read_header, read_tensor
 
 DTYPES = (
@@ -21,8 +23,9 @@ def of(dtype, rows=37):
     return values.to(dtype) if dtype != torch.bool else values > 0
 
 
-@pytest.fixture
-def path(tmp_path):
+@pytest.fixture(params=[0, tensors._READ], ids=["mapped", "read"])
+def path(tmp_path, monkeypatch, request):
+    monkeypatch.setattr(tensors, "_READ", request.param)
     state = {str(dtype): of(dtype) for dtype in DTYPES} | {"scalar": torch.tensor(7), "none": torch.empty(0, 3)}
     save_file(state | {f"odd{n}": torch.ones(n, dtype=torch.uint8) for n in range(1, 4)}, tmp_path / "w.safetensors")
     return tmp_path / "w.safetensors"
@@ -74,3 +77,29 @@ def test_a_header_may_end_anywhere(tmp_path, spaces):
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + values.numpy().tobytes())
     assert torch.equal(read_tensor(read_header(path)["x"]), values)
+
+
+def test_small_tensors_hold_no_descriptor(path, monkeypatch):
+    """A shard that is written may hold thousands, and 1,024 open files are usual."""
+    monkeypatch.setattr(tensors, "_READ", 1 << 20)
+    tensor, before = read_header(path)["torch.float32"], os.listdir("/dev/fd")  # noqa: PTH208
+    kept = [read_tensor(tensor) for _ in range(50)]
+    assert len(os.listdir("/dev/fd")) == len(before)  # noqa: PTH208
+    assert all(torch.equal(each, of(torch.float32)) for each in kept)
+
+
+@pytest.mark.parametrize("other", [torch.ones(2), of(torch.float32).double(), of(torch.float32).t().contiguous()])
+def test_a_file_that_holds_another_tensor_by_now_is_refused(path, other):
+    """Shapes were checked by the first header."""
+    tensor = read_header(path)["torch.float32"]
+    save_file({"torch.float32": other}, path)
+    with pytest.raises(ModelError, match=r"and was F32 \[37, 5\] when the file was looked at first"):
+        read_tensor(tensor)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused(path, monkeypatch):
+    tensor = read_header(path)["torch.float32"]
+    monkeypatch.setattr(tensors, "_stamp", lambda _: tensor.stamp)
+    os.truncate(path, tensor.begin + 4)
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_tensor(tensor)
