@@ -94,7 +94,12 @@ def _model(where: str, name: str, models: Sequence[str]) -> list[str]:
 
 def _is_place(name: str, model: str) -> bool:
     """Whether both are one directory, written in two ways."""
-    return "\0" not in name and Path(model).is_dir() and Path(name).absolute().resolve() == Path(model).resolve()
+    if "\0" in name or not Path(model).is_dir():
+        return False
+    try:
+        return Path(name).resolve() == Path(model).resolve()
+    except (OSError, RuntimeError):  # a link that comes back to itself; Python before 3.13 raises the latter
+        return False
 
 
 def is_slip(name: str, model: str) -> bool:

@@ -15,7 +15,7 @@ from quantgate.core.requests import Generate, Likelihood, Rolling, are_numbers, 
 from quantgate.engines.protocol import Setting
 from quantgate.engines.torch import attention, head, states
 from quantgate.engines.torch.adapter import CausalModel
-from quantgate.engines.torch.engine import TorchEngine, _read, cache_bytes
+from quantgate.engines.torch.engine import TorchEngine, _read, cache_bytes, limits_for
 from quantgate.engines.torch.generation import GenerationRun
 from quantgate.engines.torch.row import TorchRow
 from tests.unit.engines.tiny import CONFIGS, Letters, collect, plain_logprobs
@@ -84,6 +84,21 @@ def test_a_token_costs_what_its_keys_and_values_take(kind: str) -> None:
     assert cache_bytes(CausalModel(model, "cpu")) * 4 == sum(
         states.nbytes for layer in held.layers for states in (layer.keys, layer.values)
     )
+
+
+@pytest.mark.parametrize(("gib", "context"), [(80, 131072), (1, 104857), (0.01, 2048)])
+def test_a_pass_holds_a_fifth_of_a_gpus_memory_in_keys_and_values(
+    gib: float, context: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 KiB a token: of 16,384 a pass eight times as many are held at most, and an eighth at least."""
+    config = SimpleNamespace(num_attention_heads=8, num_key_value_heads=4, hidden_size=512)
+    model = SimpleNamespace(
+        config=config, n_layers=2, model=SimpleNamespace(dtype=torch.bfloat16), device=torch.device("cuda"),
+        branching=True, shares_prefixes=True,
+    )  # fmt: skip
+    whole = SimpleNamespace(total_memory=int(gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: whole)
+    assert limits_for(16384, model).context == context  # type: ignore[arg-type]
 
 
 def test_attention_is_replaced_where_transformers_own_is_sdpa_over_keys_and_values() -> None:

@@ -35,6 +35,16 @@ def test_what_is_drawn_from_is_what_transformers_leaves(temperature, top_k, top_
     torch.testing.assert_close(kept(logits, seen, Sampling(temperature, top_k, top_p, penalty)), theirs)
 
 
+def test_of_equals_the_first_are_left_out_on_every_machine():
+    """A sort that is not stable leaves out others of the likeliest, by the processor and its number of threads."""
+    logits = torch.randint(0, 3, (40_000,), generator=torch.Generator().manual_seed(0)).float()
+    found, likeliest = (
+        each.nonzero()[:, 0] for each in (kept(logits, (), Sampling(top_p=0.5)).isfinite(), logits == 2)
+    )
+    assert 0 < len(found) < len(likeliest)
+    assert torch.equal(found, likeliest[-len(found) :])
+
+
 def test_the_penalty_pushes_down_on_either_side_of_zero():
     logits = torch.tensor([-0.5, 0.0, 0.5, 2.0])
     found = kept(logits, [0, 1, 2], Sampling(repetition_penalty=2.0))

@@ -200,6 +200,8 @@ def test_skewness_of_groups_counts_where_chance_does_not_explain_it() -> None:
     the variance is 0.09: 0.072 / 0.027 = 2.667, more than 1.645 · sqrt(6 / 10) = 1.274. Two of five are noise.
     """
     assert float(intervals.sure_skewness(np.array([0.0] * 9 + [1.0]), np.full(10, 7.0))) == pytest.approx(8 / 3)
+    two = np.array([[0.0] * 9 + [1.0], [5.0] * 9 + [4.0]])  # each sample about its own mean
+    assert intervals.sure_skewness(two, np.full(10, 7.0)) == pytest.approx([8 / 3, -8 / 3])
     assert intervals.sure_skewness(np.array([[0.0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]), np.full(5, 7.0)).tolist() == [
         0.0,
         0.0,

@@ -93,6 +93,13 @@ def test_another_place_is_another_model(tmp_path: Path, other: str) -> None:
     assert "is not used" in note
 
 
+def test_a_link_that_comes_back_to_itself_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "ref").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    [note] = notes(f"[models.'{tmp_path / 'loop'}']\nmin_items = 2\n", str(tmp_path / "ref"))
+    assert "is not used" in note
+
+
 def test_a_waiver_for_everything_is_noted() -> None:
     assert notes("[defaults]\nallow = ['regressed']\nbecause = 'known until ticket 12'") == [
         "p.toml, defaults.allow: regressed fails no case: known until ticket 12"

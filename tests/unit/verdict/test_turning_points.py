@@ -16,7 +16,7 @@ from quantgate.verdict import family, guided, intervals, sequential
 from quantgate.verdict.evidence import Evidence, conclude, digest_outcomes, evidence_from_json, evidence_to_json
 from quantgate.verdict.judge import judge, judge_counted
 from quantgate.verdict.paired import compare, relative
-from quantgate.verdict.policy import Margin
+from quantgate.verdict.policy import Floor, Margin
 from quantgate.verdict.policy_names import is_slip
 from quantgate.verdict.power import fewest_items, hidden_alone, items_for_margin
 from quantgate.verdict.sequential import SequentialTest
@@ -81,6 +81,18 @@ def test_what_is_counted_is_judged_by_its_number(before, after, verdict):
     told = judge_counted(found, asked)
     assert told.verdict == verdict
     assert verdict == "invalid" or f"({100 * after / 2 - 100:+.1f}%; allowed: 10% more)" in told.reason
+
+
+@pytest.mark.parametrize("reference", [0.375, 0.5, 0.625])
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_reference_beats_chance_on_its_better_side_alone(higher, reference):
+    metric = Metric("score", higher, "mean")
+    same = outcomes([reference - 0.125, reference + 0.125] * 20)
+    asked = rule(0.0625, metric, floor=Floor(0.5))
+    found = judge(compare(same, same, metric, 0.95), asked)
+    hopeless = reference <= 0.5 if higher else reference >= 0.5
+    assert ("the reference itself is at chance" in found.reason) is hopeless
+    assert (found.verdict == "invalid") is hopeless
 
 
 def test_no_items_are_no_items():
