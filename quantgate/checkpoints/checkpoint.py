@@ -297,6 +297,7 @@ class Layers(Mapping[str, StoredWeight]):
         self._parts, self._config, self._directory = parts, config, directory
 
     def __getitem__(self, name: str) -> StoredWeight:
+        parts = self._parts[name]  # a KeyError, as of any mapping
         with translated(
             f"{self._directory}: {name}",
             "incomplete layer or wrong settings",
@@ -305,7 +306,7 @@ class Layers(Mapping[str, StoredWeight]):
             also=_MALFORMED,
         ):
             mine = layer_config(self._config, name)
-            return _layout(mine)[1](self._parts[name], mine, f"{self._directory}: {name}")
+            return _layout(mine)[1](parts, mine, f"{self._directory}: {name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -325,7 +326,7 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
         config: its ``quantization_config``.
 
     Raises:
-        ModelError: the weights cannot be read; see `Layers`.
+        ModelError: the weights cannot be read, or one of fewer than 16 bits is no layer's; see `Layers`.
     """
     state = dict(stored_tensors(directory))
     found = layers_of(state, config)
@@ -335,6 +336,14 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
     for name in found:
         if f"{name}.weight" in state:  # bitsandbytes keeps its codes under the name of an ordinary weight
             parts[name]["weight"] = state.pop(f"{name}.weight")
+    for name, tensor in state.items():
+        if name.endswith(".weight") and (tensor.itemsize < 2 or not tensor.is_floating_point()):
+            raise ModelError(
+                f"{directory}: {name}",
+                f"{tensor.dtype} numbers and nothing that says what they stand for",
+                expected="the scale of a quantized layer beside it",
+                hint=_REWRITE,
+            )
     return state, Layers(parts, config, directory)
 
 
