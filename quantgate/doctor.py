@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ def symptoms(args: argparse.Namespace) -> Iterator[Symptom]:
     yield from _versions()
     yield from _configuration()
     yield _processor()
+    yield from _temporary()
     wanted = _wanted(args)
     store = Path(wanted["store"] or default_root())
     yield _device(str(wanted["device"]))
@@ -134,6 +136,16 @@ def _processor() -> Symptom:
     level: Literal["ok", "warning"] = "ok" if _sixteen_bit() else "warning"
     slow = "" if level == "ok" else "; no 16-bit products, so bfloat16 is computed in float32"
     return Symptom(level, "processor", f"{cores} cores, {free:.1f} GiB of memory free{slow}")
+
+
+def _temporary() -> Iterator[Symptom]:
+    """Where a model that does not fit into memory would put what it makes: said where that is memory again."""
+    from quantgate.core.memory import in_memory, on_disk
+
+    place = on_disk(Path(tempfile.gettempdir()))
+    if in_memory(place):
+        found = "lies in memory, so a model that does not fit into it may be killed; name a disk by TMPDIR"
+        yield Symptom("warning", f"temporary directory {place}", found)
 
 
 def _free_memory() -> float:

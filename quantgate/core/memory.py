@@ -21,6 +21,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_
 _DEFAULT: Final = 128 << 10
 LARGEST_KEPT: Final = 32 << 20  # glibc refuses more
 _KEPT: Final = (1 << 31) - 1
+_LARGE: Final = Path("/var/tmp")  # where Linux keeps temporary files that are too large for memory
 _FIRST: Final = ("memory.limit_in_bytes",)  # of control groups, by version
 _SECOND: Final = ("memory.max", "memory.high")  # "max" where there is none; above the second everything waits
 
@@ -120,6 +121,11 @@ def in_memory(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> b
             if kind.split(" ")[0] in ("tmpfs", "ramfs") and f" {os.major(device)}:{os.minor(device)} " in place:
                 return True
     return False
+
+
+def on_disk(wanted: Path) -> Path:
+    """``wanted``, or where that lies in memory, which files in it would not relieve, another one that does not."""
+    return _LARGE if in_memory(wanted) and os.access(_LARGE, os.W_OK) and not in_memory(_LARGE) else wanted
 
 
 def _number(path: Path, pattern: str) -> int:

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from quantgate.core.errors import MethodError
-from quantgate.core.memory import available, in_memory
+from quantgate.core.memory import available, on_disk
 
 _SLAB: Final = 256 << 20  # bytes of a file at least: every file is an open descriptor
 _SHARE: Final = 8  # so they grow with what is kept already: 139 GiB are some 50 descriptors
 _ALIGNED: Final = 64
-_LARGE: Final = Path("/var/tmp")  # where Linux keeps temporary files that are too large for memory
 _CANNOT: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of file systems that promise no room
 _PIECE: Final = 1 << 20
 
@@ -79,7 +78,7 @@ class Spill:
     def _new(self, size: int) -> mmap.mmap:
         place = self.directory
         try:
-            place = _on_disk(place or Path(tempfile.gettempdir()))
+            place = on_disk(place or Path(tempfile.gettempdir()))
             with tempfile.TemporaryFile(dir=place) as file:
                 _reserve(file, size)
                 return mmap.mmap(file.fileno(), size)
@@ -91,11 +90,6 @@ class Spill:
                 hint="raise the limit of open files" if error.errno == errno.EMFILE
                 else "free some, or name another directory by TMPDIR or --store",
             ) from error  # fmt: skip
-
-
-def _on_disk(wanted: Path) -> Path:
-    """``wanted``, or where that lies in memory, which it would not relieve, another one that does not."""
-    return _LARGE if in_memory(wanted) and os.access(_LARGE, os.W_OK) and not in_memory(_LARGE) else wanted
 
 
 def _reserve(file: IO[bytes], size: int) -> None:

@@ -93,3 +93,11 @@ def test_doctor_takes_tasks_and_limit_from_the_configuration(tmp_path, capsys, m
 def test_of_the_hub_nothing_is_estimated(capsys):
     cli.main(["doctor", "--model", "org/A", "--estimate"])
     assert "estimate for org/A: of the hub" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lies", [True, False])
+def test_doctor_says_that_temporary_files_lie_in_memory(tmp_path, capsys, monkeypatch, lies):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("quantgate.core.memory.in_memory", lambda place: lies)
+    cli.main(["doctor", "--model", "org/A"])
+    assert (f"warning  temporary directory {tmp_path}: lies in memory" in capsys.readouterr().out) == lies

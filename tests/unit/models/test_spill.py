@@ -15,6 +15,7 @@ from torch import nn
 
 from quantgate.checkpoints import checkpoint
 from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.core import memory as memory_module
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
 from quantgate.models import products
@@ -113,14 +114,14 @@ def test_files_in_memory_relieve_none(tmp_path, monkeypatch):
     places = []
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: places.append(dir) or open(tmp_path / "x", "w+b"))  # noqa: SIM115, PTH123
     memory, disk = tmp_path / "memory", tmp_path / "disk"
-    monkeypatch.setattr(spill_module, "_LARGE", disk)
+    monkeypatch.setattr(memory_module, "_LARGE", disk)
     for lying, expected in (((memory,), memory), ((memory, disk), memory), ((), memory)):
-        monkeypatch.setattr(spill_module, "in_memory", lambda place, lying=lying: place in lying)
+        monkeypatch.setattr(memory_module, "in_memory", lambda place, lying=lying: place in lying)
         Spill("x", memory, above=0).put(torch.ones(3))  # there is no other directory
         assert places.pop() == expected
     disk.mkdir()
     for lying, expected in (((memory,), disk), ((memory, disk), memory), ((), memory)):
-        monkeypatch.setattr(spill_module, "in_memory", lambda place, lying=lying: place in lying)
+        monkeypatch.setattr(memory_module, "in_memory", lambda place, lying=lying: place in lying)
         Spill("x", memory, above=0).put(torch.ones(3))
         assert places.pop() == expected
 
