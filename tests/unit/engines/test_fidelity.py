@@ -16,6 +16,7 @@ from quantgate.core.progress import Silent
 from quantgate.core.requests import Likelihood, Rolling
 from quantgate.engines.torch.engine import TorchEngine
 from quantgate.engines.torch.fidelity import TopK, TopKReader, TopKWriter, divergence, kl_divergence, take_top_k
+from quantgate.engines.torch.kept import load, save
 from tests.unit.engines.tiny import VOCABULARY, Letters, collect, plain_logprobs, tiny_model
 
 
@@ -188,6 +189,19 @@ def test_files_of_another_key_another_request_or_edited_ones_are_refused(tmp_pat
     save_file({"tail": tensors["tail"]}, first)
     with pytest.raises(StoreError, match="it holds tail"):
         TopKReader(tmp_path / "a", key="a").read(0)
+
+
+@pytest.mark.parametrize("edited", [{"kind": "logits_scaling"}, {"kind": "logit_scale", "more": "1"}, {}])
+def test_notes_that_were_edited_are_refused(tmp_path, edited):
+    """What follows a head stands in a file's header alone, and changes every divergence."""
+    path, tensors = tmp_path / "head.safetensors", {"weight": torch.ones(3, 2)}
+    save(path, tensors, "key", {"kind": "logit_scale"})
+    assert load(path, "key", [{"weight"}])[1] == {"kind": "logit_scale"}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata={**{name: metadata[name] for name in metadata if name != "kind"}, **edited})
+    with pytest.raises(StoreError, match="it was edited"):
+        load(path, "key", [{"weight"}])
 
 
 def test_missing_and_foreign_files_are_named(tmp_path):
