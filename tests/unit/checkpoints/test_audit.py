@@ -143,19 +143,24 @@ def test_a_matrix_of_another_shape_is_named(reference, damaged):
     assert f"{UP} is (80, 96), not (160, 96)" in found(reference, damaged(shorter))[0]
 
 
-def rotated(reference, path):
-    """The reference in another basis of its hidden states; norms are folded into the matrices behind them."""
+def rotated(reference, path, stretched=1.0):
+    """The reference in another basis of its hidden states; norms are folded into the matrices behind them.
+
+    ``stretched``: a factor for half of its axes. A norm does not survive that, though all products do.
+    """
     path = shutil.copytree(reference, path)
     state = {name: tensor.double() for name, tensor in load_file(path / "model.safetensors").items()}
     width = state["model.norm.weight"].numel()
     turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)).double()).Q
+    turn[:, ::2] *= stretched
+    back = torch.linalg.inv(turn).t()
     for name in state:
         block, _, rest = name.partition(".self_attn." if "self_attn" in name else ".mlp.")
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             state[name] = turn.t() @ state[name]
         elif rest:
             norm = "input_layernorm" if "self_attn" in name else "post_attention_layernorm"
-            state[name] = state[name] * state[f"{block}.{norm}.weight"] @ turn
+            state[name] = state[name] * state[f"{block}.{norm}.weight"] @ back
         elif name == "model.embed_tokens.weight":
             state[name] = state[name] @ turn
     turned = {name: torch.ones_like(t) if name.endswith("layernorm.weight") else t for name, t in state.items()}
@@ -173,6 +178,12 @@ def test_an_embedding_that_was_turned_alone_is_an_error(reference, tmp_path):
     state = load_file(path / "model.safetensors")
     state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].flip(1).contiguous()
     save_file(state, path / "model.safetensors")
+    assert "nor is the model a rotation of it" in "; ".join(found(reference, path))
+
+
+def test_an_embedding_in_another_basis_that_is_no_rotation_is_an_error(reference, tmp_path):
+    """Though its products with the first matrices are what they were."""
+    path = rotated(reference, tmp_path / "turned", stretched=2.0)
     assert "nor is the model a rotation of it" in "; ".join(found(reference, path))
 
 
