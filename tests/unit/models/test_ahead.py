@@ -70,5 +70,6 @@ def test_without_such_a_call_nothing_is_asked(error, monkeypatch):
     monkeypatch.setattr(ahead, "_READER", None)
     try:
         will_need(nn.Linear(2, 2))
+        assert ahead._libc() is None
     finally:
         ahead._libc.cache_clear()
