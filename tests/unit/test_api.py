@@ -1,4 +1,6 @@
 import copy
+import json
+import shutil
 
 import pytest
 
@@ -70,4 +72,13 @@ def test_what_cannot_be_meant_is_refused_before_the_store_is_made(tiny_model, tm
     given = {"model": tiny_model, "method": "rtn4", "store": tmp_path / "store", "offline": True} | arguments
     with pytest.raises(kind, match=words):
         quantgate.quantize(**given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_matrices_that_no_method_takes_are_refused_before_the_store_is_made(tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(ModelError, match="can be a reference, but rtn4 cannot quantize it"):
+        quantgate.quantize(model, "rtn4", store=tmp_path / "store")
     assert not (tmp_path / "store").exists()

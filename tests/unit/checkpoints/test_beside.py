@@ -63,6 +63,15 @@ def test_end_tokens_of_which_one_is_left_are_a_warning(copied, tmp_path):
     assert "answers end with 1, the reference's with 1, 5" in [each.sentence for each in found.of_level(WARNING)]
 
 
+def test_an_end_token_that_closes_turns_may_not_be_the_one_that_is_lost(copied, tmp_path, monkeypatch):
+    """Though another one is left: answers to a chat end with this one."""
+    path, reference = copied("ct_w8a8"), shutil.copytree(REFERENCE, tmp_path / "reference")
+    edit(reference / "generation_config.json", eos_token_id=[1, 5])
+    monkeypatch.setattr("quantgate.checkpoints.beside.ending.end_of_turn", lambda tokenizer: 5)
+    found = whole_audit(path, reference, "mine")
+    assert [e.sentence for e in found.of_level(ERROR)] == ["answers no longer end with token 5, as the reference's do"]
+
+
 def test_the_end_of_a_turn_that_is_lost_is_an_error(copied):
     path = copied("ct_w8a8")
     edit(path / "generation_config.json", eos_token_id=[0, 5])

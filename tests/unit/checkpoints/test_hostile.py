@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from quantgate.checkpoints.audit import whole_audit
 from quantgate.checkpoints.fields import check_pattern
 from quantgate.checkpoints.findings import ERROR
+from quantgate.checkpoints.layouts.gguf_header import read_header
 from quantgate.core.errors import ModelError, QuantgateError
 from quantgate.models.files import tokenizer_files
 from tests.unit.checkpoints.test_inspection import DATA, REFERENCE
@@ -318,6 +319,22 @@ def test_a_gguf_file_that_counts_what_it_does_not_hold(content, tmp_path):
     path = tmp_path / "theirs.gguf"
     path.write_bytes(HOSTILE[content])
     refused(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("tensors over each other", "'output.weight' lies over another tensor"),
+        ("an offset behind the end", "ends at byte"),
+        ("many strings", "an array of 1000000000 values"),
+    ],
+)
+def test_a_gguf_file_is_refused_for_what_it_counts(content, words, tmp_path):
+    """Before anything that it counts is looked for, let alone made."""
+    path = tmp_path / "theirs.gguf"
+    path.write_bytes(HOSTILE[content])
+    with pytest.raises(ModelError, match=words):
+        read_header(path, "theirs")
 
 
 # --- files with holes, archives, bombs ---

@@ -214,3 +214,37 @@ def test_what_features_lose_under_every_group_is_the_squared_error():
     ]
     found = _lost(codes.float(), scales, zeros.float(), target)
     torch.testing.assert_close(found, torch.stack(expected).float(), rtol=1e-4, atol=1e-4)
+
+
+def codes_of(found):
+    return {each.code: each.modules for each in found.findings}
+
+
+def test_two_matrices_of_the_same_values_are_told_without_a_reference(tmp_path):
+    path, other = shutil.copytree(DATA / "gptq_act", tmp_path / "theirs"), UP.replace(".0.", ".1.")
+    state = load_file(path / "model.safetensors")
+    state |= {name.replace(UP, other): each.clone() for name, each in state.items() if name.startswith(f"{UP}.")}
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    assert codes_of(inspect(path, None, "theirs"))["duplicated"] == (UP, other)
+    assert "duplicated" not in codes_of(inspect(DATA / "gptq_act", None, "theirs"))
+
+
+def test_groups_without_a_value_are_counted(tmp_path):
+    """Zeros in 16 bit: no scale says so."""
+    path = shutil.copytree(DATA / "bnb_nf4", tmp_path / "theirs")
+    state = load_file(path / "model.safetensors")
+    state[f"{UP}.weight.absmax"][:3] = 0
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    found = inspect(path, REFERENCE, "theirs")
+    assert [each.numbers for each in found.findings if each.code == "empty_groups"] == [{UP: 3}]
+
+
+def test_what_a_layout_suspects_by_itself_is_told(tmp_path):
+    """Zero points that belong to the other version of GPTQ's layout."""
+    path = shutil.copytree(DATA / "gptq_v1", tmp_path / "theirs")
+    state = load_file(path / "model.safetensors")
+    before = codes_of(inspect(path, None, "theirs")).keys()
+    for name in [name for name in state if name.endswith(".qzeros")]:
+        state[name] = state[name] + 0x11111111
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    assert codes_of(inspect(path, None, "theirs")).keys() - before

@@ -23,7 +23,7 @@ from quantgate.core.requests import (
     RollingResponse,
     flaw,
 )
-from quantgate.engines.guarded import Guarded
+from quantgate.engines.guarded import Guarded, _Opened
 from quantgate.engines.mock import MockRow
 from quantgate.engines.protocol import Capabilities, Setting
 from quantgate.engines.table import engines
@@ -331,3 +331,17 @@ def test_no_command_can_choose_scripted_answers():
 def test_a_candidate_is_not_called_like_the_reference(tmp_path):
     with pytest.raises(UsageError, match="so the 16-bit model is called"):
         parse_candidate(f"reference={tmp_path}")
+
+
+def test_an_engine_may_empty_its_own_list_of_requests():
+    class Emptying:
+        def run(self, requests, sink, job):
+            del job
+            for index in range(len(requests)):
+                sink(index, requests[index])
+            requests.clear()
+            return {}
+
+    asked, found = [Rolling((1, 2)), Rolling((3,))], {}
+    _Opened(Emptying(), "mine").run(asked, found.__setitem__, None)
+    assert asked == list(found.values()) == [Rolling((1, 2)), Rolling((3,))]
