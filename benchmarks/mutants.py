@@ -395,7 +395,7 @@ of(
     "quantgate/runs/preflight.py",
     "tests/suite/test_wrong_commands.py",
     *((f"    {name},\n", "") for name in (
-        "check_texts", "check_numbers", "check_directories", "check_device", "check_calibration", "check_sizes",
+        "check_texts", "check_numbers", "check_directories", "check_device", "check_sizes",
         "check_architecture", "check_calibration_data", "check_candidates",
     )),
     ("    check_model,\n", ""),

@@ -64,6 +64,10 @@ COMMANDS = {
     "a device that is none": (["--device", "banana"], "--device: unknown device 'banana'; known: cpu, cuda, xpu, mps"),
     "a slip in the device": (["--device", "cdua"], "did you mean 'cuda'?"),
     "an unknown calibration set": (["--calibration", "wikitext"], "unknown set 'wikitext'; did you mean 'wikitext2'?"),
+    "an unknown calibration set that no method needs": (
+        ["--methods", "rtn4", "--calibration", "wikitext"],
+        "unknown set 'wikitext'; did you mean 'wikitext2'?",
+    ),
     "no data for the calibration set": (
         ["--methods", "gptq4", "--calibration", "c4"],
         "--calibration c4: data 'data' has no allenai__c4/en/train.jsonl, on which gptq4 is calibrated; expected "
