@@ -19,7 +19,7 @@ _NUMBERED: Final = re.compile(r".*?\.\d+\.")
 
 
 def lost(
-    changed: Collection[str], checkpoint: Checkpoint, ours: Checkpoint, rows: Mapping[str, Tensor]
+    changed: Collection[str], checkpoint: Checkpoint, ours: Checkpoint, rows: Mapping[str, Tensor | float]
 ) -> tuple[list[str], list[str]]:
     """Those of ``changed`` that are other biases, and those that may be corrections.
 
@@ -27,7 +27,7 @@ def lost(
         changed: names of biases that have hardly anything of the reference's.
         checkpoint: the candidate.
         ours: the reference.
-        rows: factors of a matrix's rows, which its bias has to share.
+        rows: factors of a matrix's rows, or the one of all, which its bias has to share.
 
     A bias that follows its rows is neither. One that points elsewhere, or is much larger, is another bias where that
     matters beside what the matrix gives, unless the norm before it has another bias too: that is a shift of the inputs.

@@ -28,7 +28,7 @@ from quantgate.core.words import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 9  # counts up when other things are found in the same files
+VERSION: Final = 10  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -480,7 +480,8 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
     if broken:
         yield Finding("not_finite", ERROR, f"{_tensors(broken)} not finite ({named(broken)})", tuple(broken))
     unlike = [name for name, much in changed.items() if much > _UNLIKE and name.endswith(".bias")]
-    for level, found in zip((ERROR, WARNING), biases.lost(unlike, checkpoint, ours, seen.folds.rows), strict=True):
+    rows = seen.folds.gains | seen.folds.rows
+    for level, found in zip((ERROR, WARNING), biases.lost(unlike, checkpoint, ours, rows), strict=True):
         if found:
             yield Finding("bias_changed", level, f"{named(found)} hold other values", tuple(found))
     quantized = set(checkpoint.modules)

@@ -173,7 +173,7 @@ def lost_groups(weight: Tensor, found: Tensor, group: int | None, allowed: float
     Rounding to the nearest of 16 levels and more leaves each of them nearly along the original, at about its size. One
     that holds something else, or has a scale of another size, hardly shows in the whole matrix. Rounding with feedback
     (GPTQ) leaves single groups anywhere: where the others have more than ``allowed`` (relative, squared) of error, none
-    is named.
+    is named, nor where most groups are off: that is a factor of the whole matrix, which a fold leaves.
     """
     size = group if group is not None and 0 < group < weight.shape[1] else min(_PIECE_OF_ROW, weight.shape[1])
     whole = weight.shape[1] // size * size
@@ -186,6 +186,8 @@ def lost_groups(weight: Tensor, found: Tensor, group: int | None, allowed: float
         power > _LIGHT * power.mean()
     )  # a row that was fitted away still has power
     lost &= heard
+    if 2 * int(lost.sum()) > lost.numel():
+        return 0
     rest = (mass + power - 2 * along)[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
     return int(lost.sum()) if float(rest) <= allowed else 0
 

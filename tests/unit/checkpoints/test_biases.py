@@ -80,12 +80,12 @@ def test_one_that_is_no_number(scene, tmp_path):
 
 
 def test_a_bias_follows_the_rows_of_its_matrix(scene, tmp_path):
-    """Values thrice, and what reads them a third: the bias of the values thrice as well."""
+    """Values five times, and what reads them a fifth: the bias of the values five times as well."""
 
     def change(state):
-        state[f"{V}.scales"] *= 3
-        state[f"{V}.bias"] *= 3
-        state[f"{V}.scales".replace("v_proj", "o_proj")] /= 3
+        state[f"{V}.scales"] *= 5
+        state[f"{V}.bias"] *= 5
+        state[f"{V}.scales".replace("v_proj", "o_proj")] /= 5
 
     assert said(scene, tmp_path, change) == []
 

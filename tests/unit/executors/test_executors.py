@@ -8,6 +8,7 @@ import pytest
 from quantgate.core.cases import CaseKey
 from quantgate.core.errors import QuantgateError, UsageError
 from quantgate.core.progress import Silent
+from quantgate.core.words import counted
 from quantgate.fixtures.case import Case
 from quantgate.fixtures.executors import process, table
 from quantgate.fixtures.executors.protocol import Executor, Work
@@ -95,9 +96,10 @@ def test_what_a_row_refuses_ends_the_command_and_so_does_what_it_raises(monkeypa
     options = SimpleNamespace(executor="far", device="cpu")
     with pytest.raises(UsageError, match="no cluster for cpu"):
         _check_executor(options)
-    row.check = lambda options: 1 / 0
-    with pytest.raises(UsageError, match=r"executor 'far': cannot be checked .*division by zero"):
-        _check_executor(options)
+    for raises in (lambda options: 1 / 0, lambda options: counted(2, None)):  # the latter in a line of ours
+        row.check = raises
+        with pytest.raises(UsageError, match=r"executor 'far': cannot be checked"):
+            _check_executor(options)
 
 
 def test_the_record_of_a_case_is_handed_on(plan):
