@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quantgate.checkpoints.agreement import check_modules
 from quantgate.checkpoints.audit import whole_audit
 from quantgate.checkpoints.findings import ERROR, FACT
 from quantgate.core.errors import ModelError
@@ -305,3 +306,15 @@ def test_compression_config_beside_one_of_today_has_to_agree(tmp_path):
         ModelError, match=r"up_proj.* by ignore in config\.json, .* in compression_config in config\.json"
     ):
         opened(path, tmp_path)
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_list_that_one_declaration_alone_has_is_compared_with_nothing(side):
+    """The other may leave it to its runtime what stays in 16 bit: no tensor is looked at."""
+    listed, silent = {"quant_method": "awq", "modules_to_not_convert": ["lm_head"]}, {"quant_method": "awq"}
+    given = {"ours": listed, "theirs": silent} if side == "ours" else {"ours": silent, "theirs": listed}
+
+    def never(*_):
+        raise AssertionError("nothing is to be read")
+
+    assert check_modules(**given, read=never, files=never, place="elsewhere.json", who="mine") is None
