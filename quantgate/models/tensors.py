@@ -31,7 +31,7 @@ _IN_TORCH: Final = {
     "I16": "int16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "F32": "float32", "I64": "int64",
     "F64": "float64",
 }  # fmt: skip
-_Stamp = tuple[int, int, int, int]  # device, inode, bytes, time of the last change of content (ns)
+_Stamp = tuple[int, int, int, int, int]  # device, inode, bytes, times of the last change of content and of status (ns)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 def _stamp(descriptor: int) -> _Stamp:
     facts = os.fstat(descriptor)
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _entries(header: dict[str, Any], path: Path, start: int, stamp: _Stamp) -> dict[str, StoredTensor]:

@@ -37,9 +37,7 @@ def calibrated(request, tmp_path_factory):
 
     for number, block in enumerate(model.model.layers):
         attention, name = block.self_attn, f"model.layers.{number}.self_attn"
-        if (
-            request.param == "gemma2"
-        ):  # as trained ones are: what multiplies is 1 + weight, and nothing is made of weight
+        if request.param == "gemma2":  # as trained ones are: 1 + weight multiplies, so nothing is made of weight
             torch.nn.init.uniform_(block.input_layernorm.weight, 0.1, 0.3)
         attention.k_proj.weight.data *= 4.0 / (number + 1)
         attention.v_proj.weight.data *= number + 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 import torch
@@ -103,3 +104,13 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(path, monkeypatch):
     os.truncate(path, tensor.begin + 4)
     with pytest.raises(ModelError, match="cannot be read"):
         read_tensor(tensor)
+
+
+def test_a_file_whose_old_time_was_put_back_is_another_one(path):
+    """Of the same size: the time of the last change of status tells."""
+    tensor, facts = read_header(path)["torch.float32"], path.stat()
+    time.sleep(0.02)
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    with path.open("rb") as file:
+        assert tensors._stamp(file.fileno()) != tensor.stamp
