@@ -105,10 +105,10 @@ def main() -> None:
     evaluation = Evaluation(options, tasks, Sources(data, data), store, load_policy(None), scratch)
     questions = evaluation.questions
     remote = Remote(parse_address(args.address, "the address").removesuffix("/v1"), "the server")
-    server = probe(remote, "", questions.tokenizer)
+    server = probe(remote, "", questions.remembered.real)
     print(server.as_record(), flush=True)
-    here = TorchRow().open(questions.model, questions.tokenizer, Setting(args.dtype))
-    there = HttpRow(server).open(questions.model, questions.tokenizer, Setting(args.dtype))
+    here = TorchRow().open(questions.model, questions.remembered.real, Setting(args.dtype))
+    there = HttpRow(server).open(questions.model, questions.remembered.real, Setting(args.dtype))
     for task in tasks:
         asked = evaluation.asked(task)
         slices = [mine for mine in asked.slices if mine.stop > mine.start]

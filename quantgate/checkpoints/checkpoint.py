@@ -7,11 +7,9 @@ copied; ``quantgate.json`` is the record. An output head that is tied to the emb
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,27 +19,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantgate.checkpoints import formats
-from quantgate.checkpoints.mixed import is_mixed, layer_config
+from quantgate.checkpoints.mixed import layer_config
+from quantgate.checkpoints.record import LAYOUTS, check_layout, layers_of, write_json
 from quantgate.core import reading
 from quantgate.core.errors import ModelError, translated
 from quantgate.models.accounting import REPORTING, check_loaded, check_placed
 from quantgate.models.digest import HEAD, is_tied
-from quantgate.models.files import model_files, read_json, weight_files
+from quantgate.models.files import read_json, weight_files
 from quantgate.models.loading import moved, read_config
 from quantgate.models.spill import Spill
 from quantgate.models.tensors import reading_weights, stored
 from quantgate.quantize.algorithms import bnb, floats
-from quantgate.quantize.base import QuantizationRecord, StoredWeight
-from quantgate.quantize.numerics import layout, uniform
+from quantgate.quantize.base import StoredWeight
+from quantgate.quantize.numerics import uniform
+from quantgate.quantize.settings import QUANT_METHOD
 from quantgate.quantize.transforms import activations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LAYOUT_VERSION: Final = 2
-"""Counts up when `write` stores the same weights otherwise. 2: a tied head once."""
-
-RECORD_NAME: Final = "quantgate.json"
 _SHARD_BYTES: Final = 4 * 1000**3
 _REWRITE: Final = "compare quantization_config with the tensors, or write the checkpoint again"
 # What settings that others wrote may raise where they are read
@@ -178,11 +174,6 @@ def replace_weights(state: Mapping[str, Tensor], target: Path) -> None:
     save(state, target)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` with sorted keys and a final newline."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def _write_configs(
     source: Mapping[str, Any], quantization: Mapping[str, Any], dtype: torch.dtype, target: Path
 ) -> None:
@@ -194,32 +185,6 @@ def _write_configs(
     write_json(target / "config.json", config)
     if quantization.get("quant_method") == "gptq":
         write_json(target / "quantize_config.json", quantization)
-
-
-def write_record(record: QuantizationRecord, target: Path) -> None:
-    """Write ``quantgate.json``."""
-    write_json(target / RECORD_NAME, asdict(record))
-
-
-def read_record(directory: Path) -> QuantizationRecord:
-    """Read ``quantgate.json``.
-
-    Raises:
-        ModelError: it is missing, or not a record.
-    """
-    path = directory / RECORD_NAME
-    try:
-        content = reading.read_json(path)
-        return QuantizationRecord(**content | {"quantized_modules": tuple(content["quantized_modules"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            str(path), f"no readable record ({error})", expected="a checkpoint written by quantgate"
-        ) from error
-
-
-def bytes_on_disk(directory: Path) -> int:
-    """Size of all files that make up the model in ``directory``: what else lies there is not counted."""
-    return sum(path.stat().st_size for path in model_files(directory))
 
 
 def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.device = "cpu") -> PreTrainedModel:
@@ -235,8 +200,8 @@ def load_quantized(directory: Path, dtype: torch.dtype, device: str | torch.devi
     config = read_config(directory, who)
     quantization: Any = getattr(config, "quantization_config", None)
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if method not in _LAYOUTS:
-        raise ModelError(who, f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
+    if method not in LAYOUTS:
+        raise ModelError(who, f"quant_method {method!r}", expected=f"one of {', '.join(LAYOUTS)}")
     del config.quantization_config
     state, layers = read_layers(directory, quantization)
     grids = {name: state.pop(name) for name in list(state) if name.rpartition(".")[2] in activations.PARTS}
@@ -283,7 +248,7 @@ def _install(
 
 def is_known_layout(config: Mapping[str, Any]) -> bool:
     """Whether ``load_quantized`` reads a checkpoint with this config.json."""
-    return (config.get("quantization_config") or {}).get("quant_method") in _LAYOUTS
+    return (config.get("quantization_config") or {}).get("quant_method") in LAYOUTS
 
 
 class Layers(Mapping[str, StoredWeight]):
@@ -306,7 +271,7 @@ class Layers(Mapping[str, StoredWeight]):
             also=_MALFORMED,
         ):
             mine = layer_config(self._config, name)
-            return _layout(mine)[1](parts, mine, f"{self._directory}: {name}")
+            return _reader(mine)(parts, mine, f"{self._directory}: {name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -347,34 +312,16 @@ def read_layers(directory: Path, config: Mapping[str, Any]) -> tuple[dict[str, T
     return state, Layers(parts, config, directory)
 
 
-def layers_of(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The quantized layers among the tensors called ``names``, in the order of their own names: part -> tensor.
-
-    ``config``: the ``quantization_config``, whose layout says what the parts are called.
-    """
-    patterns = [_layout(each)[0] for each in (config["configs"] if is_mixed(config) else [config])]
-    matches = [match for name in names for pattern in patterns if (match := pattern.fullmatch(name))]
-    found: dict[str, dict[str, str]] = {name: {} for name in sorted({match["layer"] for match in matches})}
-    for match in matches:
-        found[match["layer"]][match["key"]] = match.string
-    return found
-
-
-def _layout(config: Mapping[str, Any]) -> tuple[re.Pattern[str], _Reader]:
-    """The names of a layer's tensors, and what reads them."""
-    method = config.get("quant_method")
-    if method not in _LAYOUTS:
-        raise ModelError("quantization_config", f"quant_method {method!r}", expected=f"one of {', '.join(_LAYOUTS)}")
-    return _LAYOUTS[method]
+def _reader(config: Mapping[str, Any]) -> _Reader:
+    """What reads a layer."""
+    check_layout(config)
+    return _READERS[config["quant_method"]]
 
 
 _Reader = Callable[[Mapping[str, Tensor], Mapping[str, Any], str], StoredWeight]
-_LAYOUTS: Final[dict[str, tuple[re.Pattern[str], _Reader]]] = {
-    "gptq": (re.compile(r"(?P<layer>.+)\.(?P<key>qweight|qzeros|scales|g_idx)"), uniform.from_tensors),
-    layout.QUANT_METHOD: (re.compile(r"(?P<layer>.+)\.(?P<key>quantized\.\w+)"), formats.from_tensors),
-    "compressed-tensors": (
-        re.compile(r"(?P<layer>.+)\.(?P<key>weight_scale|weight_packed|weight_global_scale)"),
-        floats.from_compressed,
-    ),
-    "bitsandbytes": (re.compile(r"(?P<layer>.+?)\.(?P<key>SCB|weight_format|weight\..+)"), bnb.from_tensors),
+_READERS: Final[dict[str, _Reader]] = {
+    "gptq": uniform.from_tensors,
+    QUANT_METHOD: formats.from_tensors,
+    "compressed-tensors": floats.from_compressed,
+    "bitsandbytes": bnb.from_tensors,
 }

@@ -25,8 +25,8 @@ from quantgate.models.files import read_json
 from quantgate.models.quantized import CACHE, INPUTS, MAIN, QMAP
 from quantgate.models.tensors import stored
 from quantgate.quantize.algorithms.floats import is_plain
-from quantgate.quantize.numerics.layout import QUANT_METHOD
 from quantgate.quantize.settings import (
+    QUANT_METHOD,
     ActivationSettings,
     CacheSettings,
     EasyQuantSettings,

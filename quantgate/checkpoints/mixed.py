@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from quantgate.core.errors import ModelError
-from quantgate.quantize.numerics.layout import QUANT_METHOD
+from quantgate.quantize.settings import QUANT_METHOD
 
 FORMAT: Final = "mixed"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.quantize.numerics.layout import QUANT_METHOD
+from quantgate.quantize.settings import QUANT_METHOD
 
 # seen: "no longer supported"
 _ORDERED: Final = "vLLM 0.32 refuses act-order (desc_act): gptq-static-w{bits} has its groups in order"

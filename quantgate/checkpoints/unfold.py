@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantgate.checkpoints import static_cache
-from quantgate.checkpoints.checkpoint import TEXTS, write_json
+from quantgate.checkpoints.checkpoint import TEXTS
+from quantgate.checkpoints.record import write_json
 from quantgate.checkpoints.stored_scales import computed_with
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import HEAD, is_tied

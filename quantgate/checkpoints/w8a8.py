@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quantgate.checkpoints import checkpoint
+from quantgate.checkpoints.record import write_json
 from quantgate.core.errors import ModelError
 from quantgate.models.files import read_json
 from quantgate.quantize.base import Method
@@ -63,7 +64,7 @@ def convert(source: Path, target: Path) -> None:
     for name, layer in layers.items():
         state |= {f"{name}.{part}": tensor for part, tensor in _int8(layer, name).items()}
     checkpoint.replace_weights(state, target)
-    checkpoint.write_json(target / "config.json", config | {"quantization_config": w8a8_config()})
+    write_json(target / "config.json", config | {"quantization_config": w8a8_config()})
 
 
 def _int8(layer: object, name: str) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from typing import Final
 import torch
 from safetensors.torch import save_file
 
-from quantgate.checkpoints.checkpoint import write_json
 from quantgate.checkpoints.layouts.adapter import BASE, CONFIG, WEIGHTS
+from quantgate.checkpoints.record import write_json
 from quantgate.compensation.eora import Parts
 from quantgate.core.errors import StoreError
 from quantgate.store.store import ENTRY

@@ -21,8 +21,8 @@ from quantgate.core.records import Result
 from quantgate.efficiency.architecture import Architecture, read_architecture
 from quantgate.efficiency.child import Job, run_job
 from quantgate.efficiency.rows import Executed, memory_row, rates_of
-from quantgate.efficiency.weights import stored_bytes
 from quantgate.efficiency.workload import WORKLOADS, Workload
+from quantgate.models.tensors import stored_bytes
 from quantgate.quantize.base import Method
 from quantgate.runs.evaluation import Evaluation
 from quantgate.subjects.served import check_measurable

@@ -1,15 +1,13 @@
-"""Bytes of a checkpoint's weights: read from its files, and predicted from the layout before anything is quantized."""
+"""Bytes of a checkpoint's weights, predicted from the layout before anything is quantized."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from quantgate.checkpoints.mixed import is_mixed, layer_config
 from quantgate.core.errors import MethodError
 from quantgate.efficiency.architecture import Architecture, Linear
-from quantgate.models.tensors import stored
 from quantgate.quantize.numerics.packing import packed_rows
 
 _INT32, _HALF, _FLOAT = 4, 2, 4
@@ -17,15 +15,6 @@ _FLOAT4_STATE: Final = 16 * _FLOAT + 100  # the table of levels and a JSON line,
 _FLOAT4_BLOCK: Final = 64
 _SHAPE: Final = 8  # two int32
 _OUTLIER: Final = 4  # a 16-bit value and a 16-bit column
-
-
-def stored_bytes(directory: Path) -> int:
-    """Bytes of all tensors of the model in ``directory``, from the headers of the files that the loader reads.
-
-    Raises:
-        ModelError: a file is missing or has no readable header.
-    """
-    return sum(tensor.nbytes for tensor in stored(directory).values())
 
 
 def predicted_bytes(model: Architecture, quantization: Mapping[str, Any] | None, outliers: float = 0.0) -> float:

@@ -52,6 +52,13 @@ class Guarded:
             raise EngineError(self.who, f"batch_tokens {batch!r} in its identity", expected="a number of tokens")
         return found
 
+    def hangs_on(self, setting: Setting) -> dict[str, str] | None:
+        """What its identity hangs on beside the small files of a model and quantgate's own code, where it need not be
+        asked to know that; None where it has to be.
+        """
+        told = getattr(self.row, "hangs_on", None)
+        return None if told is None else told(setting)
+
     def open(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> Engine:
         """See `EngineRow.open`."""
         opened = self.row.open(weights, tokenizer, setting)

@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ _IN_TORCH: Final = {
     "I16": "int16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "F32": "float32", "I64": "int64",
     "F64": "float64",
 }  # fmt: skip
+_HASHING: Final = min(4, os.cpu_count() or 1)  # tensors at a time
 _Stamp = tuple[int, int, int, int, int]  # device, inode, bytes, times of the last change of content and of status (ns)
 
 
@@ -63,6 +65,15 @@ def stored(directory: Path, who: str = "") -> dict[str, StoredTensor]:
             depend on the reader.
     """
     return tensors_of(weight_files(directory, who), who or str(directory))
+
+
+def stored_bytes(directory: Path) -> int:
+    """Bytes of all tensors of the model in ``directory``, from the headers of the files that the loader reads.
+
+    Raises:
+        ModelError: a file is missing or has no readable header.
+    """
+    return sum(tensor.nbytes for tensor in stored(directory).values())
 
 
 def tensors_of(weights: WeightFiles, who: str) -> dict[str, StoredTensor]:
@@ -211,24 +222,29 @@ def reading_weights(path: Path) -> AbstractContextManager[None]:
 
 def digest_tensors(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     """sha256 of each tensor: type, shape and bytes. Wherever it is stored, the same tensor has the same digest."""
-    digests = {}
+    digests: dict[str, str] = {}
     for path in sorted({tensor.path for tensor in tensors.values()}):
-        mine = [tensor for tensor in tensors.values() if tensor.path == path]
-        for tensor in mine:
-            digests[tensor.name] = hashlib.sha256(f"{tensor.dtype}:{tensor.shape}\n".encode()).hexdigest()
-        _update(path, mine, digests)
+        digests |= _digests(path, [tensor for tensor in tensors.values() if tensor.path == path])
     return digests
 
 
-def _update(path: Path, tensors: list[StoredTensor], digests: dict[str, str]) -> None:
-    hashed = [tensor for tensor in tensors if tensor.nbytes]
-    if not hashed:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        view = memoryview(content)
-        for tensor in hashed:
-            digest = hashlib.sha256(digests[tensor.name].encode())
+def _digests(path: Path, tensors: list[StoredTensor]) -> dict[str, str]:
+    """Of the tensors of one file, several at a time: who hashes much leaves the interpreter to others meanwhile."""
+    begun = {each.name: hashlib.sha256(f"{each.dtype}:{each.shape}\n".encode()).hexdigest() for each in tensors}
+    filled = [each for each in tensors if each.nbytes]
+    if not filled:
+        return begun
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        memoryview(content) as view,
+        ThreadPoolExecutor(_HASHING) as pool,
+    ):
+
+        def digest(tensor: StoredTensor) -> str:
+            found = hashlib.sha256(begun[tensor.name].encode())
             with view[tensor.begin : tensor.end] as part:
-                digest.update(part)
-            digests[tensor.name] = digest.hexdigest()
-        view.release()
+                found.update(part)
+            return found.hexdigest()
+
+        return begun | dict(zip([each.name for each in filled], pool.map(digest, filled), strict=True))

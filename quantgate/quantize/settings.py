@@ -14,6 +14,8 @@ from quantgate.core.errors import MethodError
 Need = Literal["hessian", "magnitude", "range"]
 MIN_BITS: Final = 2
 MAX_BITS: Final = 8
+QUANT_METHOD: Final = "quantgate"
+"""In a checkpoint's ``quantization_config``: the layout of our own."""
 LATER: Final = {"later": True}
 """Of a setting that older records lack: it is written down only where it is not its default, which they mean."""
 

@@ -31,7 +31,6 @@ from quantgate.subjects.spec import SubjectSpec, spec_of
 from quantgate.subjects.subject import Subject
 from quantgate.tasks.base import Task
 from quantgate.tasks.efficiency import EfficiencyTask
-from quantgate.tasks.prompts import record_of as record_of_prompts
 from quantgate.verdict.evidence import Evidence
 from quantgate.verdict.policy import Policy, Rule
 
@@ -108,10 +107,10 @@ class Evaluation:
 
     def model_record(self) -> dict[str, Any]:
         """What the report says about the reference."""
-        prompts = record_of_prompts(self.questions.prompts)
+        prompts = self.questions.prompts_record()
         if ignored := ignored_generation_settings(self.model.path):
             prompts["greedy_in_spite_of"] = ignored
-        from quantgate.checkpoints.checkpoint import bytes_on_disk
+        from quantgate.checkpoints.record import bytes_on_disk
 
         options = self.options
         engine = getattr(self.model, "engine", None) or self.scoring.row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
 from quantgate.core.errors import QuantgateError
 from quantgate.core.items import Item, digest_items, splits_note
@@ -18,6 +18,7 @@ from quantgate.quantize.calibration.samples import LEFT_OUT, Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
+from quantgate.store.facts import Facts, FactsKey, code_digest, versions
 from quantgate.store.store import Store
 from quantgate.subjects.served_reference import is_address, open_served_reference
 from quantgate.tasks.base import Carrying, Followed, Placed, Task, best_constant
@@ -26,12 +27,12 @@ from quantgate.tasks.lessons import stock_of
 from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.opening import open_prompts
 from quantgate.tasks.overlap import ScoredTexts, check_disjoint, texts_of
-from quantgate.tasks.prompts import Prompts, notes_of
+from quantgate.tasks.prompts import Prompts, notes_of, record_of
+from quantgate.tasks.remembered import LIBRARIES, Remembered
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.sampled import Sampled
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+_MODEL: Final = "the model"
 
 
 class Questions:
@@ -55,28 +56,44 @@ class Questions:
         return replace(model, name=f"{options.called}:{model.name}") if options.called else model
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def remembered(self) -> Remembered:
         """The reference's tokenizer; subjects are asked with the same tokens."""
-        return load_tokenizer(self.model.path, self.model.id)
+        model, root = self.model, self.store.root
+        return Remembered(lambda: load_tokenizer(model.path, model.id), lambda scope: Facts(root, self.facts(scope)))
+
+    def facts(self, scope: str, **more: str) -> FactsKey:
+        """Under what it is kept that was said of the reference's small files; ``more``: what else that hangs on."""
+        digest = self.model.digest
+        files = {"config": digest.config, "tokenizer": digest.tokenizer}
+        return FactsKey(files | more, versions(*LIBRARIES), scope, code_digest())
 
     @cached_property
     def prompts(self) -> Prompts:
         """Encodes prompts for the reference's tokenizer and context length; they end where the reference says."""
         path, name = self.model.path, self.model.id
-        prompts = open_prompts(
-            path, name, tokenizer=self.tokenizer,
-            shipped=shipped_sampling(path) if self._draws else None, seed=self.options.selection.seed,
-        )  # fmt: skip
-        for note in notes_of(prompts):
+        with self.remembered.about(_MODEL):
+            prompts = open_prompts(
+                path, name, tokenizer=self.remembered,
+                shipped=shipped_sampling(path) if self._draws else None, seed=self.options.selection.seed,
+            )  # fmt: skip
+            notes = notes_of(prompts)
+        for note in notes:
             self.store.progress.note(note)
         return prompts
+
+    def prompts_record(self) -> dict[str, Any]:
+        """What of the prompts is not the tokenizer's or the template's own way; for the report."""
+        with self.remembered.about(_MODEL):
+            return record_of(self.prompts)
 
     def calibration(self, choice: CalibrationChoice | None = None) -> Calibration:
         """A calibration set, checked to share no text with any planned task. ``choice``: None for the options' own."""
         choice = choice or self.options.calibration
         if choice not in self._sets:
-            built = build_calibration(choice, self.sources.data, self.sources.bundled, self.prompts, self._leaking)
-            check_disjoint(built.texts, built.name, self._tested)
+            prompts = self.prompts
+            with self.remembered.about(f"calibration {choice.name}"):
+                built = build_calibration(choice, self.sources.data, self.sources.bundled, prompts, self._leaking)
+                check_disjoint(built.texts, built.name, self._tested)
             if LEFT_OUT in built.source:
                 self.store.progress.note(f"calibration set {built.name}: {built.source}")
             if choice.statistics:
@@ -121,12 +138,13 @@ class Questions:
         return self._asked[task.id]
 
     def _built(self, task: Task) -> Asked:
-        with PHASES.of(f"{task.id}: items and prompts"):
+        prompts = self.prompts
+        with PHASES.of(f"{task.id}: items and prompts"), self.remembered.about(task.id):
             items = self._followed(task) if isinstance(task, Followed) else None
             if items is None:
-                items = items_of(task, self.sources.data, self.options.selection, self.prompts)
+                items = items_of(task, self.sources.data, self.options.selection, prompts)
             with told_of(task, "cannot ask about its items"):
-                return ask_items(task, items, self.prompts)
+                return ask_items(task, items, prompts)
 
     @property
     def _draws(self) -> bool:

@@ -22,6 +22,7 @@ from quantgate.engines.table import engine_called
 from quantgate.runs import answers
 from quantgate.runs.asked import Asked
 from quantgate.runs.questions import Questions
+from quantgate.store.facts import remembered
 from quantgate.tasks.base import InTurns, Task
 from quantgate.tasks.checked import check_depends, outcome_of
 from quantgate.tasks.rolling import RollingTask
@@ -114,8 +115,8 @@ class Scoring:
 
     def __init__(self, questions: Questions, row: EngineRow | None = None) -> None:
         self.questions, self.store, self.options = questions, questions.store, questions.options
-        self.row: EngineRow = Guarded(row or engine_called(self.options.engine))
-        self._own: dict[str, EngineRow] = {}
+        self.row = Guarded(row or engine_called(self.options.engine))
+        self._own: dict[str, Guarded] = {}
         self._open: tuple[str, Engine] | None = None
 
     @cached_property
@@ -123,11 +124,16 @@ class Scoring:
         """What about the engine can change an answer."""
         return self._identity_of(self.row)
 
-    def _identity_of(self, row: EngineRow) -> dict[str, Any]:
-        model = self.questions.model
-        return row.identity(model.path, model.id, self.options.setting)
+    def _identity_of(self, row: Guarded) -> dict[str, Any]:
+        model, setting = self.questions.model, self.options.setting
+        hangs_on = row.hangs_on(setting)
+        if hangs_on is None:
+            return row.identity(model.path, model.id, setting)
+        key = self.questions.facts(f"engine {row.name}", **hangs_on)
+        found: dict[str, Any] = remembered(self.store.root, key, lambda: row.identity(model.path, model.id, setting))
+        return found
 
-    def _row(self, weights: Weights) -> EngineRow:
+    def _row(self, weights: Weights) -> Guarded:
         """What answers for ``weights``: an engine of their own (a server), or the run's."""
         own: EngineRow | None = getattr(weights, "engine", None)
         if own is None:
@@ -257,7 +263,7 @@ class Scoring:
         if self._open is None or self._open[0] != weights.digest_loaded:
             self.release()
             with PHASES.of(f"{weights.name}: loading"), translated(weights.who, "cannot be loaded"):
-                opened = self._row(weights).open(weights, self.questions.tokenizer, self.options.setting)
+                opened = self._row(weights).open(weights, self.questions.remembered.real, self.options.setting)
             self._open = (weights.digest_loaded, opened)
             weights.check_unchanged()
         return self._open[1]

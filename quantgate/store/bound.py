@@ -30,18 +30,22 @@ def checksum(key: str, parts: Iterable[Any]) -> str:
 
 def write_json(path: Path, content: Any, key: str) -> None:
     """Write ``content`` with the checksum that ties it to ``key``. The name of the file counts too."""
-    sealed = {_CHECKSUM: _json_checksum(path.name, content, key), _CONTENT: content}
-    path.write_text(json.dumps(sealed) + "\n", encoding="utf-8")
+    path.write_text(sealed_text(path.name, content, key), encoding="utf-8")
 
 
-def read_json(path: Path, key: str) -> Any:
-    """What `write_json` was given.
+def sealed_text(name: str, content: Any, key: str) -> str:
+    """What `write_json` writes into the file called ``name``."""
+    return json.dumps({_CHECKSUM: _json_checksum(name, content, key), _CONTENT: content}) + "\n"
+
+
+def read_json(path: Path, key: str, most: int = reading.MOST_SETTINGS) -> Any:
+    """What `write_json` was given, at most ``most`` bytes of it.
 
     Raises:
         OSError: the file cannot be opened.
         Unreadable: it is no JSON, was edited, or was written for another key.
     """
-    sealed = reading.parse_object(reading.read_text(path))
+    sealed = reading.parse_object(reading.read_text(path, most))
     if sealed.keys() != {_CHECKSUM, _CONTENT}:
         raise Unreadable("its checksum is missing")
     if sealed[_CHECKSUM] != _json_checksum(path.name, sealed[_CONTENT], key):

@@ -163,9 +163,9 @@ def open_candidate(model: ModelFiles, method: Method, calibration: Calibration |
     Raises:
         ModelError: it is incomplete, or of another architecture than the reference.
     """
-    from quantgate.checkpoints.checkpoint import bytes_on_disk
     from quantgate.checkpoints.declared import read_declared
     from quantgate.checkpoints.layouts.table import open_checkpoint
+    from quantgate.checkpoints.record import bytes_on_disk
 
     path, who = directory_of(method), f"candidate {method.id!r}"
     if not has_config(path):

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantgate.checkpoints.checkpoint import bytes_on_disk, ties_its_head, untie
+from quantgate.checkpoints.checkpoint import ties_its_head, untie
 from quantgate.checkpoints.gguf_export import FLOATS, check_gguf, write_gguf
 from quantgate.checkpoints.mixed import mixed_config
 from quantgate.checkpoints.nvfp4 import share_scales
 from quantgate.checkpoints.readers import linear_shapes, readers
+from quantgate.checkpoints.record import bytes_on_disk
 from quantgate.checkpoints.w8a8 import convert, is_w8a8, w8a8_config
 from quantgate.core.errors import UsageError
 from quantgate.core.words import say

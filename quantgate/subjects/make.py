@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quantgate.checkpoints import checkpoint
 from quantgate.checkpoints.mixed import mixed_config
+from quantgate.checkpoints.record import bytes_on_disk, write_record
 from quantgate.core.errors import MethodError
 from quantgate.core.memory import kept_heap
 from quantgate.core.progress import Progress
@@ -121,8 +122,8 @@ def _write(
     config, others = work.checkpoint_config(), work.other_tensors(dtype)
     packed_bytes = checkpoint.write(model_dir, target, work.weights, config, dtype, others)
     seconds = common + work.job.seconds + time.perf_counter() - start
-    record = work.record(calibration, packed_bytes, checkpoint.bytes_on_disk(target), seconds)
-    checkpoint.write_record(record, target)
+    record = work.record(calibration, packed_bytes, bytes_on_disk(target), seconds)
+    write_record(record, target)
     return record
 
 

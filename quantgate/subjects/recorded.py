@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from quantgate.checkpoints.checkpoint import bytes_on_disk, layers_of
+from quantgate.checkpoints.record import bytes_on_disk, layers_of
 from quantgate.models.digest import HEAD
 from quantgate.models.files import read_json
 from quantgate.models.tensors import StoredTensor, stored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from quantgate.core.cases import CaseKey
 from quantgate.core.errors import translated
@@ -11,6 +12,8 @@ from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice
+from quantgate.store.facts import FactsKey, code_digest, remembered, versions
+from quantgate.store.store import sha256_file
 from quantgate.subjects.brought import kind_of
 from quantgate.subjects.subject import Subject, Workshop, make_subject
 
@@ -46,9 +49,17 @@ class SubjectSpec:
         opener = brought.open if brought else make_subject
         with translated(f"subject {self.method.id!r}", "cannot be made", hint="compare its files with the original's"):
             subject = opener(model, self.method, calibration, workshop)
-        problems = configuration_problems(model.path, subject.path)
+        problems = _problems(model, subject, workshop.store.root)
         subject.check_unchanged()
         return replace(subject, foreign=(*subject.foreign, *problems), called=self.id)
+
+
+def _problems(model: ModelFiles, subject: Subject, root: Path) -> list[str]:
+    """How the subject's configuration computes otherwise; of the same two files it is said once."""
+    files = {name: sha256_file(path / "config.json") for name, path in (("ours", model.path), ("theirs", subject.path))}
+    key = FactsKey(files, versions("transformers"), "configurations", code_digest())
+    found: list[str] = remembered(root, key, lambda: configuration_problems(model.path, subject.path))
+    return found
 
 
 def spec_of(subject: Method | SubjectSpec) -> SubjectSpec:

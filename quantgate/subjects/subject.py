@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from quantgate.checkpoints.record import LAYOUT_VERSION, read_record
 from quantgate.core import reading
 from quantgate.core.errors import MethodError, StoreError, translated
 from quantgate.core.keys import AuditKey, SubjectKey
@@ -153,20 +154,18 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
     Raises:
         MethodError: the method cannot be applied to this model, or it needs a calibration set and there is none.
     """
-    from quantgate.checkpoints.checkpoint import read_record
-    from quantgate.quantize.calibration.shards import PooledStatistics, check_model
-    from quantgate.subjects.make import quantize_checkpoint
-
     if method.needs_calibration and calibration is None:
         raise MethodError(method.id, "no calibration set", expected="text to look at")
     calibration = calibration if method.needs_calibration else None
-    if isinstance(calibration, PooledStatistics):
-        check_model(calibration, model.digest.weights, model.digest.tokenizer)
+    if calibration is not None:
+        calibration.check_made_for(model.digest.weights, model.digest.tokenizer)
     store, device = workshop.store, workshop.device
     key = key_of(model, method, calibration, device)
     what = f"{method.id} of {model.id}"
 
     def build(target: Path) -> None:
+        from quantgate.subjects.make import quantize_checkpoint  # loads torch
+
         with (
             store.computing(workshop.shared),
             translated(what, "cannot be quantized", kind=MethodError, hint="choose another method or --device"),
@@ -187,8 +186,6 @@ def make_subject(model: ModelFiles, method: Method, calibration: Calibration | N
 
 def key_of(model: ModelFiles, method: Method, calibration: Calibration | None, device: str) -> SubjectKey:
     """Where the store keeps the model quantized by ``method``; ``calibration``: None for a method that needs none."""
-    from quantgate.checkpoints.checkpoint import LAYOUT_VERSION
-
     return SubjectKey(
         model_digest=model.digest.whole,
         method=method.as_record(),

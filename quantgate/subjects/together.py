@@ -36,13 +36,14 @@ def make_together(model: ModelFiles, methods: Sequence[Method], calibration: Cal
 
     A method that fails takes the others down; then nothing is kept, and each is made alone, which says what is wrong.
     """
-    from quantgate.subjects.make import quantize_many
-
     store = workshop.store
-    keys = {method.id: key_of(model, method, calibration, workshop.device) for method in methods if shares(method)}
-    missing = [each for each in methods if each.id in keys and not store.path_of(keys[each.id]).exists()][:MOST]
+    keys = {each.id: key_of(model, each, calibration, workshop.device) for each in methods if each.needs_calibration}
+    missing = [each for each in methods if each.id in keys and not store.path_of(keys[each.id]).exists()]
+    missing = [each for each in missing if shares(each)][:MOST]
     if len(missing) < 2:
         return
+    from quantgate.subjects.make import quantize_many  # loads torch
+
     with tempfile.TemporaryDirectory(dir=store.root / "tmp", prefix="together-") as scratch:
         targets = {Path(scratch) / method.id: method for method in missing}
         for target in targets:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import quantgate
-from quantgate.checkpoints.checkpoint import read_record
+from quantgate.checkpoints.record import read_record
 from quantgate.core.errors import ModelError, UsageError
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice

@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from quantgate.checkpoints.checkpoint import load_quantized, read_record
+from quantgate.checkpoints.checkpoint import load_quantized
 from quantgate.checkpoints.readers import linear_shapes, readers
+from quantgate.checkpoints.record import read_record
 from quantgate.cli import main
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.subjects.exporting import export_config

@@ -21,7 +21,7 @@ from quantgate.checkpoints.layouts.parts import (
 from quantgate.checkpoints.layouts.protocol import CHANNEL, StoredModule
 from quantgate.checkpoints.mixed import dynamic_rule, is_mixed, layer_config
 from quantgate.core.errors import ModelError
-from quantgate.quantize.numerics.layout import QUANT_METHOD
+from quantgate.quantize.settings import QUANT_METHOD
 
 if TYPE_CHECKING:
     from torch import Tensor

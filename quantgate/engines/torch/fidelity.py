@@ -35,7 +35,6 @@ from quantgate.engines.torch.head import first_argmax
 from quantgate.engines.torch.kept import KeptReader, KeptWriter
 
 TOP_K: Final = KEPT_TOKENS
-VERSION: Final = 3  # counts up whenever the same distributions could give other numbers
 _GOLDEN: Final = 0.6180339887498949  # multiples of it, modulo 1, fill the unit interval evenly
 _CLOSE: Final = 0.1  # nats of the bound up to which exp(r) - 1 - r has the smaller variance
 

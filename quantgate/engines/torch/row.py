@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from quantgate.core.machine import processor_digest
 from quantgate.core.requests import Request, Sink
 from quantgate.engines.protocol import Against, Capabilities, Job, Keep, Setting, Weights
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from quantgate.engines.torch.fidelity import TopKReader, TopKWriter
     from quantgate.engines.torch.head import Head
     from quantgate.engines.torch.states import StatesReader, StatesWriter
+
+_COMPARISON: Final = 3  # counts up whenever the same distributions could give other numbers
 
 
 class TorchRow:
@@ -28,9 +32,7 @@ class TorchRow:
     @property
     def comparison(self) -> int:
         """See `EngineRow.comparison`."""
-        from quantgate.engines.torch.fidelity import VERSION
-
-        return VERSION
+        return _COMPARISON
 
     def identity(self, model: Path, who: str, setting: Setting) -> dict[str, Any]:
         """See `EngineRow.identity`."""
@@ -52,6 +54,14 @@ class TorchRow:
             **({"attention": CUDA_VERSION} if device == "cuda" else {}),
         }
         return record | ({"batch_tokens": batch} if batch else {})
+
+    def hangs_on(self, setting: Setting) -> dict[str, str] | None:
+        """See `quantgate.engines.guarded.Guarded.hangs_on`: for a CPU it can be said without torch."""
+        if type(self) is not TorchRow or setting.device != "cpu":  # what is made of it may say more than this does
+            return None
+        processor = processor_digest()
+        libraries = {name: _version(name) for name in ("torch", "transformers")}
+        return None if processor is None else {**libraries, "processor": processor, **asdict(setting)}
 
     def open(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> OpenModel:
         """See `EngineRow.open`."""

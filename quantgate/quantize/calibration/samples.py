@@ -66,6 +66,9 @@ class Calibration:
             digest.update(np.asarray(sample, dtype="<i8").tobytes() + b"|")
         return digest.hexdigest()
 
+    def check_made_for(self, model: str, tokenizer: str) -> None:
+        """Raise DataError when it cannot be used for the model of these digests: text can, sums of text may not."""
+
     def as_record(self) -> dict[str, Any]:
         """What a report says about the set."""
         return {

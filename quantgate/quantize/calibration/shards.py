@@ -182,6 +182,14 @@ class PooledStatistics(Calibration):
         """What a report says; that the text was never seen here is part of it."""
         return {**super().as_record(), "n_samples": self.count, "text": "not seen: sums of shards"}
 
+    def check_made_for(self, model: str, tokenizer: str) -> None:
+        """Raise DataError when the sums are of another model or tokenizer than the one that is quantized."""
+        assert self.facts is not None
+        for name, ours in (("model", model), ("tokenizer", tokenizer)):
+            if (theirs := getattr(self.facts, name)) != ours:
+                found, expected = f"{name} {theirs[:16]}...", f"{name} {ours[:16]}..., which is quantized here"
+                raise DataError("--statistics", found, expected=expected)
+
 
 def pooled(paths: Sequence[Path]) -> PooledStatistics:
     """The sum of shards.
@@ -216,13 +224,3 @@ def _check_alike(one: ShardFacts, two: ShardFacts, first: Path, second: Path) ->
             shown = f"another {name}" if name == "stages" else f"{name} {theirs}"
             expected = "the same stages" if name == "stages" else f"{name} {ours}, as in {first.name}"
             raise DataError(f"statistics {second.name}", shown, expected=expected, hint="collect it anew, alike")
-
-
-def check_model(found: PooledStatistics, model: str, tokenizer: str) -> None:
-    """Raise DataError when the statistics are of another model or tokenizer than the one that is quantized."""
-    assert found.facts is not None
-    for name, ours in (("model", model), ("tokenizer", tokenizer)):
-        if (theirs := getattr(found.facts, name)) != ours:
-            raise DataError(
-                "--statistics", f"{name} {theirs[:16]}...", expected=f"{name} {ours[:16]}..., which is quantized here"
-            )

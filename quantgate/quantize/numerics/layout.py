@@ -14,9 +14,8 @@ from torch import Tensor
 
 from quantgate.core.errors import ModelError
 from quantgate.quantize.base import Settings
-from quantgate.quantize.settings import as_settings
+from quantgate.quantize.settings import QUANT_METHOD, as_settings
 
-QUANT_METHOD: Final = "quantgate"
 PREFIX: Final = "quantized."
 
 

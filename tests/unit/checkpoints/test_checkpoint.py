@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from quantgate.checkpoints import checkpoint
-from quantgate.checkpoints.checkpoint import load_quantized, read_layers, read_record
+from quantgate.checkpoints.checkpoint import load_quantized, read_layers
+from quantgate.checkpoints.record import read_record
 from quantgate.core.errors import MethodError, ModelError
 from quantgate.core.progress import Silent
 from quantgate.quantize.base import Method

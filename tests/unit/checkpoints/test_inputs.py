@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
-from quantgate.efficiency.weights import stored_bytes
 from quantgate.models.quantized import refuse_quantized
 from quantgate.models.source import resolve_model
+from quantgate.models.tensors import stored_bytes
 from quantgate.store.store import Store
 from quantgate.subjects.candidates import open_candidate, parse_candidate
 from quantgate.subjects.subject import Workshop

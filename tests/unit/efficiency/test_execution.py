@@ -9,8 +9,9 @@ from quantgate.checkpoints.checkpoint import load_quantized, stored_tensors
 from quantgate.core.errors import MethodError, ModelError
 from quantgate.efficiency.architecture import read_architecture
 from quantgate.efficiency.execution import Int4Linear, kernel_group, load_packed, load_plain, resident_bytes
-from quantgate.efficiency.weights import predicted_bytes, stored_bytes
+from quantgate.efficiency.weights import predicted_bytes
 from quantgate.models.files import read_json
+from quantgate.models.tensors import stored_bytes
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.quantize.grids import UniformGrid
 from quantgate.quantize.numerics.uniform import UniformWeight

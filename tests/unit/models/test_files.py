@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
-from quantgate.checkpoints.checkpoint import bytes_on_disk, stored_tensors
+from quantgate.checkpoints.checkpoint import stored_tensors
+from quantgate.checkpoints.record import bytes_on_disk
 from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
-from quantgate.efficiency.weights import stored_bytes
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json, tokenizer_files, weight_files
 from quantgate.models.loading import load_reference
 from quantgate.models.source import check_model_directory, resolve_model
-from quantgate.models.tensors import stored
+from quantgate.models.tensors import stored, stored_bytes
 from quantgate.store.store import Store
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -15,6 +15,7 @@ from torch import nn
 
 from quantgate.checkpoints import checkpoint
 from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.checkpoints.record import read_record
 from quantgate.core import memory as memory_module
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
@@ -168,7 +169,7 @@ def test_short_of_memory_everything_is_the_same(name, model_dir, calibration, tm
         one, other = load_file(path), load_file(tmp_path / "short" / path.name)
         assert one.keys() == other.keys()
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
-    again = checkpoint.read_record(tmp_path / "plenty")
+    again = read_record(tmp_path / "plenty")
     assert replace(record, seconds=0.0) == replace(again, seconds=0.0)
     states = [load_quantized(tmp_path / each, torch.bfloat16).state_dict() for each in ("plenty", "short")]
     assert made[-1].spilled > 0
@@ -217,10 +218,10 @@ def test_widened_weights_follow_what_is_put_into_a_layer(monkeypatch):
 def test_layers_are_read_one_at_a_time(model_dir, tmp_path, monkeypatch):
     quantize_checkpoint(model_dir, METHODS["rtn4"], None, tmp_path, progress=Silent())
     config = checkpoint.read_json(tmp_path / "config.json", "x")["quantization_config"]
-    pattern, reader = checkpoint._LAYOUTS["gptq"]
+    reader = checkpoint._READERS["gptq"]
     seen: list[str] = []
-    spied = {**checkpoint._LAYOUTS, "gptq": (pattern, lambda *args: seen.append(args[2]) or reader(*args))}
-    monkeypatch.setattr(checkpoint, "_LAYOUTS", spied)
+    spied = {**checkpoint._READERS, "gptq": lambda *args: seen.append(args[2]) or reader(*args)}
+    monkeypatch.setattr(checkpoint, "_READERS", spied)
     _, layers = checkpoint.read_layers(tmp_path, config)
     assert (len(layers), "lm_head" in layers, next(iter(layers)) in layers, seen) == (14, False, True, [])
     assert layers[next(iter(layers))].n_weights > 0

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, OPTConfig, Qwen2Config
 
-from quantgate.checkpoints.checkpoint import load_quantized, read_record
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.checkpoints.record import read_record
 from quantgate.core.errors import MethodError
 from quantgate.core.progress import Silent
 from quantgate.quantize.algorithms.omniquant import LearnedRange, OmniQuant, _scaled

@@ -4,7 +4,8 @@ import json
 import pytest
 import torch
 
-from quantgate.checkpoints.checkpoint import load_quantized, read_layers, read_record
+from quantgate.checkpoints.checkpoint import load_quantized, read_layers
+from quantgate.checkpoints.record import read_record
 from quantgate.core.errors import MethodError, UsageError
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import METHODS

@@ -12,7 +12,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from quantgate.checkpoints.checkpoint import load_quantized, read_record
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.checkpoints.record import read_record
 from quantgate.core.errors import MethodError, UsageError
 from quantgate.core.progress import Silent
 from quantgate.models.loading import load_whole

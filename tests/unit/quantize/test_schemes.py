@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from quantgate.checkpoints.checkpoint import load_quantized, read_record
+from quantgate.checkpoints.checkpoint import load_quantized
+from quantgate.checkpoints.record import read_record
 from quantgate.core.errors import UsageError
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import METHODS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from quantgate.checkpoints.checkpoint import read_record, write_record
+from quantgate.checkpoints.record import read_record, write_record
 from quantgate.core.progress import Silent
 from quantgate.models.tensors import StoredTensor
 from quantgate.quantize.catalogue.methods import METHODS

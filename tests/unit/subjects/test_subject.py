@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints import checkpoint
-from quantgate.checkpoints.checkpoint import read_record, write_record
+from quantgate.checkpoints.record import read_record, write_record
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import METHODS
 from quantgate.subjects.make import quantize_checkpoint
