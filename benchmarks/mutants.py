@@ -118,14 +118,14 @@ of(
     ("(usual := _usually(seen)) > _USUAL", "(usual := _usually(seen)) > 1e9"),
     ("matrices.is_rotation(one, other) and _turned_alike", "_turned_alike"),
     ("    if apart := moved(pair.fit.scaled, pair.found):", f"    {NEVER}"),
-    ("                    seen.lost[module] = lost\n", "                    pass\n"),
+    ("seen.lost_unless_folded if folded else seen.lost)[module]", "seen.zero)[module]"),
     ("        if allowed < much <= twice and matrices.own_ranges(weight, found, stored.group):", f"        {NEVER}"),
     ("if allowed < much <= twice and matrices.own_ranges(weight, found, stored.group):", "if allowed < much <= twice:"),
     ("        if len(same) > 1:", f"        {NEVER}"),
     ("    if lost := matrices.empty_blocks(*pair.sample, stored.group):", f"    {NEVER}"),
     ("    findings = [*checkpoint.suspicions()]", "    findings: list[Finding] = []"),
     ("    if seen.shifted:", f"    {NEVER}"),
-    ("        findings += _in_order(checkpoint, ours, seen)\n", ""),
+    ("findings += [*more, *_others(", "findings += [*_others("),
 )
 of(
     "quantgate/checkpoints/beside.py",
@@ -142,17 +142,18 @@ of(
 )
 of(
     "quantgate/checkpoints/matrices.py",
-    "tests/unit/checkpoints/test_audit.py",
+    "tests/unit/checkpoints/test_audit.py tests/unit/checkpoints/test_folds.py",
     ("clamp(min=_TINY) + lost", "clamp(min=_TINY)"),
 )
 of(
     "quantgate/checkpoints/folds.py",
-    "tests/unit/checkpoints/test_inspection.py tests/unit/checkpoints/test_audit.py",
+    "tests/unit/checkpoints/test_folds.py tests/unit/checkpoints/test_inspection.py",
     ("        if lost:", f"        {NEVER}"),
-    ("        if not _is_one(ratio):", f"        {NEVER}"),
-    ("            if abs(gain - 1) > _EVEN:", f"            {NEVER}"),
-    ("all(name in makes_up for name in self._readers(norm))", "True"),
-    ("and (wanted is None or (", "and (True or ("),
+    ("if not _is_one(ratio) or bool(", "if bool("),
+    ("_is_far(ratio) & felt", "_is_far(ratio) & False"),
+    ("return all(self._answers(", "return any(self._answers("),
+    ("abs(float(product.median()) - 1) < _EVEN and also", "also"),
+    ("self.fit(module) if module in self.looked_at else None", "None"),
 )
 of(
     "quantgate/checkpoints/fields.py",
@@ -263,8 +264,8 @@ of(
 of(
     "quantgate/checkpoints/biases.py",
     "tests/unit/checkpoints/test_biases.py",
-    ("        if module in rows and", "        if False and"),
-    ("(others if away and felt and", "(others if away and"),
+    ("own * rows[module] if module in rows else own", "own"),
+    ("(others if felt and", "(others if"),
 )
 of(
     "quantgate/checkpoints/layouts/mlx.py",

@@ -15,39 +15,53 @@ _ALONG: Final = 0.5  # cosine
 _TIMES: Final = 3.0
 _SHARE: Final = 0.1  # of the length of the matrix's rows, which is what outputs are like behind a norm
 _ALIKE: Final = 0.15
+_UNLIKE: Final = 0.9  # of a bias, squared: less than that is not looked at
 _NUMBERED: Final = re.compile(r".*?\.\d+\.")
 
 
 def lost(
-    changed: Collection[str], checkpoint: Checkpoint, ours: Checkpoint, rows: Mapping[str, Tensor | float]
+    names: Collection[str], checkpoint: Checkpoint, ours: Checkpoint, rows: Mapping[str, Tensor]
 ) -> tuple[list[str], list[str]]:
-    """Those of ``changed`` that are other biases, and those that may be corrections.
+    """Those of ``names`` that are other biases, and those that may be corrections.
 
     Args:
-        changed: names of biases that have hardly anything of the reference's.
+        names: biases that both have, in one shape.
         checkpoint: the candidate.
         ours: the reference.
-        rows: factors of a matrix's rows, or the one of all, which its bias has to share.
+        rows: factors of a matrix's rows, ``[out]``, which its bias has to share.
 
-    A bias that follows its rows is neither. One that points elsewhere, or is much larger, is another bias where that
+    A bias that follows its rows is neither. One that points elsewhere, or has another size, is another bias where that
     matters beside what the matrix gives, unless the norm before it has another bias too: that is a shift of the inputs.
     """
     others: list[str] = []
     corrections: list[str] = []
     norms = [name for name in ours.plain if name.endswith("norm.bias") and name in checkpoint.plain]
     shifted = {_block(name) for name in norms if not _same(ours.tensor(name), checkpoint.tensor(name))}
-    for name in changed:
+    for name in names:
         module = name.removesuffix(".bias")
-        one, other = ours.tensor(name).float(), checkpoint.tensor(name).float()
-        if module in rows and float((one * rows[module] - other).norm()) < _ALIKE * float(other.norm()):
+        own, other = ours.tensor(name).float(), checkpoint.tensor(name).float()
+        one = own * rows[module] if module in rows else own
+        apart, least = float((other - one).norm()), min(float(own.norm()), float(one.norm()))
+        if apart <= _ALIKE * float(other.norm()) or apart**2 <= _UNLIKE * least**2:
             continue
-        size = float(other.norm())
-        away = float((one * other).sum()) < _ALONG * float(one.norm()) * size or size > _TIMES * float(one.norm())
-        away = away or size == 0
-        weight = ours.tensor(f"{module}.weight").float() if f"{module}.weight" in ours.plain else None
-        felt = weight is None or float((other - one).norm()) > _SHARE * float(weight.norm())
-        (others if away and felt and _block(name) not in shifted else corrections).append(name)
+        felt = apart > _SHARE * _length(module, ours, rows)
+        (others if felt and _away(one, other) and _block(name) not in shifted else corrections).append(name)
     return others, corrections
+
+
+def _away(one: Tensor, other: Tensor) -> bool:
+    before, after = float(one.norm()), float(other.norm())
+    along = float((one * other).sum()) >= _ALONG * before * after
+    return not along or not before / _TIMES <= after <= before * _TIMES or after == 0
+
+
+def _length(module: str, ours: Checkpoint, rows: Mapping[str, Tensor]) -> float:
+    """Of the matrix, times its rows' factors; 0 where there is none."""
+    name = f"{module}.weight"
+    if name not in ours.plain:
+        return 0.0
+    weight = ours.tensor(name).float()
+    return float((weight * rows[module].view(-1, *[1] * (weight.ndim - 1)) if module in rows else weight).norm())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

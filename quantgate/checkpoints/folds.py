@@ -2,14 +2,16 @@
 
 A model computes the same if the columns of a matrix are multiplied and the norm before it divided, or if the rows of
 one matrix are multiplied and the columns of the next divided. What looks like a fold and has no counterpart is damage:
-scales of another matrix, of another order, of zero.
+scales of another matrix, of another order, of zero. A matrix may take part in two folds (values: of the norm before
+them and of what reads them), so that what the norm accounts for is taken off before its rows are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from quantgate.checkpoints.findings import ERROR, FACT, Finding, named
 from quantgate.core.words import counted
@@ -17,69 +19,105 @@ from quantgate.core.words import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-_T = TypeVar("_T")
+    from quantgate.checkpoints.matrices import Fit
+
 # Whose factors can make up for whose: v and up reach o and down through sums and products alone, a gate does not.
 # A kind of matrix that is not named here may be made up for by any other of its block.
 _PARTNERS: Final = {
-    "q_proj": ("k_proj",), "k_proj": ("q_proj",), "v_proj": ("o_proj",), "o_proj": ("v_proj",),
-    "up_proj": ("down_proj",), "down_proj": ("up_proj",), "gate_proj": (), "w1": (), "w2": ("w3",), "w3": ("w2",),
+    "q_proj": "k_proj", "k_proj": "q_proj", "v_proj": "o_proj", "o_proj": "v_proj", "up_proj": "down_proj",
+    "down_proj": "up_proj", "gate_proj": "", "w1": "", "w2": "w3", "w3": "w2",
 }  # fmt: skip
+_LAST: Final = ("o_proj", "down_proj", "w2")  # which give to the sum of the blocks: only their columns can be folded
 # Who reads a norm: all of them have to be divided by what it was multiplied by.
+_INPUT: Final = "input_layernorm"
+_SECOND: Final = ("pre_feedforward_layernorm", "post_attention_layernorm")  # the first of them that a block has
 _READS_INPUT: Final = ("q_proj", "k_proj", "v_proj")
-_READS_SECOND: Final = ("gate_proj", "up_proj")
+_READS_SECOND: Final = ("gate_proj", "up_proj", "w1", "w3")
 _EVEN: Final = 0.15  # relative spread of factors that are all the same
 _ALIKE: Final = 0.15  # of the product of two factors that make up for each other
+_TIMES: Final = 2.0  # of a single channel of a norm
+_BEYOND: Final = 16.0  # times the usual squared error of a column; feedback (GPTQ) moves small ones by 7
+_FELT: Final = 0.1  # of a norm's usual weight, which a channel changes by to count alone
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a matrix is the reference's times: ``rows`` (``[out]``) and ``columns`` (``[in]``, their median is 1).
+
+    ``error``: squared, what these leave of a usual column; ``mass``: of the reference's columns (``[in]``), squared.
+    Both in the same unit.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    error: float
+    mass: Tensor
+
+    @classmethod
+    def of(cls, fit: Fit) -> Factors:
+        """Of both sides as they were fitted; either may have taken any factor from the other."""
+        centre = fit.columns.median()
+        centre = centre if bool(centre) else centre + 1
+        columns = fit.columns / centre
+        usual = float((columns.square() * fit.mass).mean())
+        return cls(fit.rows * centre, columns, fit.error * usual, fit.mass)
+
+    @property
+    def gain(self) -> float | None:
+        """The one factor of all elements; None where there are several."""
+        return float(self.rows.median()) if _is_even(self.rows) and _is_even(self.columns) else None
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """Factors of the columns with the one of the matrix; None where rows have factors of their own."""
+        return self.columns * self.rows.median() if _is_even(self.rows) else None
 
 
 @dataclass
 class Folds:
     """Factors of matrices that fit the reference's only up to scales, and of norms that changed; by name.
 
-    ``looked_at``: every matrix that was compared, whatever came of it.
+    ``looked_at``: every matrix that was compared, whatever came of it. ``known``: norms of the reference, by name.
+    ``fit``: the factors of a matrix that had none worth a note by itself; asked of those that others have to fit.
     """
 
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    columns: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[str, Factors] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
-    gains: dict[str, float] = field(default_factory=dict)
     looked_at: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
+    fit: Callable[[str], Factors | None] = lambda module: None
+    _asked: dict[str, Factors | None] = field(default_factory=dict)
 
-    def add(self, module: str, rows: Tensor, columns: Tensor) -> None:
-        """Keep what is not 1. A factor that all elements share is a gain; else it goes to the side that is not even."""
-        if _is_even(rows) and _is_even(columns):
-            gain = float(rows.median() * columns.median())
-            if abs(gain - 1) > _EVEN:
-                self.gains[module] = gain
-            return
-        if _is_even(rows):
-            columns, rows = columns * rows.mean(), rows / rows.mean()
-        elif _is_even(columns):
-            rows, columns = rows * columns.mean(), columns / columns.mean()
-        if not _is_one(rows):
-            self.rows[module] = rows
-        if not _is_one(columns):
-            self.columns[module] = columns
+    def add(self, module: str, fit: Fit) -> None:
+        """Keep what is not 1."""
+        found = Factors.of(fit)
+        if found.gain is None or abs(found.gain - 1) > _EVEN:
+            self.factors[module] = found
 
-    def add_norm(self, name: str, ratio: Tensor) -> None:
-        """``ratio``: the candidate's norm by the reference's."""
-        if not _is_one(ratio):
+    def add_norm(self, name: str, ratio: Tensor, weight: Tensor) -> None:
+        """``ratio``: the candidate's norm by the reference's; ``weight``: what that multiplies by."""
+        felt = ((ratio - 1) * weight).abs() > _FELT * weight.square().mean().sqrt()
+        if not _is_one(ratio) or bool((_is_far(ratio) & felt).any()):
             self.norms[name] = ratio
 
     def forget(self, modules: Collection[str]) -> None:
         """Take back what was found of ``modules``."""
         for name in modules:
-            self.rows.pop(name, None)
-            self.columns.pop(name, None)
-            self.gains.pop(name, None)
+            self.factors.pop(name, None)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """By module, what its rows were multiplied by once the norm before it is taken off: its bias as well."""
+        found = {}
+        for module, each in self.factors.items():
+            rests = self._rests(module)
+            found[module] = rests[0] if rests else each.rows
+        return found
 
     def findings(self, config: Mapping[str, Any]) -> Iterator[Finding]:
         """Those without a counterpart, as an error; the others as a fact. ``config``: config.json."""
         repeats = _repeats(config)
-        lost = [name for name, factors in self.columns.items() if not self._made_up(name, factors, repeats)]
-        lost += [name for name, factors in self.rows.items() if not self._rows_made_up(name, factors, repeats)]
-        lost += [name for name, ratio in self.norms.items() if not self._norm_made_up(name, ratio)]
-        lost += [name for name, gain in self.gains.items() if not self._gain_made_up(name, gain)]
-        lost = list(dict.fromkeys(lost))
+        lost = [name for name in self.factors if not self._is_made_up(name, repeats)]
+        lost += [name for name, ratio in self.norms.items() if not self._norm_made_up(name, ratio, repeats)]
         if lost:
             yield Finding(
                 "scaled", ERROR,
@@ -87,62 +125,176 @@ class Folds:
                 f"for ({named(lost)})",
                 tuple(lost),
             )  # fmt: skip
-        folded = sorted({*self.rows, *self.columns, *self.norms, *self.gains} - set(lost))
+        folded = sorted({*self.factors, *self.norms} - set(lost))
         if folded:
             sentence = f"{counted(len(folded), 'tensor')} scaled, and others by as much the other way"
             yield Finding("folded", FACT, sentence, tuple(folded))
 
-    def _made_up(self, module: str, columns: Tensor, repeats: int) -> bool:
-        """Whether a norm or the rows of its partner divide by what the columns were multiplied by."""
-        norms = (ratio for name, ratio in self.norms.items() if _block(name) == _block(module))
-        rows = self._partners(self.rows, module)
-        return any(_cancel(columns, each, 1) for each in norms) or any(_cancel(columns, each, repeats) for each in rows)
+    def explains(self, module: str, config: Mapping[str, Any]) -> bool:
+        """Whether folds account for every single factor of the matrix; ``config``: config.json."""
+        found, repeats = self._of(module), _repeats(config)
+        if found is None or _kind(module) not in _PARTNERS:
+            return False
+        partner = self._partner(module)
+        if _kind(module) in _LAST:
+            rests = self._rests(partner) if partner is not None else []
+            return found.inputs is not None and any(_make_one(found.inputs, rest, repeats, _no_far) for rest in rests)
+        sides = self._sides(module, found)
+        if not any(not bool(_apart(found, side, (found.columns * side).median()).any()) for side in sides):
+            return False
+        meets = self._of(partner) if partner is not None and _kind(partner) in _LAST else None
+        inputs = None if meets is None else meets.inputs
+        return any(
+            _no_far(rest) or (inputs is not None and _make_one(inputs, rest, repeats, _no_far))
+            for rest in self._rests(module)
+        )
 
-    def _rows_made_up(self, module: str, rows: Tensor, repeats: int) -> bool:
-        others = (*self._partners(self.columns, module), *self._queries_and_keys(module))
-        return any(_cancel(*_longer_first(each, rows), repeats) for each in others)
+    # --- one matrix ---------------------------------------------------------------------------------------------------
 
-    def _queries_and_keys(self, module: str) -> list[Tensor]:
-        return self._partners(self.rows, module) if _kind(module) in ("q_proj", "k_proj") else []
+    def _of(self, module: str) -> Factors | None:
+        """Its factors, looked up now where it had none worth a note."""
+        if module in self.factors:
+            return self.factors[module]
+        if module not in self._asked:
+            self._asked[module] = self.fit(module) if module in self.looked_at else None
+        return self._asked[module]
 
-    def _norm_made_up(self, norm: str, ratio: Tensor) -> bool:
-        """Every matrix that reads the norm has to make up for it; where readers are not known by name, one."""
-        found = [name for name in (*self.columns, *self.gains) if _block(name) == _block(norm)]
-        makes_up = {name for name in found if self._answers(name, ratio)}
-        if _spread(ratio) < 2 * _EVEN:  # too little for every reader to show it through its rounding
-            return bool(makes_up)
-        return bool(makes_up) and all(name in makes_up for name in self._readers(norm))
+    def _is_made_up(self, module: str, repeats: int) -> bool:
+        found = self._of(module)
+        if found is None or _kind(module) not in _PARTNERS:
+            return found is not None and self._any_makes_up(module, found, repeats)
+        if _kind(module) in _LAST:
+            return found.inputs is not None and self._last_made_up(module, found.inputs, repeats)
+        return any(self._rest_made_up(module, rest, repeats) for rest in self._rests(module))
 
-    def _answers(self, module: str, ratio: Tensor) -> bool:
-        if module in self.columns and _cancel(self.columns[module], ratio, 1):
+    def _rests(self, module: str) -> list[Tensor]:
+        """What is left of a matrix's rows once the norm before it is taken off; of each norm that fits its columns."""
+        found = self._of(module)
+        if found is None:
+            return []
+        return [rest for side in self._sides(module, found) if (rest := _rest(found, side)) is not None]
+
+    def _sides(self, module: str, found: Factors) -> list[Tensor]:
+        """What the norm before a matrix was multiplied by; of all that it may be where names do not say."""
+        before = self._norms_before(module)
+        sides = [self.norms[name] for name in before if name in self.norms]
+        return sides + ([] if len(before) == len(sides) == 1 else [found.columns.new_ones(len(found.columns))])
+
+    def _rest_made_up(self, module: str, rest: Tensor, repeats: int) -> bool:
+        """Whether rows that no norm accounts for are 1, or divided again by what their outputs meet."""
+        if _is_one(rest):
             return True
-        return module in self.gains and _is_one(ratio * self.gains[module])
+        partner = self._partner(module)
+        if partner is None or (found := self._of(partner)) is None:
+            return False
+        if _kind(partner) in _LAST:
+            return found.inputs is not None and _make_one(found.inputs, rest, repeats)
+        return any(_make_one(*_longer_first(each, rest), repeats) for each in self._rests(partner))
+
+    def _last_made_up(self, module: str, inputs: Tensor, repeats: int) -> bool:
+        partner = self._partner(module)
+        rests = self._rests(partner) if partner is not None else []
+        norms = [self.norms[name] for name in self._norms_before(module) if name in self.norms]
+        return (
+            _is_one(inputs)
+            or any(_make_one(inputs, rest, repeats) for rest in rests)
+            or any(_make_one(inputs, each, 1) for each in norms)
+        )
+
+    def _partner(self, module: str) -> str | None:
+        """The matrix that can make up for ``module``: of the same expert, the same attention."""
+        name = f"{module.rpartition('.')[0]}.{_PARTNERS[_kind(module)]}"
+        return name if name in self.looked_at else None
+
+    def _norms_before(self, module: str) -> list[str]:
+        """The norm whose output the matrix reads; where names do not say, all that it may be."""
+        inside = [name for name in self.known if _block(name) == _block(module)]
+        first = [name for name in inside if _own(name) == _INPUT]
+        second = next(([name for name in inside if _own(name) == each] for each in _SECOND if _has(inside, each)), [])
+        if _kind(module) in _READS_INPUT and first:
+            return first
+        if _kind(module) in _READS_SECOND and (second or first):
+            return second or first
+        if _kind(module) in _LAST:
+            return [name for name in inside if name not in (*first, *second)]
+        return inside
+
+    # --- one norm -----------------------------------------------------------------------------------------------------
+
+    def _norm_made_up(self, norm: str, ratio: Tensor, repeats: int) -> bool:
+        """Every matrix that reads the norm has to make up for it; where readers are not known by name, one."""
+        if readers := self._readers(norm):
+            return all(self._answers(name, ratio, repeats) for name in readers)
+        found = [name for name in self.factors if _block(name) == _block(norm)]
+        return any(self._has_taken(self.factors[name], ratio) for name in found)
+
+    def _answers(self, module: str, ratio: Tensor, repeats: int) -> bool:
+        found = self._of(module)
+        rest = None if found is None else _rest(found, ratio)
+        return rest is not None and self._rest_made_up(module, rest, repeats)
+
+    @staticmethod
+    def _has_taken(found: Factors, ratio: Tensor) -> bool:
+        """As `_answers`, of a matrix whose part in its block no name says."""
+        if found.gain is not None:
+            return _is_one(ratio * found.gain)
+        return found.inputs is not None and _cancel(found.inputs, ratio, 1)
 
     def _readers(self, norm: str) -> list[str]:
-        inside = [name for name in self.looked_at if _block(name) == _block(norm)]
-        own = norm.removesuffix(".weight").rpartition(".")[2]
-        second = "pre_feedforward_layernorm" if any("pre_feedforward" in name for name in self.looked_at) else ""
-        kinds = {"input_layernorm": _READS_INPUT, (second or "post_attention_layernorm"): _READS_SECOND}.get(own, ())
-        return [name for name in inside if _kind(name) in kinds]
+        known = [name for name in self.looked_at if _kind(name) in (*_READS_INPUT, *_READS_SECOND)]
+        return [name for name in known if _block(name) == _block(norm) and self._norms_before(name) == [norm]]
 
-    def _gain_made_up(self, module: str, gain: float) -> bool:
-        """A norm may make up for one part of a gain (its columns), and another matrix for the rest (its rows)."""
-        block = _block(module)
-        gains = self._partners(self.gains, module)
-        sides = [*self._partners(self.rows, module), *self._partners(self.columns, module)]
-        norms = [float(ratio.median()) for name, ratio in self.norms.items() if _block(name) == block]
-        others = [*gains, *(float(each.median()) for each in sides)]
-        return any(abs(gain * one * other - 1) < _EVEN for one in (1, *norms) for other in (1, *others))
+    # --- matrices of other names --------------------------------------------------------------------------------------
 
-    def _partners(self, found: Mapping[str, _T], module: str) -> list[_T]:
-        """What was ``found`` of the matrices that can make up for ``module``."""
-        wanted = _PARTNERS.get(_kind(module))
-        place = module.rpartition(".")[0]  # the same expert, the same attention
-        return [
-            each for name, each in found.items()
-            if name != module and _block(name) == _block(module)
-            and (wanted is None or (_kind(name) in wanted and name.rpartition(".")[0] == place))
-        ]  # fmt: skip
+    def _any_makes_up(self, module: str, found: Factors, repeats: int) -> bool:
+        """Whether a norm, or any other matrix of the block, divides by what this one was multiplied by."""
+        others = [each for name, each in self.factors.items() if name != module and _block(name) == _block(module)]
+        norms = [ratio for name, ratio in self.norms.items() if _block(name) == _block(module)]
+        if found.gain is not None:
+            return _gain_made_up(found.gain, others, norms)
+        columns = found.inputs if found.inputs is not None else found.columns
+        met = [*((each, 1) for each in norms), *((each.rows, repeats) for each in others)]
+        if not _is_one(columns) and not any(_cancel(columns, each, times) for each, times in met):
+            return False
+        met = [(each.columns, repeats) for each in others]
+        return _is_even(found.rows) or any(_cancel(*_longer_first(each, found.rows), n) for each, n in met)
+
+
+def _gain_made_up(gain: float, others: Collection[Factors], norms: Collection[Tensor]) -> bool:
+    """A norm may make up for one part of a gain (its columns), and another matrix for the rest (its rows)."""
+    sides = [1.0, *(float(each.rows.median()) for each in others)]
+    return any(
+        abs(gain * one * other - 1) < _EVEN for one in (1.0, *(float(n.median()) for n in norms)) for other in sides
+    )
+
+
+def _rest(found: Factors, ratio: Tensor) -> Tensor | None:
+    """Rows of a matrix with what is left of its columns behind a norm that was multiplied by ``ratio``; None if that
+    is more than one factor.
+    """
+    if len(ratio) != len(found.columns):
+        return None
+    product = found.columns * ratio
+    if not _are_alike(product):
+        return None
+    centre = product.median()
+    # What a norm did to a single channel shows in no mean.
+    return None if bool((_is_far(ratio) & _apart(found, ratio, centre)).any()) else found.rows * centre
+
+
+def _apart(found: Factors, ratio: Tensor, centre: Tensor) -> Tensor:
+    """Columns whose factor is not what a norm of that ``ratio`` asks for, by more than rounding puts them."""
+    wanted = centre / ratio
+    return _is_far(found.columns / wanted) & ((found.columns - wanted).square() * found.mass > _BEYOND * found.error)
+
+
+def _has(names: Collection[str], own: str) -> bool:
+    return any(_own(name) == own for name in names)
+
+
+def _own(norm: str) -> str:
+    """``input_layernorm`` of ``model.layers.0.input_layernorm.weight``."""
+    return norm.removesuffix(".weight").rpartition(".")[2]
 
 
 def _kind(module: str) -> str:
@@ -150,6 +302,7 @@ def _kind(module: str) -> str:
     return module.rpartition(".")[2]
 
 
+@lru_cache(maxsize=1 << 16)
 def _block(name: str) -> str:
     """``model.layers.3`` of anything in that block."""
     parts = name.split(".")
@@ -159,15 +312,36 @@ def _block(name: str) -> str:
 
 def _is_even(factors: Tensor) -> bool:
     centre = factors.median()
-    return bool(centre > 0) and float((factors / centre - 1).abs().mean()) < _EVEN
+    return bool(centre) and float((factors / centre - 1).abs().mean()) < _EVEN
 
 
 def _is_one(factors: Tensor) -> bool:
-    return _spread(factors) < _EVEN
+    return float((factors - 1).abs().mean()) < _EVEN
 
 
-def _spread(factors: Tensor) -> float:
-    return float((factors - 1).abs().mean())
+def _is_far(factors: Tensor) -> Tensor:
+    return (factors > _TIMES) | (factors < 1 / _TIMES)
+
+
+def _no_far(product: Tensor) -> bool:
+    return not bool(_is_far(product / product.median()).any())
+
+
+def _are_alike(product: Tensor) -> bool:
+    """Whether products are one number, of either sign."""
+    return _is_even(product) and float((product / product.median() - 1).abs().median()) < _ALIKE
+
+
+def _make_one(
+    inputs: Tensor, rows: Tensor, repeats: int, also: Callable[[Tensor], bool] = lambda product: True
+) -> bool:
+    """Whether what ``rows`` were multiplied by is what ``inputs``, which read them, were divided by."""
+    if len(rows) != len(inputs):
+        return len(rows) * repeats == len(inputs) and any(
+            _make_one(inputs, each, 1, also) for each in _repeated(rows, repeats)
+        )
+    product = inputs * rows
+    return _are_alike(product) and abs(float(product.median()) - 1) < _EVEN and also(product)
 
 
 def _cancel(columns: Tensor, rows: Tensor, repeats: int) -> bool:
@@ -178,7 +352,7 @@ def _cancel(columns: Tensor, rows: Tensor, repeats: int) -> bool:
         # heads of values are shared by several of queries: head size = what both are multiples of
         return any(_cancel(columns, each, 1) for each in _repeated(rows, repeats))
     product = columns * rows
-    return _is_even(product) and float((product / product.median() - 1).abs().median()) < _ALIKE
+    return bool(product.median() > 0) and _are_alike(product)
 
 
 def _longer_first(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from quantgate.checkpoints import biases, matrices
 from quantgate.checkpoints.causes import order_of_groups
 from quantgate.checkpoints.findings import ERROR, FACT, WARNING, Audit, Finding, MatrixRow, named
-from quantgate.checkpoints.folds import Folds
+from quantgate.checkpoints.folds import Factors, Folds
 from quantgate.checkpoints.layouts.plain import LAYOUT as PLAIN
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Reference, StoredModule
 from quantgate.checkpoints.layouts.table import open_checkpoint
@@ -28,7 +28,7 @@ from quantgate.core.words import counted
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 10  # counts up when other things are found in the same files
+VERSION: Final = 11  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -49,6 +49,10 @@ _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _MOST_TIMES: Final = 16  # bytes of a weight with all that belongs to it
 _ROOM: Final = 1 << 20  # for what small matrices have beside them
 _EMBEDDING: Final = "embed_tokens.weight"
+_ONE_MORE: Final = (  # whose norms multiply by 1 + weight
+    "gemma", "gemma2", "gemma3", "gemma3_text", "vaultgemma", "recurrent_gemma", "nemotron", "qwen3_next", "qwen3_5",
+    "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text",
+)  # fmt: skip
 
 
 @dataclass
@@ -66,6 +70,7 @@ class _Seen:
     apart: dict[str, float] = field(default_factory=dict)
     twice: dict[str, float] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    lost_unless_folded: dict[str, int] = field(default_factory=dict)
     negative: list[str] = field(default_factory=list)
     zero: dict[str, int] = field(default_factory=dict)
     same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -105,12 +110,15 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
     if ours is not None and not turned:
         for name in _plain_matrices(checkpoint, ours):
             _look_plain(name, checkpoint, ours, seen)
-        findings += _in_order(checkpoint, ours, seen)
-        findings += [*_others(checkpoint, ours, seen)]
+        in_order, more = _in_order(checkpoint, ours, seen)
+        seen.folds.fit = lambda module: _factors(module, checkpoint, in_order)
+        findings += [*more, *_others(checkpoint, ours, seen)]
         # other weights and no factors: GPTQ's feedback moves columns so, a fine-tune all matrices
         tuned = _usually(seen) > _USUAL
         seen.folds.forget([module for module in seen.unexplained if tuned or module not in seen.zero])
         findings += seen.folds.findings(checkpoint.config)
+        lost = seen.lost_unless_folded.items()
+        seen.lost |= {name: much for name, much in lost if not seen.folds.explains(name, checkpoint.config)}
     findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
     order = {ERROR: 0, WARNING: 1, FACT: 2}
     return Audit(checkpoint.layout, tuple(seen.rows), tuple(sorted(findings, key=lambda each: order[each.level])))
@@ -129,10 +137,10 @@ def _check_sizes(checkpoint: Checkpoint, ours: Checkpoint | None) -> None:
             )  # fmt: skip
 
 
-def _in_order(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[Finding]:
-    """Look once more at matrices that are only in another order, as all that they meet are."""
+def _in_order(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> tuple[Reference, list[Finding]]:
+    """Look once more at matrices that are only in another order, as all that they meet are: the reference in that."""
     if not seen.far:
-        return
+        return ours, []
     orders = orders_of(seen.far, checkpoint, ours)
     again = InOrder(ours, orders)
     for module in orders:
@@ -141,8 +149,19 @@ def _in_order(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator
             _look(module, checkpoint.modules[module], checkpoint, again, seen)
         else:
             _look_plain(f"{module}.weight", checkpoint, again, seen)
-    if names := tuple(moved(orders)):
-        yield Finding("reordered", FACT, f"heads or hidden features of {named(names)} in another order", names)
+    names = tuple(moved(orders))
+    sentence = f"heads or hidden features of {named(names)} in another order"
+    return again, [Finding("reordered", FACT, sentence, names)] if names else []
+
+
+def _factors(module: str, checkpoint: Checkpoint, ours: Reference) -> Factors | None:
+    """Factors between a matrix and the reference's; None where they cannot be compared."""
+    name = f"{module}.weight"
+    weight = ours.tensor(name).float()
+    found = checkpoint.weight(module) if module in checkpoint.modules else checkpoint.tensor(name).float()
+    if found.shape != weight.shape or not bool(found.sum().isfinite()):
+        return None
+    return Factors.of(matrices.fit_scales(weight, found))
 
 
 def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]) -> bool:
@@ -237,13 +256,22 @@ def _compare(
     else:
         both = matrices.sampled(pair.fit.scaled, found) if fitted else pair.sample
         if stored.kind == "int":
-            for sides in (pair.sample, both) if stored.bits >= _FINE else ():
-                if lost := matrices.lost_groups(*sides, stored.group, _NEAREST * least):
-                    seen.lost[module] = lost
+            if stored.bits >= _FINE and (groups := _lost_groups(pair, stored, least)):
+                count, folded = groups
+                (seen.lost_unless_folded if folded else seen.lost)[module] = count
             share = matrices.shifted(*both, stored.group)
             seen.shifted |= {module: share} if share > _SHIFTED else {}
         _check_groups(module, pair, least, stored, fitted, seen)
     return error, least
+
+
+def _lost_groups(pair: matrices.Pair, stored: StoredModule, least: float) -> tuple[int, bool] | None:
+    """How many groups hold something else, and whether factors of rows and columns could be why; None for none."""
+    count = matrices.lost_groups(*pair.sample, stored, _NEAREST * least)
+    if not count and "fit" not in pair.__dict__:
+        return None
+    left = matrices.lost_groups(*matrices.sampled(pair.fit.scaled, pair.found), stored, _NEAREST * least)
+    return (left or count, not left) if left or count else None
 
 
 def _check_groups(
@@ -269,7 +297,7 @@ def _check_groups(
 
     if not fitted and not moved(*pair.sample):
         return
-    seen.folds.add(module, pair.fit.rows, pair.fit.columns)
+    seen.folds.add(module, pair.fit)
     if pair.fit.error >= max(_HALF * matrices.plain_distance(*pair.sample), _USUAL * least):
         seen.unexplained.append(module)
     if apart := moved(pair.fit.scaled, pair.found):
@@ -339,7 +367,7 @@ def _look_plain(name: str, checkpoint: Checkpoint, ours: Reference, seen: _Seen)
             seen.far[module] = error
             seen.causes += _causes(module, weight, found, matrices.LEAST, ours)
         elif fit.error < _HALF * error:  # else it is rounded to few bits, which factors explain but little
-            seen.folds.add(module, fit.rows, fit.columns)
+            seen.folds.add(module, fit)
     seen.same[_print_of(found)].append(module)
 
 
@@ -467,6 +495,8 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
         yield Finding(
             "no_scales", ERROR, f"{_tensors(codes)} codes, and nothing says what they stand for", tuple(codes)
         )
+    norms = seen.folds.known = [each for each, (_, shape) in ours.plain.items() if _is_norm(each, shape)]
+    one_more = str(ours.config.get("model_type")) in _ONE_MORE
     for name in ours.plain:
         if name not in checkpoint.plain or name in codes:
             continue
@@ -475,13 +505,15 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
             broken.append(name)
         elif one.shape == other.shape and not torch.equal(one.to(other.dtype), other):
             changed[name] = matrices.plain_distance(one, other)
-            if one.ndim == 1 and name.endswith("norm.weight"):
-                seen.folds.add_norm(name, (other.float() / one.float()).nan_to_num(1.0))
+            if name in norms:
+                one, other = (each.float() + int(one_more) for each in (one, other))
+                seen.folds.add_norm(name, (other / one).nan_to_num(1.0), one)
     if broken:
         yield Finding("not_finite", ERROR, f"{_tensors(broken)} not finite ({named(broken)})", tuple(broken))
-    unlike = [name for name, much in changed.items() if much > _UNLIKE and name.endswith(".bias")]
-    rows = seen.folds.gains | seen.folds.rows
-    for level, found in zip((ERROR, WARNING), biases.lost(unlike, checkpoint, ours, rows), strict=True):
+    both = [name for name in ours.plain if name in checkpoint.plain and name not in (*codes, *broken)]
+    several = [name for name in both if name.endswith(".bias") and ours.plain[name][1] == checkpoint.plain[name][1]]
+    lost = biases.lost(several, checkpoint, ours, seen.folds.outputs())
+    for level, found in zip((ERROR, WARNING), lost, strict=True):
         if found:
             yield Finding("bias_changed", level, f"{named(found)} hold other values", tuple(found))
     quantized = set(checkpoint.modules)
@@ -490,6 +522,10 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
         worst = max(kept, key=lambda name: kept[name])
         sentence = f"{_tensors(kept)} in 16 bit and not the reference's (most: {worst}, {kept[worst]:.2%} of it)"
         yield Finding("changed", WARNING, sentence, tuple(kept), kept)
+
+
+def _is_norm(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 1 and name.endswith("norm.weight")
 
 
 def _facts(checkpoint: Checkpoint, seen: _Seen) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STEPS: Final = 4  # of the fit of scales: each halves what is left at least
+_LOST: Final = 0.01  # of a usual row's squared factor, below which a row is not believed as much as others
 LEAST: Final = 0.002  # error of the finest grid that is told from another: outliers widen the steps of 8 bits
 _RANGE: Final = 3.0  # range of a grid in standard deviations where the layout does not say its steps
 _PIECE: Final = 1 << 22  # weights that are compared at a time
@@ -25,6 +26,7 @@ _RELATED: Final = (
 )
 _PIECE_OF_ROW: Final = 64
 _ALONG: Final = 0.5  # cosine of a group's angle: 0.95 and more in 16 levels without feedback, 0.18 by chance for 32
+_NEAREST_OF_ALL: Final = 1.5  # times what rounding to the nearest leaves of the usual group; with feedback 1.6 and more
 _OFF: Final = 4.0  # times: 0.87 to 1.13 in honest ones
 _ONE_SIDED: Final = 0.6  # of the squared error of a group is its mean: one step off leaves 0.92, rounding 1 / size
 FINEST: Final = 2e-5  # the same of integers whose steps are known: their scales are rounded to 16 bit
@@ -48,9 +50,14 @@ def least_error(weight: Tensor, module: StoredModule) -> float:
 
 def _squared_steps(weight: Tensor, group: int, symmetric: bool, levels: float) -> float:
     """Mean squared step of a grid over each group's range, relative to the mean square of the weights."""
-    high, low = (each.clamp(min=0) for each in (block_max(weight, group), block_max(-weight, group)))
-    width = 2 * high.maximum(low) if symmetric else high + low
+    width = _ranges(weight, group, symmetric)
     return float((width / levels).square().mean() / weight.square().mean().clamp(min=_TINY))
+
+
+def _ranges(weight: Tensor, group: int, symmetric: bool) -> Tensor:
+    """What a grid has to reach over in every group, as `block_max`."""
+    high, low = (each.clamp(min=0) for each in (block_max(weight, group), block_max(-weight, group)))
+    return 2 * high.maximum(low) if symmetric else high + low
 
 
 def block_max(weight: Tensor, group: int) -> Tensor:
@@ -118,30 +125,34 @@ class Fit:
     """``found`` as ``rows * weight * columns`` by least squares; ``error``: what is left, relative and squared.
 
     ``scaled``: that product, ``[out, in]``. One of ``rows`` (``[out]``) and ``columns`` (``[in]``) may take any factor
-    from the other.
+    from the other. ``mass``: squares of ``weight``'s columns, ``[in]``.
     """
 
     error: float
     rows: Tensor
     columns: Tensor
     scaled: Tensor
+    mass: Tensor
 
 
 def fit_scales(weight: Tensor, found: Tensor) -> Fit:
-    """The factors for rows and columns that bring ``weight`` nearest to ``found``: AWQ and SmoothQuant fold such in."""
+    """The factors for rows and columns that bring ``weight`` nearest to ``found``: AWQ and SmoothQuant fold such in.
+
+    The steps of a grid are as large as the weights of a row, so that the error of a row is measured by its own factor
+    where columns are fitted; those come first: a column may be a hundred times as large as the others.
+    """
+    product, square = weight * found, weight.square()
+    rows = weight.new_ones(len(weight))
     columns = weight.new_ones(weight.shape[1])
-    total = columns
-    rows = weight.new_ones(len(weight), 1)
-    scaled = weight
     for _ in range(_STEPS):
-        scaled = weight * total
-        rows = (found * scaled).sum(1, keepdim=True) / scaled.square().sum(1, keepdim=True).clamp(min=_TINY)
-        scaled = weight * rows
-        total = (found * scaled).sum(0) / scaled.square().sum(0).clamp(min=_TINY)
-        scaled = scaled * total
+        power = rows.square()
+        trust = rows / power.clamp(min=_LOST * float(power.median()) + _TINY)
+        columns = trust @ product / ((trust * rows) @ square).clamp(min=_TINY)
+        rows = product @ columns / (square @ columns.square()).clamp(min=_TINY)
+    scaled = weight * rows.unsqueeze(1) * columns
     lost = weight[:, ~found.any(0)].square().sum() / weight.square().sum().clamp(min=_TINY)  # no scale is zero
     left = (found - scaled).square().sum() / found.square().sum().clamp(min=_TINY) + lost
-    return Fit(float(left), rows.squeeze(1), total, scaled)
+    return Fit(float(left), rows, columns, scaled, square.sum(0))
 
 
 def spread(weight: Tensor, found: Tensor, group: int | None) -> float:
@@ -167,14 +178,16 @@ def own_ranges(weight: Tensor, found: Tensor, group: int | None) -> bool:
     return abs(float((size * by).sum())) < _RELATED * float(size.norm() * by.norm())
 
 
-def lost_groups(weight: Tensor, found: Tensor, group: int | None, allowed: float) -> int:
+def lost_groups(weight: Tensor, found: Tensor, module: StoredModule, allowed: float) -> int:
     """Groups of ``found`` (pieces of `_PIECE_OF_ROW` where the layout has none) that are not ``weight``'s.
 
-    Rounding to the nearest of 16 levels and more leaves each of them nearly along the original, at about its size. One
-    that holds something else, or has a scale of another size, hardly shows in the whole matrix. Rounding with feedback
-    (GPTQ) leaves single groups anywhere: where the others have more than ``allowed`` (relative, squared) of error, none
-    is named, nor where most groups are off: that is a factor of the whole matrix, which a fold leaves.
+    Rounding to the nearest of 16 levels and more leaves each of them nearly along the original, at about its size,
+    unless it is small beside its steps: half a step of error a weight is no loss. One that holds something else, or has
+    a scale of another size, hardly shows in the whole matrix. Rounding with feedback (GPTQ) leaves single groups
+    anywhere: where the others have more than ``allowed`` (relative, squared) of error, none is named, nor where most
+    groups are off: that is a factor of the whole matrix, which a fold leaves.
     """
+    group = module.group
     size = group if group is not None and 0 < group < weight.shape[1] else min(_PIECE_OF_ROW, weight.shape[1])
     whole = weight.shape[1] // size * size
     ours, theirs = (each[:, :whole].reshape(len(each), -1, size) for each in (weight, found))
@@ -185,11 +198,20 @@ def lost_groups(weight: Tensor, found: Tensor, group: int | None, allowed: float
     heard = (mass > _LIGHT * mass.mean()) | (
         power > _LIGHT * power.mean()
     )  # a row that was fitted away still has power
-    lost &= heard
+    apart, most = mass + power - 2 * along, size * _half_steps(weight, module)[:, : whole // size]
+    lost &= heard & (apart > most)
     if 2 * int(lost.sum()) > lost.numel():
         return 0
-    rest = (mass + power - 2 * along)[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
-    return int(lost.sum()) if float(rest) <= allowed else 0
+    rest = apart[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
+    usual = (3 * apart / most.clamp(min=_TINY))[~lost].median()  # a third of the largest error, squared, is the mean
+    return int(lost.sum()) if float(rest) <= allowed and float(usual) <= _NEAREST_OF_ALL else 0
+
+
+def _half_steps(weight: Tensor, module: StoredModule) -> Tensor:
+    """Half a step, squared, of the grid of every group: ``[out, groups]``, or one for all of a row or of a matrix."""
+    group = module.group if module.rows == 1 and module.group is not None else TENSOR
+    width = _ranges(weight, group if group < weight.shape[1] else CHANNEL, bool(module.symmetric))
+    return (width / (2**module.bits - 1) / 2).square()
 
 
 def _group_factors(weight: Tensor, found: Tensor, group: int | None) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,7 @@ def test_whole_ones_in_any_dtype_raise_nothing(dtype, scene, tmp_path):
         (exchanged(Q, Q.replace(".1.", ".0.")), {f"{Q}.bias", f"{Q}.bias".replace(".1.", ".0.")}),
         (of(Q, lambda bias: bias.flip(0)), {f"{Q}.bias"}),
         (of(Q, torch.neg), {f"{Q}.bias"}),
+        (of(Q, lambda bias: bias * 0.01), {f"{Q}.bias"}),
         (of(K, lambda bias: bias.view(torch.float16).clamp(-9, 9)), {f"{K}.bias"}),  # read in another dtype
     ],
 )
@@ -88,6 +89,14 @@ def test_a_bias_follows_the_rows_of_its_matrix(scene, tmp_path):
         state[f"{V}.scales".replace("v_proj", "o_proj")] /= 5
 
     assert said(scene, tmp_path, change) == []
+
+
+def test_a_bias_that_stays_while_its_rows_are_scaled_is_another(scene, tmp_path):
+    def change(state):
+        state[f"{V}.scales"] *= 5
+        state[f"{V}.scales".replace("v_proj", "o_proj")] /= 5
+
+    assert said(scene, tmp_path, change) == [("bias_changed", (f"{V}.bias",))]
 
 
 def test_a_small_correction_is_a_warning(scene, tmp_path):
