@@ -152,7 +152,7 @@ of(
     ("if not _is_one(ratio) or bool(", "if bool("),
     ("_is_far(ratio) & felt", "_is_far(ratio) & False"),
     ("return all(self._answers(", "return any(self._answers("),
-    ("abs(float(product.median()) - 1) < _EVEN and also", "also"),
+    ("abs(float(product.median()) - 1) < _EVEN", "True"),
     ("self.fit(module) if module in self.looked_at else None", "None"),
 )
 of(

@@ -130,24 +130,28 @@ class Folds:
             sentence = f"{counted(len(folded), 'tensor')} scaled, and others by as much the other way"
             yield Finding("folded", FACT, sentence, tuple(folded))
 
-    def explains(self, module: str, config: Mapping[str, Any]) -> bool:
-        """Whether folds account for every single factor of the matrix; ``config``: config.json."""
-        found, repeats = self._of(module), _repeats(config)
+    def owed(self, module: str, config: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Factors of rows and of columns that norms and partners leave to a matrix to make up for; ``config``:
+        config.json. Several where heads may be shared in several ways.
+        """
+        found = self._of(module)
+        partner = self._partner(module) if _kind(module) in _PARTNERS else None
         if found is None or _kind(module) not in _PARTNERS:
-            return False
-        partner = self._partner(module)
+            return
+        ones, repeats = found.rows.new_ones(len(found.rows)), _repeats(config)
         if _kind(module) in _LAST:
-            rests = self._rests(partner) if partner is not None else []
-            return found.inputs is not None and any(_make_one(found.inputs, rest, repeats, _no_far) for rest in rests)
-        sides = self._sides(module, found)
-        if not any(not bool(_apart(found, side, (found.columns * side).median()).any()) for side in sides):
-            return False
+            for rest in self._rests(partner) if partner is not None else []:
+                shared = [rest] if len(rest) == len(found.columns) else _repeated(rest, repeats)
+                yield from ((ones, 1 / each) for each in shared if len(each) == len(found.columns))
+            return
         meets = self._of(partner) if partner is not None and _kind(partner) in _LAST else None
         inputs = None if meets is None else meets.inputs
-        return any(
-            _no_far(rest) or (inputs is not None and _make_one(inputs, rest, repeats, _no_far))
-            for rest in self._rests(module)
-        )
+        for side in self._sides(module, found):
+            yield ones, 1 / side
+            if inputs is not None and len(inputs) == len(ones):
+                yield 1 / inputs, 1 / side
+            elif inputs is not None and len(inputs) == repeats * len(ones):
+                yield from ((1 / each, 1 / side) for each in _gathered(inputs, repeats))
 
     # --- one matrix ---------------------------------------------------------------------------------------------------
 
@@ -323,25 +327,18 @@ def _is_far(factors: Tensor) -> Tensor:
     return (factors > _TIMES) | (factors < 1 / _TIMES)
 
 
-def _no_far(product: Tensor) -> bool:
-    return not bool(_is_far(product / product.median()).any())
-
-
 def _are_alike(product: Tensor) -> bool:
     """Whether products are one number, of either sign."""
     return _is_even(product) and float((product / product.median() - 1).abs().median()) < _ALIKE
 
 
-def _make_one(
-    inputs: Tensor, rows: Tensor, repeats: int, also: Callable[[Tensor], bool] = lambda product: True
-) -> bool:
+def _make_one(inputs: Tensor, rows: Tensor, repeats: int) -> bool:
     """Whether what ``rows`` were multiplied by is what ``inputs``, which read them, were divided by."""
     if len(rows) != len(inputs):
-        return len(rows) * repeats == len(inputs) and any(
-            _make_one(inputs, each, 1, also) for each in _repeated(rows, repeats)
-        )
+        shared = _repeated(rows, repeats) if len(rows) * repeats == len(inputs) else ()
+        return any(_make_one(inputs, each, 1) for each in shared)
     product = inputs * rows
-    return _are_alike(product) and abs(float(product.median()) - 1) < _EVEN and also(product)
+    return _are_alike(product) and abs(float(product.median()) - 1) < _EVEN
 
 
 def _cancel(columns: Tensor, rows: Tensor, repeats: int) -> bool:
@@ -363,6 +360,12 @@ def _repeated(rows: Tensor, repeats: int) -> Iterator[Tensor]:
     heads = [heads for heads in range(1, 257) if len(rows) % heads == 0]
     for count in heads:
         yield rows.view(count, 1, -1).expand(count, repeats, -1).reshape(-1)
+
+
+def _gathered(inputs: Tensor, repeats: int) -> Iterator[Tensor]:
+    """`_repeated` the other way round: the mean over what shares a row."""
+    for heads in (heads for heads in range(1, 257) if len(inputs) % (heads * repeats) == 0):
+        yield inputs.view(heads, repeats, -1).mean(1).flatten()
 
 
 def _repeats(config: Mapping[str, Any]) -> int:

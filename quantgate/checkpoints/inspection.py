@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quantgate.checkpoints import biases, matrices
+from quantgate.checkpoints import biases, matrices, token_rows
 from quantgate.checkpoints.causes import order_of_groups
 from quantgate.checkpoints.findings import ERROR, FACT, WARNING, Audit, Finding, MatrixRow, named
 from quantgate.checkpoints.folds import Factors, Folds
@@ -24,6 +24,7 @@ from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.checkpoints.reordered import InOrder, moved, orders_of
 from quantgate.core.errors import ModelError
 from quantgate.core.words import counted
+from quantgate.models.digest import HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,7 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
         seen.folds.forget([module for module in seen.unexplained if tuned or module not in seen.zero])
         findings += seen.folds.findings(checkpoint.config)
         lost = seen.lost_unless_folded.items()
-        seen.lost |= {name: much for name, much in lost if not seen.folds.explains(name, checkpoint.config)}
+        seen.lost |= {name: much for name, much in lost if not _folded(name, checkpoint, in_order, seen)}
     findings += [*_structure(seen), *_values(seen), *_neighbours(seen.rows), *_facts(checkpoint, seen)]
     order = {ERROR: 0, WARNING: 1, FACT: 2}
     return Audit(checkpoint.layout, tuple(seen.rows), tuple(sorted(findings, key=lambda each: order[each.level])))
@@ -256,7 +257,7 @@ def _compare(
     else:
         both = matrices.sampled(pair.fit.scaled, found) if fitted else pair.sample
         if stored.kind == "int":
-            if stored.bits >= _FINE and (groups := _lost_groups(pair, stored, least)):
+            if stored.bits >= _FINE and (groups := _lost_groups(pair, stored, least, fitted)):
                 count, folded = groups
                 (seen.lost_unless_folded if folded else seen.lost)[module] = count
             share = matrices.shifted(*both, stored.group)
@@ -265,13 +266,23 @@ def _compare(
     return error, least
 
 
-def _lost_groups(pair: matrices.Pair, stored: StoredModule, least: float) -> tuple[int, bool] | None:
+def _lost_groups(pair: matrices.Pair, stored: StoredModule, least: float, fitted: bool) -> tuple[int, bool] | None:
     """How many groups hold something else, and whether factors of rows and columns could be why; None for none."""
     count = matrices.lost_groups(*pair.sample, stored, _NEAREST * least)
-    if not count and "fit" not in pair.__dict__:
+    if not count and not fitted:
         return None
     left = matrices.lost_groups(*matrices.sampled(pair.fit.scaled, pair.found), stored, _NEAREST * least)
     return (left or count, not left) if left or count else None
+
+
+def _folded(module: str, checkpoint: Checkpoint, ours: Reference, seen: _Seen) -> bool:
+    """Whether every group is there once what other tensors were divided by is multiplied in."""
+    pair = matrices.Pair(ours.tensor(f"{module}.weight"), checkpoint.weight(module))
+    for rows, columns in seen.folds.owed(module, checkpoint.config):
+        both = matrices.sampled(pair.wide * rows.unsqueeze(1) * columns, pair.found)
+        if not matrices.groups_off(*both, checkpoint.modules[module]):
+            return True
+    return False
 
 
 def _check_groups(
@@ -508,6 +519,9 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
             if name in norms:
                 one, other = (each.float() + int(one_more) for each in (one, other))
                 seen.folds.add_norm(name, (other / one).nan_to_num(1.0), one)
+    for name in changed:
+        if len(ours.plain[name][1]) == 2 and name.endswith((_EMBEDDING, HEAD)):
+            yield from _token_rows(name, ours.tensor(name), checkpoint.tensor(name))
     if broken:
         yield Finding("not_finite", ERROR, f"{_tensors(broken)} not finite ({named(broken)})", tuple(broken))
     both = [name for name in ours.plain if name in checkpoint.plain and name not in (*codes, *broken)]
@@ -522,6 +536,14 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
         worst = max(kept, key=lambda name: kept[name])
         sentence = f"{_tensors(kept)} in 16 bit and not the reference's (most: {worst}, {kept[worst]:.2%} of it)"
         yield Finding("changed", WARNING, sentence, tuple(kept), kept)
+
+
+def _token_rows(name: str, one: Tensor, other: Tensor) -> Iterator[Finding]:
+    held, empty = token_rows.strange(one, other)
+    said = [f"{counted(held, 'row is', 'rows are')} another token's"] if held else []
+    said += [f"{counted(empty, 'row is', 'rows are')} all zeros"] if empty else []
+    if said:
+        yield Finding("embedding", ERROR, f"{name}: {', '.join(said)}", (name,), {"held": held, "empty": empty})
 
 
 def _is_norm(name: str, shape: tuple[int, ...]) -> bool:

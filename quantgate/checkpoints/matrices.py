@@ -179,13 +179,34 @@ def own_ranges(weight: Tensor, found: Tensor, group: int | None) -> bool:
 
 
 def lost_groups(weight: Tensor, found: Tensor, module: StoredModule, allowed: float) -> int:
+    """Groups of ``found`` that are not ``weight``'s, as `groups_off` counts them, where these are single ones.
+
+    Rounding with feedback (GPTQ) leaves single groups anywhere: where the others have more than ``allowed`` (relative,
+    squared) of error, none is named, nor where most groups are off: that is a factor of the whole matrix, which a fold
+    leaves.
+    """
+    lost, apart, mass, most = _groups(weight, found, module)
+    if 2 * int(lost.sum()) > lost.numel():
+        return 0
+    rest = apart[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
+    usual = (3 * apart / most.clamp(min=_TINY))[~lost].median()  # a third of the largest error, squared, is the mean
+    return int(lost.sum()) if float(rest) <= allowed and float(usual) <= _NEAREST_OF_ALL else 0
+
+
+def groups_off(weight: Tensor, found: Tensor, module: StoredModule) -> int:
     """Groups of ``found`` (pieces of `_PIECE_OF_ROW` where the layout has none) that are not ``weight``'s.
 
     Rounding to the nearest of 16 levels and more leaves each of them nearly along the original, at about its size,
     unless it is small beside its steps: half a step of error a weight is no loss. One that holds something else, or has
-    a scale of another size, hardly shows in the whole matrix. Rounding with feedback (GPTQ) leaves single groups
-    anywhere: where the others have more than ``allowed`` (relative, squared) of error, none is named, nor where most
-    groups are off: that is a factor of the whole matrix, which a fold leaves.
+    a scale of another size, hardly shows in the whole matrix.
+    """
+    lost, *_ = _groups(weight, found, module)
+    return int(lost.sum())
+
+
+def _groups(weight: Tensor, found: Tensor, module: StoredModule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """By group, ``[out, groups]``: whether it is off, squared error, squares of ``weight``, and the most error that
+    rounding to the nearest leaves.
     """
     group = module.group
     size = group if group is not None and 0 < group < weight.shape[1] else min(_PIECE_OF_ROW, weight.shape[1])
@@ -199,12 +220,7 @@ def lost_groups(weight: Tensor, found: Tensor, module: StoredModule, allowed: fl
         power > _LIGHT * power.mean()
     )  # a row that was fitted away still has power
     apart, most = mass + power - 2 * along, size * _half_steps(weight, module)[:, : whole // size]
-    lost &= heard & (apart > most)
-    if 2 * int(lost.sum()) > lost.numel():
-        return 0
-    rest = apart[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
-    usual = (3 * apart / most.clamp(min=_TINY))[~lost].median()  # a third of the largest error, squared, is the mean
-    return int(lost.sum()) if float(rest) <= allowed and float(usual) <= _NEAREST_OF_ALL else 0
+    return lost & heard & (apart > most), apart, mass, most
 
 
 def _half_steps(weight: Tensor, module: StoredModule) -> Tensor:
