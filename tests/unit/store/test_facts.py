@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from quantgate.store import bound
 from quantgate.store import facts as facts_module
 from quantgate.store.facts import Facts, FactsKey, code_digest, remembered, versions
 
@@ -104,6 +105,15 @@ def test_a_file_that_cannot_be_trusted_is_as_good_as_none(tmp_path, change):
     path.write_text(change(path.read_text()))
     assert told(tmp_path, key(), said="anew") == ("anew", 1)
     assert told(tmp_path, key(), said="not asked") == ("anew", 0)
+
+
+@pytest.mark.parametrize("change", [lambda known: dict.fromkeys(known, 5), list])
+def test_a_file_with_a_good_seal_that_holds_no_facts_is_as_good_as_none(tmp_path, change):
+    told(tmp_path, key())
+    [path] = tmp_path.rglob("*.json")
+    known = bound.read_json(path, key().digest)
+    path.write_text(bound.sealed_text(path.name, change(known), key().digest))
+    assert told(tmp_path, key(), said="anew") == ("anew", 1)
 
 
 def test_a_file_copied_under_another_key_is_as_good_as_none(tmp_path):
