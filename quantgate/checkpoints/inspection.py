@@ -22,6 +22,7 @@ from quantgate.checkpoints.layouts.plain import LAYOUT as PLAIN
 from quantgate.checkpoints.layouts.protocol import Checkpoint, Reference, StoredModule
 from quantgate.checkpoints.layouts.table import open_checkpoint
 from quantgate.checkpoints.reordered import InOrder, moved, orders_of
+from quantgate.checkpoints.turned import Turned
 from quantgate.core.errors import ModelError
 from quantgate.core.words import counted
 from quantgate.models.digest import HEAD
@@ -29,7 +30,7 @@ from quantgate.models.digest import HEAD
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 11  # counts up when other things are found in the same files
+VERSION: Final = 12  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -77,6 +78,7 @@ class _Seen:
     same: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     shifted: dict[str, float] = field(default_factory=dict)
     rounded: set[str] = field(default_factory=set)  # to few bits before they were stored in more
+    turned: Turned | None = None
     unexplained: list[str] = field(default_factory=list)  # what differs is hardly less once the best factors are off
 
     def forget(self, module: str) -> None:
@@ -104,11 +106,14 @@ def inspect_opened(checkpoint: Checkpoint, ours: Checkpoint | None) -> Audit:
     """`inspect` for checkpoints that are open already. Raises ModelError."""
     _check_sizes(checkpoint, ours)
     findings = [*checkpoint.suspicions()]
-    turned = ours is not None and _embedding(checkpoint, ours, findings)
-    seen = _Seen()
+    turned = None if ours is None else _embedding(checkpoint, ours, findings)
+    seen = _Seen(turned=turned)
     for module, stored in checkpoint.modules.items():
         _look(module, stored, checkpoint, None if turned else ours, seen)
-    if ours is not None and not turned:
+    if turned is not None:
+        turned.see_plain()
+        seen.far |= turned.unlike
+    if ours is not None and turned is None:
         for name in _plain_matrices(checkpoint, ours):
             _look_plain(name, checkpoint, ours, seen)
         in_order, more = _in_order(checkpoint, ours, seen)
@@ -165,25 +170,24 @@ def _factors(module: str, checkpoint: Checkpoint, ours: Reference) -> Factors | 
     return Factors.of(matrices.fit_scales(weight, found))
 
 
-def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]) -> bool:
-    """Whether the whole model was turned (rotated), so that matrices cannot be compared one by one."""
+def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]) -> Turned | None:
+    """How the whole model was turned (rotated), so that no element can be compared; None where it is not."""
     name = next((each for each in ours.plain if each.endswith(_EMBEDDING)), "")
     if checkpoint.plain.get(name, ("",))[0] not in _FLOATS:
-        return False
+        return None
     one, other = ours.tensor(name), checkpoint.tensor(name)
     if one.shape != other.shape:
-        return False
+        return None
     one, other = (each.float() for each in matrices.sampled(one, other))
     if not bool(other.isfinite().all()) or matrices.plain_distance(one, other) < _HALF:
-        return False
-    turned = matrices.is_rotation(one, other) and _turned_alike(one, other, checkpoint, ours)
-    if turned:
-        sentence = "the model was rotated: embedding and matrices are compared by no element"
+        return None
+    if matrices.is_rotation(one, other) and _turned_alike(one, other, checkpoint, ours):
+        sentence = "the model was rotated: embedding and matrices are compared by no element, but by what tokens meet"
         findings.append(Finding("rotated", FACT, sentence, (name,)))
-    else:
-        sentence = f"{name} is not the reference's, nor is the model a rotation of it"
-        findings.append(Finding("embedding", ERROR, sentence, (name,)))
-    return turned
+        return Turned(checkpoint, ours, (one, other), int(ours.config.get("model_type") in _ONE_MORE))
+    sentence = f"{name} is not the reference's, nor is the model a rotation of it"
+    findings.append(Finding("embedding", ERROR, sentence, (name,)))
+    return None
 
 
 def _turned_alike(one: Tensor, other: Tensor, checkpoint: Checkpoint, ours: Checkpoint) -> bool:
@@ -221,6 +225,8 @@ def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Refer
         error, least = _compare(module, matrices.Pair(ours.tensor(name), found), stored, ours, checkpoint, seen)
     elif matrices.is_zero(found):
         seen.dead.append(module)
+    elif seen.turned is not None:
+        seen.turned.see(module, found)
     seen.same[_print_of(found)].append(module)
     seen.rows.append(MatrixRow(module, stored.in_words(), stored.bits, stored.nbytes, stored.shape, error, least))
 
@@ -507,7 +513,7 @@ def _others(checkpoint: Checkpoint, ours: Checkpoint, seen: _Seen) -> Iterator[F
             "no_scales", ERROR, f"{_tensors(codes)} codes, and nothing says what they stand for", tuple(codes)
         )
     norms = seen.folds.known = [each for each, (_, shape) in ours.plain.items() if _is_norm(each, shape)]
-    one_more = str(ours.config.get("model_type")) in _ONE_MORE
+    one_more = ours.config.get("model_type") in _ONE_MORE
     for name in ours.plain:
         if name not in checkpoint.plain or name in codes:
             continue

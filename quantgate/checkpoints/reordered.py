@@ -78,7 +78,7 @@ def _agreed(members: list[str], kinds: tuple[str, ...], checkpoint: Checkpoint, 
 
 def _of_heads(members: list[str], found: Tensor, checkpoint: Checkpoint, ours: Checkpoint) -> dict[str, Order]:
     """Heads of values first; heads of queries inside the group that shares one follow by themselves."""
-    queries, keys, size = _heads(checkpoint.config)
+    queries, keys, size = heads(checkpoint.config)
     value, query, key, output = members
     asked = _values(query, checkpoint)
     if not size or asked is None or len(found) != keys * size or len(asked) != queries * size:
@@ -100,7 +100,7 @@ def _spread_out(heads: Tensor, size: int) -> Tensor:
     return (heads.unsqueeze(1) * size + torch.arange(size)).flatten()
 
 
-def _heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """Heads of queries, of keys, and their size; zeros where the configuration does not say."""
     queries, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if not isinstance(queries, int) or not isinstance(hidden, int) or queries < 1:
