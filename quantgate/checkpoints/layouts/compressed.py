@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +25,8 @@ _TYPES: Final = {  # what a format stores, whatever else the configuration says
     "pack-quantized": "int", "int-quantized": "int", "float-quantized": "float", "nvfp4-pack-quantized": "float",
     "mxfp4-pack-quantized": "float",
 }  # fmt: skip
+
+_BITS: Final = {"float-quantized": 8, "nvfp4-pack-quantized": 4, "mxfp4-pack-quantized": 4}  # and no others
 
 
 def matches(name: str, patterns: list[str]) -> bool:
@@ -55,6 +58,7 @@ def _describe(headers: Headers, settings: Settings) -> StoredModule:
             settings["module"], f"type {weights.get('type')!r} in the format {settings['format']}", expected=f"{wanted}"
         )
     bits, strategy = int(weights["num_bits"]), str(weights.get("strategy"))
+    _check_bits(bits, headers, settings)
     rows = 1
     group = {"tensor": TENSOR, "channel": CHANNEL}.get(strategy, weights.get("group_size"))
     if strategy == "block":
@@ -73,10 +77,26 @@ def _describe(headers: Headers, settings: Settings) -> StoredModule:
                 expected="codes: this one was saved before it was compressed", hint="save it with save_compressed=True",
             )  # fmt: skip
     symmetric = bool(weights.get("symmetric", True)) if weights.get("type") == "int" else None
+    if symmetric is False and "weight_zero_point" not in headers:
+        raise ModelError(
+            settings["module"], "symmetric is false, and no zero point is stored", expected="weight_zero_point, or true"
+        )
     return StoredModule(
         str(weights.get("type", "int")), bits, None if group is None else int(group), symmetric,
         scale.dtype if scale else "", total(headers), (height, width), rows,
     )  # fmt: skip
+
+
+def _check_bits(bits: int, headers: Headers, settings: Settings) -> None:
+    """Raise ModelError where codes of so many bits cannot be what is stored: runtimes would go by either."""
+    form = str(settings.get("format"))
+    wanted = _BITS.get(form)
+    stored = headers.get("weight")
+    room = 8 * stored.nbytes // max(1, math.prod(stored.shape)) if stored and stored.dtype not in _NO_CODES else bits
+    if bits > room or wanted not in (None, bits):
+        raise ModelError(
+            settings["module"], f"num_bits {bits} in the format {form}", expected=f"{wanted or room}, as it is stored"
+        )
 
 
 def _unpack(tensors: Tensors, settings: Settings) -> Tensor:

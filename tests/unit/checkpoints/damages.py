@@ -197,11 +197,11 @@ DAMAGES: dict[str, Callable[[Files], bool]] = {
 
 
 def _times(*factors):
-    """Scales of modules times factors, and MLX's offsets with them: ``(module, factor)`` each."""
+    """Scales of modules times factors, and MLX's and quanto's offsets with them: ``(module, factor)`` each."""
 
     def change(files):
         for name, by in factors:
-            files.change(name, ("biases",), _float(lambda each, by=by: each * by))
+            files.change(name, ("biases", "weight._shift"), _float(lambda each, by=by: each * by))
         return all(files.change(name, SCALES, _float(lambda each, by=by: each * by)) for name, by in factors)
 
     return change

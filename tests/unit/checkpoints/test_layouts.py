@@ -119,6 +119,28 @@ def test_another_packing_is_refused_with_what_it_is(version, tmp_path):
         check_candidate(parse_candidate(f"theirs={path}"), REFERENCE)
 
 
+@pytest.mark.parametrize("name", ["ct_nvfp4", "ct_mxfp4a16", "ct_w8a8", "ct_fp8_dynamic", "ct_fp8_block"])
+@pytest.mark.parametrize("times", [0.5, 2])
+def test_bits_that_are_not_what_is_stored_are_refused(name, times, tmp_path):
+    def change(config):
+        for group in config["config_groups"].values():
+            group["weights"]["num_bits"] = int(group["weights"]["num_bits"] * times)
+
+    if name == "ct_w8a8" and times < 1:
+        pytest.skip("integers of 4 bits may be stored in 8")
+    with pytest.raises(ModelError, match=r"num_bits .* in the format"):
+        inspect(copy(name, tmp_path, change), REFERENCE, "theirs")
+
+
+def test_zero_points_that_are_not_there_are_refused(tmp_path):
+    def change(config):
+        for group in config["config_groups"].values():
+            group["weights"]["symmetric"] = False
+
+    with pytest.raises(ModelError, match="no zero point is stored"):
+        inspect(copy("ct_w8a8", tmp_path, change), REFERENCE, "theirs")
+
+
 def test_fp8_blocks_are_multiplied_by_their_scale(tmp_path):
     """Blocks of 32 x 32; the oracle is a loop over blocks in float64."""
     state, generator = load_file(REFERENCE / "model.safetensors"), torch.Generator().manual_seed(1)
