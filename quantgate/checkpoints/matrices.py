@@ -186,7 +186,7 @@ def lost_groups(weight: Tensor, found: Tensor, module: StoredModule, allowed: fl
     leaves.
     """
     lost, apart, mass, most = _groups(weight, found, module)
-    if 2 * int(lost.sum()) > lost.numel():
+    if not bool(lost.any()) or 2 * int(lost.sum()) > lost.numel():
         return 0
     rest = apart[~lost].sum() / mass[~lost].sum().clamp(min=_TINY)
     usual = (3 * apart / most.clamp(min=_TINY))[~lost].median()  # a third of the largest error, squared, is the mean
@@ -208,6 +208,8 @@ def _groups(weight: Tensor, found: Tensor, module: StoredModule) -> tuple[Tensor
     """By group, ``[out, groups]``: whether it is off, squared error, squares of ``weight``, and the most error that
     rounding to the nearest leaves.
     """
+    import torch
+
     group = module.group
     size = group if group is not None and 0 < group < weight.shape[1] else min(_PIECE_OF_ROW, weight.shape[1])
     whole = weight.shape[1] // size * size
@@ -219,8 +221,10 @@ def _groups(weight: Tensor, found: Tensor, module: StoredModule) -> tuple[Tensor
     heard = (mass > _LIGHT * mass.mean()) | (
         power > _LIGHT * power.mean()
     )  # a row that was fitted away still has power
-    apart, most = mass + power - 2 * along, size * _half_steps(weight, module)[:, : whole // size]
-    return lost & heard & (apart > most), apart, mass, most
+    apart, lost = mass + power - 2 * along, lost & heard
+    # steps are asked of those that may be lost alone
+    most = size * _half_steps(weight, module)[:, : whole // size] if bool(lost.any()) else torch.ones_like(mass[:, :1])
+    return lost & (apart > most), apart, mass, most
 
 
 def _half_steps(weight: Tensor, module: StoredModule) -> Tensor:

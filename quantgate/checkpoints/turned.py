@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _TOKENS: Final = 128
 _ALIKE: Final = 0.5  # of the products: rounding to 4 bits leaves up to 0.05, another matrix 1.2 and more
+_FINE: Final = 4
+_ALONG: Final = 0.3  # cosine: GPTQ to 2 bits leaves 0.52 and more, another matrix up to 0.08
+_TIMES: Final = 2.0
+_SIXTEEN: Final = 16.0
 _INPUT: Final = ("q_proj", "k_proj", "v_proj")
 _SECOND: Final = ("gate_proj", "up_proj")
 _LAST: Final = ("o_proj", "down_proj")
@@ -45,20 +49,21 @@ class Turned:
     unlike: dict[str, float] = field(default_factory=dict)
     _place: str = ""
     _met: dict[str, _Products] = field(default_factory=dict)
+    _bits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         step = max(1, len(self.embeddings[0]) // _TOKENS)
         one, other = (each[::step].float() for each in self.embeddings)
         self.embeddings = (one, other)
 
-    def see(self, module: str, found: Tensor) -> None:
-        """Look at the candidate's matrix, float32 ``[out, in]``."""
+    def see(self, module: str, found: Tensor, bits: float) -> None:
+        """Look at the candidate's matrix, float32 ``[out, in]``, which was rounded to so many ``bits``."""
         place, _, kind = module.rpartition(".")
         if place != self._place:
             self._end()
             self._place = place
         if (met := self._products(module, kind, found)) is not None:
-            self._met[kind] = met
+            self._met[kind], self._bits[kind] = met, bits
 
     def see_plain(self) -> None:
         """Look at those that are stored as floats, and finish."""
@@ -66,7 +71,7 @@ class Turned:
         for name, (dtype, shape) in sorted(self.checkpoint.plain.items()):
             module = name.removesuffix(".weight")
             if len(shape) == 2 and dtype in _FLOATS and module.rpartition(".")[2] in known:
-                self.see(module, self.checkpoint.tensor(name).float())
+                self.see(module, self.checkpoint.tensor(name).float(), _SIXTEEN)
         self._end()
         self._see_head()
 
@@ -82,12 +87,13 @@ class Turned:
             rows = each.tensor(head)
             rows = rows[:: max(1, len(rows) // _TOKENS)].float()
             sides.append((embeddings * (each.tensor(norm).float() + self.one_more)) @ rows.t())
-        much = _apart(*sides)
+        one, other = sides
+        much = _apart(one, other, _SIXTEEN)
         self.unlike |= {HEAD.removesuffix(".weight"): much} if much > _ALIKE else {}
 
     def _end(self) -> None:
         """Behind the last matrix of one place."""
-        apart = {kind: _apart(*met) for kind, met in self._met.items()}
+        apart = {kind: _apart(one, other, self._bits[kind]) for kind, (one, other) in self._met.items()}
         for pair in _PAIRS:
             if any(apart.get(kind, 0.0) > _ALIKE for kind in pair) and not self._is_apart(pair):
                 apart |= dict.fromkeys(pair, 0.0)
@@ -126,13 +132,21 @@ class Turned:
         even = size > 0 and max(widths) % min(widths) == 0 and min(widths) % size == 0
         if len(met) < len(pair) or not (widths[0] == widths[1] or even):
             return False
-        return _apart(*(_meet(met[0][side], met[1][side], size) for side in (0, 1))) > _ALIKE
+        one, other = (_meet(met[0][side], met[1][side], size) for side in (0, 1))
+        return _apart(one, other, min(self._bits[kind] for kind in pair)) > _ALIKE
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """`plain_distance`; infinite where it is no number, or between two shapes."""
-    much = plain_distance(one, other) if one.shape == other.shape else math.inf
-    return math.inf if math.isnan(much) else much
+def _apart(one: Tensor, other: Tensor, bits: float) -> float:
+    """`plain_distance`; infinite where it is no number, or between two shapes. Of coarse grids the angle decides."""
+    if one.shape != other.shape:
+        return math.inf
+    much, before, after = plain_distance(one, other), float(one.norm()), float(other.norm())
+    if math.isnan(much):
+        return math.inf
+    along = float((one * other).sum()) >= _ALONG * before * after
+    if bits < _FINE and along and before / _TIMES < after < before * _TIMES:
+        return 0.0
+    return much
 
 
 def _meet(one: Tensor, other: Tensor, size: int) -> Tensor:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from quantgate.checkpoints.findings import ERROR, FACT
 from quantgate.checkpoints.inspection import inspect
+from quantgate.checkpoints.turned import _apart
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.subjects.make import quantize_checkpoint
@@ -83,3 +84,22 @@ def test_factors_that_two_matrices_give_each_other_are_none(rotated, tmp_path):
             state[f"{other}.scales"] /= 4
 
     assert said(rotated, tmp_path, change) == set()
+
+
+def test_few_bits_are_no_damage(tmp_path):
+    quantize_checkpoint(REFERENCE, get_method("quarot-rtn-w3"), None, tmp_path / "made", progress=Silent())
+    assert said(tmp_path / "made", tmp_path, lambda state: None) == set()
+    other = tmp_path / "other"
+    other.mkdir()
+    assert {UP, GATE} <= said(tmp_path / "made", other, exchanged(UP, GATE))
+
+
+@pytest.mark.parametrize(("bits", "alike"), [(2, True), (3, True), (4, False), (16, False)])
+def test_of_two_and_three_bits_the_angle_decides(bits, alike):
+    """GPTQ to two bits moved the bundled model's first down_proj by 1.5 times its square, at a cosine of 0.5."""
+    generator = torch.Generator().manual_seed(1)
+    one = torch.randn(128, 64, generator=generator)
+    moved = one + 1.1 * torch.randn(128, 64, generator=generator)
+    assert (_apart(one, moved, bits) <= 0.5) is alike
+    assert _apart(one, 3 * one, bits) > 0.5
+    assert _apart(one, torch.randn(128, 64, generator=generator), bits) > 0.5
