@@ -83,7 +83,7 @@ def _s1(data: DataSource) -> list[Part]:
 S1_CATEGORIES: Final[dict[str, tuple[str, ...]]] = {
     "commonsense": ("hellaswag", "swag", "piqa", "winogrande", "wsc273", "copa"),
     "scientific questions": ("arc_easy", "arc_challenge", "openbookqa", "sciq", "pubmedqa"),
-    "reading and logic": ("boolq", "logiqa"),
+    "reading and logic": ("boolq", "logiqa", "drop", "squad2"),
     "mathematics": ("gsm8k_cot", "mathqa", "asdiv"),
     "inference": ("snli_likelihood", "mnli", "rte", "qnli", "wnli", "mrpc", "qqp", "sst2"),
     "truthfulness": ("truthfulqa",),

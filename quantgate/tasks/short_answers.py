@@ -47,6 +47,7 @@ class Quiz:
     fields: Fields
     read: Callable[[Mapping[str, Any]], Asked]
     joint: str = " "  # before the answer that is scored
+    group: str = ""  # the field that rows of one cluster share; without one each is its own
 
 
 def asdiv(row: Mapping[str, Any]) -> Asked:
@@ -80,8 +81,8 @@ QUIZZES: Final[Mapping[str, Quiz]] = {
 
 
 @dataclass(frozen=True)
-class _Short:
-    """What both ways of asking share. ``shots``: solved rows of the train split in front."""
+class Short:
+    """What all ways of asking share. ``shots``: solved rows of the train split in front."""
 
     id: str
     shots: int = 0
@@ -89,57 +90,59 @@ class _Short:
     version: ClassVar[int] = 1
 
     @property
-    def _quiz(self) -> Quiz:
+    def quiz(self) -> Quiz:
+        """Where it lies and how it is asked."""
         return QUIZZES[self.id]
 
     @property
     def dataset(self) -> str:
         """Hub id."""
-        return self._quiz.dataset
+        return self.quiz.dataset
 
     @property
     def place(self) -> tuple[str, str]:
         """Data set and configuration."""
-        return self._quiz.dataset, self._quiz.config
+        return self.quiz.dataset, self.quiz.config
 
     def has_rows(self, data: DataSource) -> bool:
         """Whether ``data`` has the split under test."""
-        return data.has(*self.place, self._quiz.split)
+        return data.has(*self.place, self.quiz.split)
 
     def examples(self, data: DataSource) -> dict[str, tuple[Row, ...]]:
         """The first rows of ``train``. Raises DataError when it has fewer."""
-        quiz = self._quiz
+        quiz = self.quiz
         return {quiz.config: first_shots(data, quiz.dataset, quiz.config, "train", quiz.fields, self.shots)}
 
     @property
     def lessons(self) -> Lessons:
         """Rows of ``train``, each with its first accepted answer."""
-        quiz = self._quiz
+        quiz = self.quiz
         return Lessons(
             quiz.dataset, (quiz.config,), ("train",), quiz.fields,
             lambda _, row: _solved(quiz.read(row)), f"{self.id} questions with their answers",
         )  # fmt: skip
 
     def items(self, data: DataSource, selection: Selection, prompts: Prompts) -> list[Item]:
-        """Rows of the split under test, each its own group. Raises DataError for a row that is no question."""
-        quiz, [shots] = self._quiz, self.examples(data).values()
+        """Rows of the split under test. Raises DataError for a row that is no question."""
+        quiz, [shots] = self.quiz, self.examples(data).values()
         named = rows_of_split(data, quiz.dataset, quiz.config, quiz.split, quiz.fields, self._check)
-        return limited([Item(name, name, row, shots) for name, row in named], selection.limit, selection.seed)
+        found = [Item(name, row[quiz.group] if quiz.group else name, row, shots) for name, row in named]
+        return limited(found, selection.limit, selection.seed)
 
     def golds(self, item: Item) -> list[str]:
         """The answers that count."""
-        return [*self._asked(item).answers]
+        return [*self.asked(item).answers]
 
-    def _asked(self, item: Item) -> Asked:
+    def asked(self, item: Item) -> Asked:
         """The item's question behind its examples."""
-        asked = self._quiz.read(dict(item.row))
-        shots = "".join(f"{_solved(self._quiz.read(dict(shot)))}\n\n" for shot in item.shots)
+        asked = self.quiz.read(dict(item.row))
+        shots = "".join(f"{_solved(self.quiz.read(dict(shot)))}\n\n" for shot in item.shots)
         return Asked(shots + asked.context, asked.answers)
 
     def _check(self, row: Row, where: str) -> None:
         try:
-            self._quiz.read(row)
-        except (ValueError, AttributeError, TypeError) as error:
+            self.quiz.read(row)
+        except (ValueError, AttributeError, TypeError, LookupError) as error:
             raise DataError(where, str(error), expected="a question with an answer") from error
 
 
@@ -148,7 +151,7 @@ def _solved(asked: Asked) -> str:
 
 
 @dataclass(frozen=True)
-class GreedyAnswer(_Short):
+class GreedyAnswer(Short):
     """``asdiv`` and ``webqs``: 1 when an accepted answer is what greedy decoding says."""
 
     @property
@@ -163,8 +166,8 @@ class GreedyAnswer(_Short):
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One likelihood per accepted answer."""
-        asked = self._asked(item)
-        return [prompts.pair(asked.context, self._quiz.joint + answer) for answer in asked.answers]
+        asked = self.asked(item)
+        return [prompts.pair(asked.context, self.quiz.joint + answer) for answer in asked.answers]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when an answer is greedy. The companion ``nll``: loss per token of the best accepted one, nats."""
@@ -183,7 +186,7 @@ _MOST_TOKENS: Final = 64  # answers have a few words; a model that writes no sto
 
 
 @dataclass(frozen=True)
-class TriviaQa(_Short):
+class TriviaQa(Short):
     """``triviaqa``: a free answer that must equal an alias, case and punctuation aside."""
 
     id: str = "triviaqa"
@@ -200,13 +203,13 @@ class TriviaQa(_Short):
 
     def requests(self, item: Item, prompts: Prompts) -> list[Request]:
         """One answer."""
-        return [Generate(prompts.encode(self._asked(item).context), _MOST_TOKENS, _STOPS)]
+        return [Generate(prompts.encode(self.asked(item).context), _MOST_TOKENS, _STOPS)]
 
     def score(self, item: Item, responses: Sequence[Response]) -> ItemOutcome:
         """1 when the answer is an alias."""
         response = only(responses, GenerateResponse)
         said = response.text.strip()
-        right = {_bare(alias) for alias in self._asked(item).answers}
+        right = {_bare(alias) for alias in self.asked(item).answers}
         capped = {"capped": float(response.finish == "length")}
         return ItemOutcome(item.id, item.group, float(_bare(said) in right), said, capped)
 

@@ -34,6 +34,7 @@ from quantgate.tasks.lambada import Lambada
 from quantgate.tasks.mass import Mass
 from quantgate.tasks.multiple_choice import MultipleChoice
 from quantgate.tasks.open_answers import AlpacaEval, MtBench
+from quantgate.tasks.passages import Passage
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.sampled import Sampled
 from quantgate.tasks.scenario_rows import SCENARIO
@@ -135,7 +136,10 @@ _OTHERS: Final[list[Task]] = [
     Bbh("bbh_direct", "direct", 64),
     Bbh("bbh_zero_shot", "zero_shot", 64),
 ]
-_SHORT: Final[list[Task]] = [GreedyAnswer("asdiv"), GreedyAnswer("webqs"), TriviaQa()]
+_SHORT: Final[list[Task]] = [
+    *(GreedyAnswer("asdiv"), GreedyAnswer("webqs"), TriviaQa()),
+    *(Passage("drop"), Passage("drop_f1", measure="f1"), Passage("squad2"), Passage("squad2_f1", measure="f1")),
+]
 
 _ALPACA: Final = AlpacaEval()
 _DECODED: Final = ("gsm8k_cot", "cnn_dailymail", "humaneval")
