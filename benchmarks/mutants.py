@@ -301,22 +301,58 @@ of(
         "place = hashlib.blake2b(of, digest_size=16)",
     ),
     ("return found if whole else {}", "return found if whole else dict(found)"),
-    ("if not self._new or self._room < 0:", "if not self._new:"),
+    ("if not self._new or self._room < 0 or not self._certain():", "if not self._new or not self._certain():"),
+    ("if not self._new or self._room < 0 or not self._certain():", "if not self._new or self._room < 0:"),
+    ("        if not self._certain():\n            return {}\n", ""),
     ("            _trim(self._path.parent)\n", ""),
     ('        digest.update(f"{file.relative_to(root).as_posix()}:{len(content)}\\n".encode() + content)\n', ""),
 )
 of(
     "quantgate/tasks/remembered.py",
     "tests/unit/tasks/test_remembered.py",
-    ("ids {how.get('add_special_tokens')}", "ids"),
-    ("if not how.keys() <= _AS_IDS or not isinstance(text, str):", NEVER),
-    ('if how.keys() != _AS_TEXT or how["tokenize"] is not False:', NEVER),
-    ("return ask() if self._facts is None else", "return ask() if None else"),
+    ("ids {special}", "ids"),
+    ("if more or not usual or type(text) is not str:", NEVER),
+    ("if more or how or not numbers:", "if not numbers:"),
+    ("if more or how.keys() != _AS_TEXT or not _is_usual(turns, **how):", "if not _is_usual(turns, **how):"),
+    ("        and strftime_now == TODAY.strftime\n", ""),
+    ("return type(value) is str", "return True"),
+    ("return ask() if self._facts is None or self._touched else", "return ask() if self._touched else"),
+    ("return ask() if self._facts is None or self._touched else", "return ask() if self._facts is None else"),
+    ("            self._touched = True\n", ""),
+    ("        self._touched |= name not in _READING", "        name not in _READING"),
+)
+of(
+    "quantgate/core/installed.py",
+    "tests/unit/core/test_installed.py",
+    ('"distributions": _digest(sorted(set(_distributions()))),', '"distributions": "",'),
+    (", {facts.st_mtime_ns}", ""),
+)
+of(
+    "quantgate/core/machine.py",
+    "tests/unit/core/test_machine.py",
+    ("if sorted(chosen) != _given():", NEVER),
+    ("*sorted(lines), *sorted(chosen)", "*sorted(lines)"),
+)
+of(
+    "quantgate/engines/guarded.py",
+    "tests/unit/engines/test_hangs_on.py",
+    (
+        'getattr(type(self.row), "hangs_on", None)',
+        'getattr(type(getattr(self.row, "inner", self.row)), "hangs_on", None)',
+    ),
+)
+of(
+    "quantgate/engines/torch/row.py",
+    "tests/unit/engines/test_hangs_on.py",
+    ("type(self) is not TorchRow or vars(self)", "type(self) is not TorchRow"),
+    ("type(self) is not TorchRow or vars(self)", "vars(self)"),
+    ("**asdict(setting)}", "}"),
 )
 of(
     "quantgate/runs/questions.py",
     "tests/suite/test_second_run.py",
     ('files = {"config": digest.config, "tokenizer": digest.tokenizer}', 'files = {"config": digest.config}'),
+    ("has_foreign_classes() or has_small_changed(model.path, model.stamps)", "has_foreign_classes()"),
 )
 of(
     "quantgate/engines/torch/row.py",

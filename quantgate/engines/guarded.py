@@ -56,8 +56,9 @@ class Guarded:
         """What its identity hangs on beside the small files of a model and quantgate's own code, where it need not be
         asked to know that; None where it has to be.
         """
-        told = getattr(self.row, "hangs_on", None)
-        return None if told is None else told(setting)
+        told = getattr(type(self.row), "hangs_on", None)  # of its own class: what stands around a row says more than it
+        found: dict[str, str] | None = None if told is None else told(self.row, setting)
+        return found
 
     def open(self, weights: Weights, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> Engine:
         """See `EngineRow.open`."""

@@ -33,8 +33,8 @@ TOKENIZERS: Final = (
     "*token*.json", "*vocab*.json", "*vocab*.txt", "merges*.txt", "dict.txt", "*.model", "*.bpe", "*.tiktoken",
     "*.tokenizer", "*.vocab", "*.codes", "tekken.json", "special_tokens_map.json", "normalizer.json",
     "byte_maps.json", "emoji.json", "word_*.json", "tokenization_*.json", "chat_template*.json", "*.jinja",
-    "additional_chat_templates/*.jinja",
 )  # fmt: skip
+_TEMPLATES: Final = "additional_chat_templates"
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def tokenizer_files(directory: Path) -> list[Path]:
         for name in _relative(directory, depth=2)
         if name in named or any(fnmatch.fnmatchcase(name, pattern) for pattern in TOKENIZERS)
     }
+    # transformers looks into this folder even where it is a link
+    found |= {f"{_TEMPLATES}/{path.name}" for path in (directory / _TEMPLATES).glob("*.jinja") if path.is_file()}
     return [directory / name for name in sorted(found - {INDEX, *CONFIGS})]
 
 

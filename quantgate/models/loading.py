@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 _MOST_TOKENIZER: Final = 128 << 20  # bytes of one file
 _USUAL_CONTEXT: Final = 2048
+_TAUGHT: Final = (
+    ("configuration_auto", "CONFIG_MAPPING"),
+    ("tokenization_auto", "TOKENIZER_MAPPING"),
+    ("tokenization_auto", "REGISTERED_TOKENIZER_CLASSES"),
+)
 _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -158,6 +164,14 @@ def load_whole(path: Path, who: str, dtype: Any, **how: Any) -> Any:
         )
     check_loaded(model, info, who, lambda key: read_tensor(files[key]))
     return model
+
+
+def has_foreign_classes() -> bool:
+    """Whether somebody taught transformers classes of their own in this process (``AutoConfig.register``): what these
+    say hangs on code of which nothing is known here.
+    """
+    tables = [getattr(sys.modules.get(f"transformers.models.auto.{part}"), name, None) for part, name in _TAUGHT]
+    return any(getattr(table, "_extra_content", table) for table in tables)
 
 
 def quiet_transformers() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import config_files, model_files, tokenizer_files
 
+_WEIGHTS: Final = (".safetensors", ".safetensors.index.json")
 Stamps = tuple[tuple[str, int, int, int, int, int], ...]
 """Name, device, inode, bytes, and times of the last change of content and of status (ns) of every file."""
 
@@ -65,6 +67,18 @@ def check_small_unchanged(directory: Path, before: Stamps, who: str) -> None:
     """As `check_unchanged`, of the small files alone."""
     if (now := stamps(directory, small_files)) != before:
         raise _changed(who, ", ".join(sorted({entry[0] for entry in set(now) ^ set(before)})[:3]))
+
+
+def has_small_changed(directory: Path, before: Stamps) -> bool:
+    """Whether a file beside the weights is not as it was when the stamps ``before`` were taken; reads none of them.
+
+    ``before``: of the small files, or of all. A file that was touched and says the same counts as changed.
+    """
+    try:
+        now = stamps(directory, small_files)
+    except (ModelError, OSError):
+        return True
+    return set(now) != {each for each in before if not each[0].endswith(_WEIGHTS)}
 
 
 def _changed(who: str, names: str) -> ModelError:

@@ -8,17 +8,19 @@ from functools import cached_property
 from typing import Any, Final
 
 from quantgate.core.errors import QuantgateError
+from quantgate.core.installed import installed
 from quantgate.core.items import Item, digest_items, splits_note
 from quantgate.core.phases import PHASES
 from quantgate.core.requests import Response
 from quantgate.models.ending import shipped_sampling
-from quantgate.models.loading import load_tokenizer
+from quantgate.models.loading import has_foreign_classes, load_tokenizer
 from quantgate.models.source import ModelFiles, resolve_model
+from quantgate.models.unchanged import has_small_changed
 from quantgate.quantize.calibration.samples import LEFT_OUT, Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice, build_calibration
 from quantgate.runs.asked import Asked, ask_items
 from quantgate.runs.options import Options, Planned, Sources
-from quantgate.store.facts import Facts, FactsKey, code_digest, versions
+from quantgate.store.facts import Facts, FactsKey, code_digest
 from quantgate.store.store import Store
 from quantgate.subjects.served_reference import is_address, open_served_reference
 from quantgate.tasks.base import Carrying, Followed, Placed, Task, best_constant
@@ -28,7 +30,7 @@ from quantgate.tasks.manifest import manifest_note
 from quantgate.tasks.opening import open_prompts
 from quantgate.tasks.overlap import ScoredTexts, check_disjoint, texts_of
 from quantgate.tasks.prompts import Prompts, notes_of, record_of
-from quantgate.tasks.remembered import LIBRARIES, Remembered
+from quantgate.tasks.remembered import Remembered
 from quantgate.tasks.rolling import RollingTask
 from quantgate.tasks.sampled import Sampled
 
@@ -58,14 +60,19 @@ class Questions:
     @cached_property
     def remembered(self) -> Remembered:
         """The reference's tokenizer; subjects are asked with the same tokens."""
-        model, root = self.model, self.store.root
-        return Remembered(lambda: load_tokenizer(model.path, model.id), lambda scope: Facts(root, self.facts(scope)))
+        model = self.model
+        return Remembered(lambda: load_tokenizer(model.path, model.id), self.facts)
 
-    def facts(self, scope: str, **more: str) -> FactsKey:
-        """Under what it is kept that was said of the reference's small files; ``more``: what else that hangs on."""
-        digest = self.model.digest
+    def facts(self, scope: str, **more: str) -> Facts:
+        """What was said of the reference's small files, while they are those that were digested and nobody else's code
+        reads them; ``more``: what else that hangs on.
+        """
+        model, digest = self.model, self.model.digest
         files = {"config": digest.config, "tokenizer": digest.tokenizer}
-        return FactsKey(files | more, versions(*LIBRARIES), scope, code_digest())
+        key = FactsKey(files | more, installed(), scope, code_digest())
+        return Facts(
+            self.store.root, key, lambda: not (has_foreign_classes() or has_small_changed(model.path, model.stamps))
+        )
 
     @cached_property
     def prompts(self) -> Prompts:

@@ -129,8 +129,8 @@ class Scoring:
         hangs_on = row.hangs_on(setting)
         if hangs_on is None:
             return row.identity(model.path, model.id, setting)
-        key = self.questions.facts(f"engine {row.name}", **hangs_on)
-        found: dict[str, Any] = remembered(self.store.root, key, lambda: row.identity(model.path, model.id, setting))
+        facts = self.questions.facts(f"engine {row.name}", **hangs_on)
+        found: dict[str, Any] = remembered(facts, lambda: row.identity(model.path, model.id, setting))
         return found
 
     def _row(self, weights: Weights) -> Guarded:

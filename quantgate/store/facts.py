@@ -2,8 +2,8 @@
 
 A tokenizer that has to be loaded, and asked once more for every prompt of the run before, takes longer than all else
 that a run does which finds its answers in the store. What it said is kept as `<root>/facts/<digest>.json`: under the
-digests of the files, the versions of the libraries that read them, and the digest of quantgate's own code, so that a
-changed line of it forgets everything. A file of facts that is damaged, edited, too large or made for another key is as
+digests of the files, everything that is installed, and the digest of quantgate's own code, so that a changed line of it
+forgets everything. A file of facts that is damaged, edited, too large or made for another key is as
 good as none: all of it can be asked again.
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import itertools
 import json
-import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -34,11 +33,13 @@ MOST: Final = 24 << 20
 MOST_KEPT: Final = 256 << 20
 """Bytes of all files of facts in a store."""
 
+_ABANDONED_S: Final = 3600.0  # nobody writes a file of facts that long
+
 
 @dataclass(frozen=True)
 class FactsKey(Key):
-    """What facts hang on. ``files``: digests of what was read; ``libraries``: versions of those that read it;
-    ``scope``: what they were asked for (a task, say); ``code``: see :func:`code_digest`.
+    """What facts hang on. ``files``: digests of what was read; ``libraries``: what is installed, by which it was read
+    (`quantgate.core.installed`); ``scope``: what they were asked for (a task, say); ``code``: see :func:`code_digest`.
     """
 
     kind: ClassVar[str] = "facts"
@@ -54,10 +55,12 @@ class Facts:
     Args:
         root: directory of the store.
         key: everything that what is remembered hangs on, beside the arguments.
+        certain: whether that still holds; asked before something is looked up, and again before something is kept.
     """
 
-    def __init__(self, root: Path, key: FactsKey) -> None:
+    def __init__(self, root: Path, key: FactsKey, certain: Callable[[], bool] = lambda: True) -> None:
         self._path, self._key = root / key.kind / f"{key.digest}.json", key.digest
+        self._certain = certain
         self._used: dict[str, str] = {}
         self._room = MOST
         self._new = False
@@ -78,7 +81,7 @@ class Facts:
         """Write what was said for the next run: what was known with it where that is not too much, and where what this
         run asked is too much by itself, nothing.
         """
-        if not self._new or self._room < 0:
+        if not self._new or self._room < 0 or not self._certain():
             return
         self._new = False
         both = self._known | self._used
@@ -89,6 +92,8 @@ class Facts:
 
     @cached_property
     def _known(self) -> dict[str, str]:
+        if not self._certain():
+            return {}
         try:
             found = bound.read_json(self._path, self._key, MOST + (1 << 20))
         except (OSError, Unreadable):
@@ -97,20 +102,24 @@ class Facts:
         return found if whole else {}
 
 
-def remembered(root: Path, key: FactsKey, ask: Callable[[], Any]) -> Any:
-    """The one thing that is kept under ``key``, as JSON (lists come for tuples): what ``ask`` said before, or now."""
-    facts = Facts(root, key)
+def remembered(facts: Facts, ask: Callable[[], Any]) -> Any:
+    """The one thing that ``facts`` hold, as JSON (lists come for tuples): what ``ask`` said before, or says now."""
     said = facts.remember("", b"", lambda: json.dumps(ask()))
     facts.keep()
     return reading.parse_json(said)
 
 
 def _size(place: str, said: str) -> int:
-    return len(place) + len(said) + 8  # with quotes and commas
+    return len(place) + len(json.dumps(said)) + 6  # as it is written, with quotes and commas
 
 
 def _trim(folder: Path) -> None:
-    """Delete the oldest files of facts while all of them take more than `MOST_KEPT`: those of earlier code, mostly."""
+    """Delete the oldest files of facts while all of them take more than `MOST_KEPT`: those of earlier code, mostly; and
+    what a killed run left of one.
+    """
+    for part in folder.glob(".*.part"):
+        if part.stat().st_mtime < time.time() - _ABANDONED_S:
+            part.unlink(missing_ok=True)
     known = sorted(
         ((path.stat().st_mtime_ns, path.stat().st_size, path) for path in folder.glob("*.json")), reverse=True
     )
@@ -130,15 +139,3 @@ def code_digest() -> str:
         content = reading.read_bytes(file)
         digest.update(f"{file.relative_to(root).as_posix()}:{len(content)}\n".encode() + content)
     return digest.hexdigest()
-
-
-@cache
-def versions(*names: str) -> Mapping[str, str]:
-    """Versions of Python and of those of the named packages that are installed."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from quantgate.core.cases import CaseKey
 from quantgate.core.errors import translated
+from quantgate.core.installed import installed
+from quantgate.models.loading import has_foreign_classes
 from quantgate.models.sameness import configuration_problems
 from quantgate.models.source import ModelFiles
 from quantgate.quantize.base import Method
 from quantgate.quantize.calibration.samples import Calibration
 from quantgate.quantize.calibration.sources import CalibrationChoice
-from quantgate.store.facts import FactsKey, code_digest, remembered, versions
+from quantgate.store.facts import Facts, FactsKey, code_digest, remembered
 from quantgate.store.store import sha256_file
 from quantgate.subjects.brought import kind_of
 from quantgate.subjects.subject import Subject, Workshop, make_subject
@@ -56,10 +58,15 @@ class SubjectSpec:
 
 def _problems(model: ModelFiles, subject: Subject, root: Path) -> list[str]:
     """How the subject's configuration computes otherwise; of the same two files it is said once."""
-    files = {name: sha256_file(path / "config.json") for name, path in (("ours", model.path), ("theirs", subject.path))}
-    key = FactsKey(files, versions("transformers"), "configurations", code_digest())
-    found: list[str] = remembered(root, key, lambda: configuration_problems(model.path, subject.path))
+    files = _digests(model, subject)
+    key = FactsKey(files, installed(), "configurations", code_digest())
+    facts = Facts(root, key, lambda: not has_foreign_classes() and _digests(model, subject) == files)
+    found: list[str] = remembered(facts, lambda: configuration_problems(model.path, subject.path))
     return found
+
+
+def _digests(model: ModelFiles, subject: Subject) -> dict[str, str]:
+    return {name: sha256_file(path / "config.json") for name, path in (("ours", model.path), ("theirs", subject.path))}
 
 
 def spec_of(subject: Method | SubjectSpec) -> SubjectSpec:

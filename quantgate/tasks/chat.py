@@ -36,6 +36,10 @@ class ChatTemplate:
     @cached_property
     def folds_system(self) -> bool:
         """Whether it refuses a system turn, or says nothing of it."""
+        remember = getattr(self._tokenizer, "said", None)  # a refusal too need not be asked for twice
+        return bool(self._folds() if remember is None else remember("folds system turns", self._folds))
+
+    def _folds(self) -> bool:
         turns = [{"role": role, "content": f"what the {role} says"} for role in ("system", "user")]
         try:
             return turns[0]["content"] not in self._rendered(turns, True)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from quantgate.models.loading import load_tokenizer
+
 TASKS = ("--tasks", "perplexity,kld,truthfulqa,gsm8k", "--methods", "rtn8,gptq4")
 
 
@@ -93,3 +95,24 @@ def test_other_instructions_are_another_engine(gate, monkeypatch):
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     gate.subprocess(*command)
     assert len(asked(store, "engine")) == 2 * len(before)
+
+
+@pytest.mark.usefixtures("problems")
+def test_files_that_change_before_they_are_read_leave_no_facts(gate, tmp_path, tiny_model, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    file, store = model / "tokenizer.json", gate.base["--store"]
+    right = file.read_text()
+    command = ("--model", model, "--tasks", "gsm8k", "--methods", "rtn8")
+
+    def late(path, name):
+        file.write_text(right.replace('"Ġ', '"ġ') + " ")
+        return load_tokenizer(path, name)
+
+    with monkeypatch.context() as changed:
+        changed.setattr("quantgate.runs.questions.load_tokenizer", late)
+        gate.run(*command)
+    assert not list(store.glob("facts/*.json"))
+    file.write_text(right)
+    gate.run(*command)
+    assert list(store.glob("facts/*.json"))

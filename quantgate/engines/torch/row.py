@@ -57,7 +57,7 @@ class TorchRow:
 
     def hangs_on(self, setting: Setting) -> dict[str, str] | None:
         """See `quantgate.engines.guarded.Guarded.hangs_on`: for a CPU it can be said without torch."""
-        if type(self) is not TorchRow or setting.device != "cpu":  # what is made of it may say more than this does
+        if type(self) is not TorchRow or vars(self) or setting.device != "cpu":  # what is made of it may say more
             return None
         processor = processor_digest()
         libraries = {name: _version(name) for name in ("torch", "transformers")}

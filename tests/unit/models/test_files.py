@@ -15,7 +15,7 @@ from quantgate.core.errors import ModelError
 from quantgate.core.progress import Silent
 from quantgate.models.digest import digest_model
 from quantgate.models.files import read_json, tokenizer_files, weight_files
-from quantgate.models.loading import load_reference
+from quantgate.models.loading import load_reference, load_tokenizer
 from quantgate.models.source import check_model_directory, resolve_model
 from quantgate.models.tensors import stored, stored_bytes
 from quantgate.store.store import Store
@@ -258,6 +258,17 @@ def test_the_tokenizer_is_all_that_a_tokenizer_reads(model):
     once = digest_model(model).tokenizer
     (model / "pieces.of").write_text("a b")
     assert digest_model(model).tokenizer != once
+
+
+def test_chat_templates_behind_a_link_are_part_of_the_tokenizer(model):
+    (model / ".kept").mkdir()
+    (model / ".kept" / "default.jinja").write_text("{{ messages }}")
+    (model / "additional_chat_templates").symlink_to(model / ".kept")
+    before = digest_model(model).tokenizer
+    template = load_tokenizer(model, "it").chat_template
+    (model / ".kept" / "default.jinja").write_text("{{ messages[0] }}")
+    assert load_tokenizer(model, "it").chat_template != template  # which is what transformers reads
+    assert digest_model(model).tokenizer != before
 
 
 def test_every_file_of_every_tokenizer_is_covered(tmp_path):

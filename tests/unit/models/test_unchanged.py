@@ -7,7 +7,7 @@ import pytest
 
 from quantgate.core.errors import ModelError
 from quantgate.models.digest import digest_model
-from quantgate.models.unchanged import check_unchanged, stamps
+from quantgate.models.unchanged import check_unchanged, has_small_changed, small_files, stamps
 
 
 @pytest.fixture
@@ -65,3 +65,20 @@ def test_a_tokenizer_that_is_exchanged_is_found(seen):
         file.write(" ")
     with pytest.raises(ModelError, match=r"\(tokenizer_config.json\)"):
         check_unchanged(path, before, same, "it")
+
+
+@pytest.mark.parametrize("look", [stamps, lambda path: stamps(path, small_files)])
+def test_the_small_files_are_told_apart_from_the_weights(look, seen):
+    path, _, _ = seen
+    before = look(path)
+    assert has_small_changed(path, before) is False
+    os.utime(path / "model.safetensors", (0, 0))
+    assert has_small_changed(path, before) is False
+    (path / "vocab.json").write_text("{}")
+    assert has_small_changed(path, before) is True
+    (path / "vocab.json").unlink()
+    assert has_small_changed(path, before) is False
+    (path / "tokenizer_config.json").rename(path / "away")
+    assert has_small_changed(path, before) is True
+    shutil.rmtree(path)
+    assert has_small_changed(path, before) is True

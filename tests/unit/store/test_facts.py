@@ -5,7 +5,7 @@ import pytest
 
 from quantgate.store import bound
 from quantgate.store import facts as facts_module
-from quantgate.store.facts import Facts, FactsKey, code_digest, remembered, versions
+from quantgate.store.facts import Facts, FactsKey, code_digest, remembered
 
 
 def key(**change):
@@ -129,14 +129,14 @@ def test_what_cannot_be_kept_is_no_fault(tmp_path):
 
 
 def test_one_fact_as_json(tmp_path):
-    assert remembered(tmp_path, key(), lambda: {"a": (1, None)}) == {"a": [1, None]}
-    assert remembered(tmp_path, key(), never) == {"a": [1, None]}
+    assert remembered(Facts(tmp_path, key()), lambda: {"a": (1, None)}) == {"a": [1, None]}
+    assert remembered(Facts(tmp_path, key()), never) == {"a": [1, None]}
 
 
 def test_an_error_is_not_remembered(tmp_path):
     with pytest.raises(AssertionError, match="asked again"):
-        remembered(tmp_path, key(), never)
-    assert remembered(tmp_path, key(), lambda: 1) == 1
+        remembered(Facts(tmp_path, key()), never)
+    assert remembered(Facts(tmp_path, key()), lambda: 1) == 1
 
 
 def test_a_changed_line_of_code_forgets_everything(tmp_path, monkeypatch):
@@ -151,7 +151,37 @@ def test_a_changed_line_of_code_forgets_everything(tmp_path, monkeypatch):
     assert len({before, again, code_digest.__wrapped__()}) == 3
 
 
-def test_versions_of_what_is_installed():
-    found = versions("pytest", "no-such-package-at-all")
-    assert found.keys() == {"python", "pytest"}
-    assert found["pytest"] == pytest.__version__
+def test_what_is_written_longer_than_it_is_is_found_again_or_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(facts_module, "MOST", 3 << 20)
+    for said in ('"' * (2 << 20), "\N{SNOWMAN}" * (1 << 20)):
+        known = key(scope=said[0])
+        assert told(tmp_path, known, said=said)[1] == 1
+        kept = list(tmp_path.rglob(f"{known.digest}.json"))
+        assert told(tmp_path, known, said=said)[1] == (0 if kept else 1)
+        assert all(path.stat().st_size <= (3 << 20) for path in kept)
+
+
+def test_what_is_not_certain_is_not_looked_up(tmp_path):
+    told(tmp_path, key())
+    found = Facts(tmp_path, key(), lambda: False)
+    assert found.remember("name", b"text", lambda: "anew") == "anew"
+    assert remembered(Facts(tmp_path, key(scope="one"), lambda: False), lambda: 1) == 1
+    assert remembered(Facts(tmp_path, key(scope="one")), lambda: 2) == 2
+
+
+def test_what_is_not_certain_any_more_is_not_kept(tmp_path):
+    certain = [True]
+    found = Facts(tmp_path, key(), lambda: certain[0])
+    assert found.remember("name", b"text", lambda: certain.clear() or certain.append(False) or "said") == "said"
+    found.keep()
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path):
+    told(tmp_path, key())
+    left = [tmp_path / "facts" / f".{number}.json.{number}.part" for number in (1, 2)]
+    for path in left:
+        path.write_text("half")
+    os.utime(left[0], (1, 1))
+    told(tmp_path, key(scope="other"))
+    assert [path.exists() for path in left] == [False, True]
