@@ -65,8 +65,22 @@ of(
     ("if not _is_one(ratio) or bool(", "if bool("),
     ("_is_far(ratio) & felt", "_is_far(ratio) & False"),
     ("return all(self._answers(", "return any(self._answers("),
-    ("abs(float(product.median()) - 1) < _EVEN", "True"),
+    ("abs(float(product.median()) - 1) < _EVEN + left / 2", "True"),
+    ("min(fit.error, most)", "fit.error"),
     ("self.fit(module) if module in self.looked_at else None", "None"),
+)
+of(
+    "quantgate/checkpoints/turned.py",
+    "tests/unit/checkpoints/test_turned.py",
+    ("return _apart(one, other, bits, _ALONG_BOTH", "return False and _apart(one, other, bits, _ALONG_BOTH"),
+    ("    if bits < _FINE and along and before", "    if along and before"),
+    ("        self._see_head()\n", "        pass\n"),
+)
+of(
+    "quantgate/checkpoints/token_rows.py",
+    "tests/unit/checkpoints/test_token_rows.py",
+    ("(held if held >= _SEVERAL else 0)", "held"),
+    ("best + power < _SAME * power", "best < 9 * power"),
 )
 of(
     "quantgate/checkpoints/fields.py",

@@ -37,6 +37,7 @@ _EVEN: Final = 0.15  # relative spread of factors that are all the same
 _ALIKE: Final = 0.15  # of the product of two factors that make up for each other
 _TIMES: Final = 2.0  # of a single channel of a norm
 _BEYOND: Final = 16.0  # times the usual squared error of a column; feedback (GPTQ) moves small ones by 7
+_COARSE: Final = 0.1  # of a matrix is error: its single columns tell nothing
 _FELT: Final = 0.1  # of a norm's usual weight, which a channel changes by to count alone
 
 
@@ -45,22 +46,25 @@ class Factors:
     """What a matrix is the reference's times: ``rows`` (``[out]``) and ``columns`` (``[in]``, their median is 1).
 
     ``error``: squared, what these leave of a usual column; ``mass``: of the reference's columns (``[in]``), squared.
-    Both in the same unit.
+    Both in the same unit. ``left``: what these leave of the whole, relative and squared, as far as rounding explains.
     """
 
     rows: Tensor
     columns: Tensor
     error: float
     mass: Tensor
+    left: float
 
     @classmethod
-    def of(cls, fit: Fit) -> Factors:
-        """Of both sides as they were fitted; either may have taken any factor from the other."""
+    def of(cls, fit: Fit, most: float) -> Factors:
+        """Of both sides as they were fitted; either may have taken any factor from the other. ``most``: error, relative
+        and squared, that rounding leaves.
+        """
         centre = fit.columns.median()
         centre = centre if bool(centre) else centre + 1
         columns = fit.columns / centre
         usual = float((columns.square() * fit.mass).mean())
-        return cls(fit.rows * centre, columns, fit.error * usual, fit.mass)
+        return cls(fit.rows * centre, columns, fit.error * usual, fit.mass, min(fit.error, most))
 
     @property
     def gain(self) -> float | None:
@@ -88,9 +92,9 @@ class Folds:
     fit: Callable[[str], Factors | None] = lambda module: None
     _asked: dict[str, Factors | None] = field(default_factory=dict)
 
-    def add(self, module: str, fit: Fit) -> None:
-        """Keep what is not 1."""
-        found = Factors.of(fit)
+    def add(self, module: str, fit: Fit, most: float) -> None:
+        """Keep what is not 1; ``most``: see `Factors.of`."""
+        found = Factors.of(fit, most)
         if found.gain is None or abs(found.gain - 1) > _EVEN:
             self.factors[module] = found
 
@@ -186,23 +190,27 @@ class Folds:
 
     def _rest_made_up(self, module: str, rest: Tensor, repeats: int) -> bool:
         """Whether rows that no norm accounts for are 1, or divided again by what their outputs meet."""
-        if _is_one(rest):
+        own = self._of(module)
+        left = 0.0 if own is None else own.left
+        if _is_one(rest, left):
             return True
         partner = self._partner(module)
         if partner is None or (found := self._of(partner)) is None:
             return False
+        left += found.left
         if _kind(partner) in _LAST:
-            return found.inputs is not None and _make_one(found.inputs, rest, repeats)
-        return any(_make_one(*_longer_first(each, rest), repeats) for each in self._rests(partner))
+            return found.inputs is not None and _make_one(found.inputs, rest, repeats, left)
+        return any(_make_one(*_longer_first(each, rest), repeats, left) for each in self._rests(partner))
 
     def _last_made_up(self, module: str, inputs: Tensor, repeats: int) -> bool:
         partner = self._partner(module)
         rests = self._rests(partner) if partner is not None else []
         norms = [self.norms[name] for name in self._norms_before(module) if name in self.norms]
+        left = sum(each.left for name in (module, partner) if name is not None and (each := self._of(name)) is not None)
         return (
-            _is_one(inputs)
-            or any(_make_one(inputs, rest, repeats) for rest in rests)
-            or any(_make_one(inputs, each, 1) for each in norms)
+            _is_one(inputs, left)
+            or any(_make_one(inputs, rest, repeats, left) for rest in rests)
+            or any(_make_one(inputs, each, 1, left) for each in norms)
         )
 
     def _partner(self, module: str) -> str | None:
@@ -279,7 +287,7 @@ def _rest(found: Factors, ratio: Tensor) -> Tensor | None:
     if len(ratio) != len(found.columns):
         return None
     product = found.columns * ratio
-    if not _are_alike(product):
+    if not _are_alike(product, found.left):
         return None
     centre = product.median()
     # What a norm did to a single channel shows in no mean.
@@ -288,6 +296,8 @@ def _rest(found: Factors, ratio: Tensor) -> Tensor | None:
 
 def _apart(found: Factors, ratio: Tensor, centre: Tensor) -> Tensor:
     """Columns whose factor is not what a norm of that ``ratio`` asks for, by more than rounding puts them."""
+    if found.left > _COARSE:
+        return ratio.new_zeros(len(ratio)).bool()
     wanted = centre / ratio
     return _is_far(found.columns / wanted) & ((found.columns - wanted).square() * found.mass > _BEYOND * found.error)
 
@@ -314,31 +324,35 @@ def _block(name: str) -> str:
     return ".".join(parts[: numbers[0] + 1]) if numbers else ""
 
 
-def _is_even(factors: Tensor) -> bool:
+def _is_even(factors: Tensor, left: float = 0.0) -> bool:
     centre = factors.median()
-    return bool(centre) and float((factors / centre - 1).abs().mean()) < _EVEN
+    return bool(centre) and float((factors / centre - 1).abs().mean()) < _EVEN + left / 2
 
 
-def _is_one(factors: Tensor) -> bool:
-    return float((factors - 1).abs().mean()) < _EVEN
+def _is_one(factors: Tensor, left: float = 0.0) -> bool:
+    """Whether they are all 1; ``left``: what they leave of the matrices, squared: few bits leave smaller ones, where
+    ranges are clipped.
+    """
+    near = _is_even(factors) and abs(float(factors.median()) - 1) < _EVEN + left / 2
+    return float((factors - 1).abs().mean()) < _EVEN or (left > 0 and near)
 
 
 def _is_far(factors: Tensor) -> Tensor:
     return (factors > _TIMES) | (factors < 1 / _TIMES)
 
 
-def _are_alike(product: Tensor) -> bool:
-    """Whether products are one number, of either sign."""
-    return _is_even(product) and float((product / product.median() - 1).abs().median()) < _ALIKE
+def _are_alike(product: Tensor, left: float = 0.0) -> bool:
+    """Whether products are one number, of either sign; ``left``: see `_is_one`, of noise on each factor here."""
+    return _is_even(product, left) and float((product / product.median() - 1).abs().median()) < _ALIKE + left / 2
 
 
-def _make_one(inputs: Tensor, rows: Tensor, repeats: int) -> bool:
+def _make_one(inputs: Tensor, rows: Tensor, repeats: int, left: float) -> bool:
     """Whether what ``rows`` were multiplied by is what ``inputs``, which read them, were divided by."""
     if len(rows) != len(inputs):
         shared = _repeated(rows, repeats) if len(rows) * repeats == len(inputs) else ()
-        return any(_make_one(inputs, each, 1) for each in shared)
+        return any(_make_one(inputs, each, 1, left) for each in shared)
     product = inputs * rows
-    return _are_alike(product) and abs(float(product.median()) - 1) < _EVEN
+    return _are_alike(product) and abs(float(product.median()) - 1) < _EVEN + left / 2
 
 
 def _cancel(columns: Tensor, rows: Tensor, repeats: int) -> bool:

@@ -30,7 +30,7 @@ from quantgate.models.digest import HEAD
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 13  # counts up when other things are found in the same files
+VERSION: Final = 14  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small
@@ -167,7 +167,9 @@ def _factors(module: str, checkpoint: Checkpoint, ours: Reference) -> Factors | 
     found = checkpoint.weight(module) if module in checkpoint.modules else checkpoint.tensor(name).float()
     if found.shape != weight.shape or not bool(found.sum().isfinite()):
         return None
-    return Factors.of(matrices.fit_scales(weight, found))
+    stored = checkpoint.modules.get(module)
+    least = matrices.LEAST if stored is None else matrices.least_error(weight, stored)
+    return Factors.of(matrices.fit_scales(weight, found), _USUAL * least)
 
 
 def _embedding(checkpoint: Checkpoint, ours: Checkpoint, findings: list[Finding]) -> Turned | None:
@@ -227,6 +229,8 @@ def _look(module: str, stored: StoredModule, checkpoint: Checkpoint, ours: Refer
         seen.dead.append(module)
     elif seen.turned is not None:
         seen.turned.see(module, found, stored.bits)
+        if lost := matrices.empty_blocks(found.new_ones(found.shape), found, stored.group):
+            seen.empty[module] = lost  # a rotation leaves no group of zeros
     seen.same[_print_of(found)].append(module)
     seen.rows.append(MatrixRow(module, stored.in_words(), stored.bits, stored.nbytes, stored.shape, error, least))
 
@@ -314,7 +318,7 @@ def _check_groups(
 
     if not fitted and not moved(*pair.sample):
         return
-    seen.folds.add(module, pair.fit)
+    seen.folds.add(module, pair.fit, _USUAL * least)
     if pair.fit.error >= max(_HALF * matrices.plain_distance(*pair.sample), _USUAL * least):
         seen.unexplained.append(module)
     if apart := moved(pair.fit.scaled, pair.found):
@@ -384,7 +388,7 @@ def _look_plain(name: str, checkpoint: Checkpoint, ours: Reference, seen: _Seen)
             seen.far[module] = error
             seen.causes += _causes(module, weight, found, matrices.LEAST, ours)
         elif fit.error < _HALF * error:  # else it is rounded to few bits, which factors explain but little
-            seen.folds.add(module, fit)
+            seen.folds.add(module, fit, matrices.LEAST)
     seen.same[_print_of(found)].append(module)
 
 

@@ -64,5 +64,5 @@ def _held(ours: Tensor, theirs: Tensor, rows: Tensor) -> int:
         whose = torch.where(least < best, start + place, whose)
         best = torch.minimum(least, best)
     power = found.square().sum(1)
-    same = (best + power < _SAME * power) & (whose != rows)
+    same = best + power < _SAME * power  # of another row: this one is far from its own
     return len(set(whose[same].tolist()))

@@ -23,6 +23,9 @@ _TOKENS: Final = 128
 _ALIKE: Final = 0.5  # of the products: rounding to 4 bits leaves up to 0.05, another matrix 1.2 and more
 _FINE: Final = 4
 _ALONG: Final = 0.3  # cosine: GPTQ to 2 bits leaves 0.52 and more, another matrix up to 0.08
+_ALIKE_BOTH: Final = 0.2  # of both: rounding to 4 bits leaves up to 0.07
+_ALONG_BOTH: Final = 0.8  # of both: rounding to 3 bits leaves 0.92 and more, to 2 bits 0.47
+_COARSE: Final = 2
 _TIMES: Final = 2.0
 _SIXTEEN: Final = 16.0
 _INPUT: Final = ("q_proj", "k_proj", "v_proj")
@@ -133,17 +136,22 @@ class Turned:
         if len(met) < len(pair) or not (widths[0] == widths[1] or even):
             return False
         one, other = (_meet(met[0][side], met[1][side], size) for side in (0, 1))
-        return _apart(one, other, min(self._bits[kind] for kind in pair)) > _ALIKE
+        bits = min(self._bits[kind] for kind in pair)
+        # sums over all features hide some of them: an order of pairs left 0.49 of up and down
+        return _apart(one, other, bits, _ALONG_BOTH if bits > _COARSE else _ALONG) > _ALIKE_BOTH
 
 
-def _apart(one: Tensor, other: Tensor, bits: float) -> float:
-    """`plain_distance`; infinite where it is no number, or between two shapes. Of coarse grids the angle decides."""
+def _apart(one: Tensor, other: Tensor, bits: float, least: float = _ALONG) -> float:
+    """`plain_distance`; infinite where it is no number, or between two shapes.
+
+    Of coarse grids the angle decides, its cosine is at ``least`` that.
+    """
     if one.shape != other.shape:
         return math.inf
     much, before, after = plain_distance(one, other), float(one.norm()), float(other.norm())
     if math.isnan(much):
         return math.inf
-    along = float((one * other).sum()) >= _ALONG * before * after
+    along = float((one * other).sum()) >= least * before * after
     if bits < _FINE and along and before / _TIMES < after < before * _TIMES:
         return 0.0
     return much

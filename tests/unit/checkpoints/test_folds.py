@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from quantgate.checkpoints.findings import ERROR
+from quantgate.checkpoints.folds import Folds
 from quantgate.checkpoints.inspection import inspect
 from quantgate.checkpoints.layouts.protocol import CHANNEL, StoredModule
 from quantgate.checkpoints.matrices import fit_scales, lost_groups, spread
@@ -186,3 +187,18 @@ def test_norms_that_multiply_by_one_more_than_their_weights(alike, tmp_path):
         model.state[name] += (factors - 1) if alike else 0  # (1 + w) f - 1 = w f + f - 1
 
     assert set(said(tmp_path, change, reference=tmp_path / "gemma")) == (set() if alike else {"scaled"})
+
+
+def test_ranges_clipped_to_two_bits_make_matrices_smaller_than_their_folds(tmp_path):
+    """AWQ to two bits: up and down are a tenth smaller each, and their factors make up for each other all the same."""
+    generator = torch.Generator().manual_seed(1)
+    folds, factors = Folds(looked_at=[UP, DOWN]), drawn(256, 0.8, 3.0)
+    for module, rows, columns in ((UP, factors, torch.ones(256)), (DOWN, torch.ones(256), 1 / factors)):
+        weight = torch.randn(256, 256, generator=generator)
+        folded = (weight * rows.unsqueeze(1) * columns).view(256, -1, 32)
+        step = 0.35 * folded.abs().amax(2, keepdim=True)
+        rounded = (folded / step - 0.5).round().clamp(-2, 1).add(0.5) * step
+        fit = fit_scales(weight, rounded.view(256, 256))
+        folds.add(module, fit, 0.5)
+    assert set(folds.factors) == {UP, DOWN}
+    assert [each.code for each in folds.findings({})] == ["folded"]

@@ -66,7 +66,9 @@ def test_two_blocks_that_exchanged_a_matrix(module, rotated, tmp_path):
     ("change", "modules"),
     [
         (of(f"{DOWN}.qweight", lambda each: each.flip(0)), {DOWN}),
+        (of(f"{DOWN}.qweight", lambda each: ((each >> 4) & 0x0F0F0F0F) | ((each & 0x0F0F0F0F) << 4)), {DOWN}),
         (of(f"{V}.scales", lambda each: each.flip(1) * 4), {V}),
+        (of(f"{DOWN}.scales", lambda each: each * (torch.arange(each.shape[1]) > 9)), {DOWN}),
         (of(f"{BLOCK}input_layernorm.weight", torch.zeros_like), {Q, K, V}),
         (of(f"{BLOCK}post_attention_layernorm.weight", lambda each: each * float("nan")), {GATE, UP}),
         (of("model.norm.weight", lambda each: each * torch.arange(len(each))), {"lm_head"}),
