@@ -174,9 +174,10 @@ class Scoring:
         """The questions and answers of both turns, those of an item side by side."""
         old, prompts = ask.asked, self.questions.prompts
         second = replace(old.part(()), detail=old.detail)
-        for item, mine in zip(old.items, old.slices, strict=True):
-            further = task.next_turn(item, first.responses[mine], prompts) if old.requests[mine] else []
-            second.add(item, [prompts.ended(each) if isinstance(each, Generate) else each for each in further])
+        with self.questions.remembered.about(f"{ask.task.id}, further turns"):
+            for item, mine in zip(old.items, old.slices, strict=True):
+                further = task.next_turn(item, first.responses[mine], prompts) if old.requests[mine] else []
+                second.add(item, [prompts.ended(each) if isinstance(each, Generate) else each for each in further])
         then = self._answers(replace(ask, asked=second)) if second.requests else first
         whole, responses = replace(old.part(())), list[Response]()
         for at, item in enumerate(old.items):

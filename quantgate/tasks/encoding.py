@@ -44,8 +44,12 @@ class Encoding:
     @cached_property
     def plain_tokens(self) -> Tokens:
         """Ids of all tokens that are part of ordinary text, ascending: no special and no added ones."""
+        remember = getattr(self.tokenizer, "said", None)
+        return tuple(self._plain_tokens() if remember is None else remember("plain tokens", self._plain_tokens))
+
+    def _plain_tokens(self) -> list[int]:
         left_out = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
-        return tuple(sorted({*self.tokenizer.get_vocab().values()} - left_out))
+        return sorted({*self.tokenizer.get_vocab().values()} - left_out)
 
     def ids(self, text: str, *, special: bool) -> Tokens:
         """Tokens of ``text``; ``special``: behind `first`, and never with `behind`."""

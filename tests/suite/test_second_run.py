@@ -61,6 +61,28 @@ def test_it_says_the_same_without_torch(gate, tripwire):
     assert "transformers was imported" in refused.stdout.str()
 
 
+@pytest.fixture
+def dialogues(data_dir, write_jsonl):
+    """Two questions of two turns each."""
+    rows = [
+        {"prompt_id": n, "prompt": [f"What is {n}?", "Why?"], "category": "writing", "reference": []} for n in range(2)
+    ]
+    write_jsonl(data_dir, "HuggingFaceH4/mt_bench_prompts", "default", "train", rows)
+
+
+@pytest.mark.usefixtures("dialogues")
+def test_turns_behind_an_answer_need_no_tokenizer_either(gate, tripwire):
+    policy = Path(gate.base["--policy"])
+    policy.write_text(policy.read_text() + "[metrics.rating]\nmargin = { absolute = 1 }\nmax_unscored = 0.9\n")
+    command = ("--tasks", "mt_bench", "--methods", "rtn8")
+    gate.run(*command)
+    assert asked(gate.base["--store"], "requests")
+    again = gate.subprocess(*tripwire, *command)
+    assert "was imported" not in again.stdout.str()
+    [result] = gate.report["results"]
+    assert "no judge" in result["protocol"]
+
+
 def asked(store, name):
     """What the keys of all answers hold there."""
     keys = [json.loads(path.read_text())["key"] for path in (store / "responses").glob("*/entry.json")]

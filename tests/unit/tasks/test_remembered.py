@@ -36,6 +36,7 @@ USES = {
     "chat_pair": lambda prompts: prompts.chat_pair(TURNS, "that"),
     "chat_cut": lambda prompts: prompts.chat_cut("say: ", "a long text " * 200, 4),
     "dialogue": lambda prompts: prompts.dialogue([*TURNS, {"role": "assistant", "content": "that"}]),
+    "plain tokens": lambda prompts: prompts.encoding.plain_tokens,
     "vocabulary": lambda prompts: prompts.encoding.vocabulary,
     "ends": lambda prompts: (prompts.ends, prompts.max_length, prompts.first, prompts.encoding.opening),
     "record": lambda prompts: (record_of(prompts), notes_of(prompts)),
@@ -51,15 +52,6 @@ def test_every_use_says_the_same_and_loads_nothing_the_second_time(use, tmp_path
             prompts = open_prompts(tiny_model, "tiny", tokenizer=tokenizer)
         with tokenizer.about("a task"):
             assert USES[use](prompts) == plain
-
-
-def test_tokens_that_only_the_tokenizer_itself_can_list(tmp_path, tiny_model):
-    tokenizer = Remembered(lambda: load_tokenizer(tiny_model, "tiny"), facts(tmp_path))
-    with tokenizer.about("a set of random tokens"):
-        assert (
-            Prompts(tokenizer, 64, "tiny").encoding.plain_tokens
-            == open_prompts(tiny_model, "tiny").encoding.plain_tokens
-        )
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
