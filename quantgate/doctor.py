@@ -122,7 +122,7 @@ def _wanted(args: argparse.Namespace) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "model": ["bundled"], "data": "bundled", "device": "cpu", "store": None, "tasks": None, "limit": None,
-        "seed": Selection().seed,
+        "task_file": [], "seed": Selection().seed,
     }  # fmt: skip
     with contextlib.suppress(QuantgateError):  # told by `_configuration`
         found |= {each.dest: each.value for each in configuration().check(declared_options()) if each.dest in found}
@@ -193,8 +193,16 @@ def _model(model: str, store: Path) -> Iterator[Symptom]:
         )
         yield Symptom(level, f"model {model}", found)
         yield _room(store, int(_SPARE * size))
-    else:
+    elif _is_elsewhere(model):
         yield Symptom("warning", f"model {model}", f"{_elsewhere(model)}: not looked at here")
+    else:
+        yield Symptom("error", f"model {model}", "no such directory")
+
+
+def _is_elsewhere(model: str) -> bool:
+    from quantgate.models.source import is_hub_id
+
+    return model.startswith(("http://", "https://")) or is_hub_id(model)
 
 
 def _elsewhere(model: str, data: str = "") -> str:
@@ -207,7 +215,8 @@ def _estimates(model: str, wanted: Mapping[str, Any], store: Path) -> Iterator[S
     """Memory and time that the tasks of a run here ask for; the model is on this machine's processor."""
     data = str(wanted["data"])
     if data == "hub" or not (model == "bundled" or Path(model).is_dir()):
-        yield Symptom("warning", f"estimate for {model}", f"{_elsewhere(model, data)}: not looked at here")
+        if data == "hub" or _is_elsewhere(model):  # else told by `_model`
+            yield Symptom("warning", f"estimate for {model}", f"{_elsewhere(model, data)}: not looked at here")
         return
     try:
         yield from _estimated(model, wanted, store)
@@ -265,7 +274,7 @@ def _tasks_of(wanted: Mapping[str, Any]) -> str:
     if wanted["data"] == "hub":
         return "of the hub: not looked at here"
     chosen, _ = _chosen(wanted)
-    named = wanted["tasks"] is not None
+    named = wanted["tasks"] is not None or wanted["task_file"]
     if not chosen and not named:
         raise UsageError(f"--data {wanted['data']}", "items of no task that runs without --tasks",
                          expected="files of one", hint="docs/tasks.md has their layout")  # fmt: skip
@@ -280,9 +289,11 @@ def _chosen(wanted: Mapping[str, Any]) -> tuple[list[Task], DataSource]:
     from quantgate.tasks.data import BUNDLED_DATA, open_data
     from quantgate.tasks.efficiency import EFFICIENCY_TASKS, GROUP
     from quantgate.tasks.table import select_tasks
+    from quantgate.tasks.written.load import add_task_files
 
     source = open_data(str(wanted["data"]), BUNDLED_DATA, offline=True)
-    names = wanted["tasks"]
+    written = add_task_files(wanted["task_file"])
+    names = [*(wanted["tasks"] or []), *written] if written else wanted["tasks"]
     if names is not None:
         measured = {GROUP, *EFFICIENCY_TASKS}
         names = [name for name in names if name.lower() not in measured]

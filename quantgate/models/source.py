@@ -156,6 +156,11 @@ def peek_model(name: str, revision: str | None, *, offline: bool = False) -> Pat
     return path
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` may be a model on the hub; False for what can only be a path."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def is_directory(name: str) -> bool:
     """Whether ``name`` is a directory; False also for what no file system can hold (too long, a zero byte)."""
     try:

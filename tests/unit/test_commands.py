@@ -125,6 +125,28 @@ def test_doctor_looks_at_what_the_configuration_names(told, tmp_path, monkeypatc
     assert "ok       model: bundled" in out
 
 
+def test_doctor_asks_the_tasks_of_files_that_the_configuration_names(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"land": f"Land {n}", "options": ["A", "B"], "right": "A"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "towns.toml").write_text(
+        'schema = 1\nname = "towns"\nkind = "multiple-choice"\nrows = "rows.jsonl"\n'
+        'question = "{{ land }}:"\noptions = "options"\nright = "right"\n'
+    )
+    for line, tasks in (("", "towns"), ('tasks = ["mmlu_cloze", "towns"]\n', "mmlu_cloze, towns")):
+        (tmp_path / "quantgate.toml").write_text(f'task-files = ["towns.toml"]\n{line}')
+        assert f"ok       data bundled: tasks of the configuration: {tasks}" in told("doctor")[1]
+
+
+def test_doctor_takes_a_path_for_no_model_of_the_hub(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("./mine", str(tmp_path / "mine"), "mine"):
+        code, out, _ = told("doctor", "--model", path, "--estimate")
+        assert f"error    model {path}: no such directory" in out
+        assert "of the hub" not in out
+        assert code == 1
+
+
 def test_doctor_names_what_would_not_run(told, tmp_path):
     model = make_model_dir(tmp_path / "model")
     code, out, _ = told("doctor", "--model", model, "--data", tmp_path / "nothing", "--device", "banana")
