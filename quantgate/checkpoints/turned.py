@@ -24,7 +24,7 @@ _ALIKE: Final = 0.5  # of the products: rounding to 4 bits leaves up to 0.05, an
 _FINE: Final = 4
 _ALONG: Final = 0.3  # cosine: GPTQ to 2 bits leaves 0.52 and more, another matrix up to 0.08
 _ALIKE_BOTH: Final = 0.2  # of both: rounding to 4 bits leaves up to 0.07
-_ALONG_BOTH: Final = 0.8  # of both: rounding to 3 bits leaves 0.92 and more, to 2 bits 0.47
+_ALONG_BOTH: Final = 0.68  # of values and o: rounding to 3 bits leaves 0.75 and more, another block's values 0.62
 _COARSE: Final = 2
 _TIMES: Final = 2.0
 _SIXTEEN: Final = 16.0
@@ -137,6 +137,8 @@ class Turned:
             return False
         one, other = (_meet(met[0][side], met[1][side], size) for side in (0, 1))
         bits = min(self._bits[kind] for kind in pair)
+        if bits < _FINE and pair[0] != "v_proj":
+            return True  # few bits leave no more of these than another block's: each has to be found by itself
         # sums over all features hide some of them: an order of pairs left 0.49 of up and down
         return _apart(one, other, bits, _ALONG_BOTH if bits > _COARSE else _ALONG) > _ALIKE_BOTH
 

@@ -12,7 +12,7 @@ from quantgate.checkpoints.findings import ERROR
 from quantgate.checkpoints.folds import Folds
 from quantgate.checkpoints.inspection import inspect
 from quantgate.checkpoints.layouts.protocol import CHANNEL, StoredModule
-from quantgate.checkpoints.matrices import fit_scales, lost_groups, spread
+from quantgate.checkpoints.matrices import Fit, fit_scales, lost_groups, spread
 from quantgate.core.progress import Silent
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.subjects.make import quantize_checkpoint
@@ -202,3 +202,11 @@ def test_ranges_clipped_to_two_bits_make_matrices_smaller_than_their_folds(tmp_p
         folds.add(module, fit, 0.5)
     assert set(folds.factors) == {UP, DOWN}
     assert [each.code for each in folds.findings({})] == ["folded"]
+
+
+@pytest.mark.parametrize(("most", "codes"), [(0.05, ["scaled"]), (0.5, [])])
+def test_what_rounding_does_not_explain_allows_for_nothing(most, codes):
+    """A matrix a third too large, half of it error: of two bits that may be, of four it is damage."""
+    found = Folds(looked_at=[UP])
+    found.add(UP, Fit(0.5, torch.full((8,), 1.3), torch.ones(8), torch.ones(8, 8), torch.ones(8)), most)
+    assert [each.code for each in found.findings({}) if each.level == ERROR] == codes
