@@ -336,10 +336,7 @@ of(
 of(
     "quantgate/engines/guarded.py",
     "tests/unit/engines/test_hangs_on.py",
-    (
-        'getattr(type(self.row), "hangs_on", None)',
-        'getattr(type(getattr(self.row, "inner", self.row)), "hangs_on", None)',
-    ),
+    ('getattr(type(self.row), "hangs_on", None)', "lambda _, setting: self.row.hangs_on(setting)"),
 )
 of(
     "quantgate/engines/torch/row.py",
