@@ -30,7 +30,7 @@ from quantgate.models.digest import HEAD
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 14  # counts up when other things are found in the same files
+VERSION: Final = 15  # counts up when other things are found in the same files
 _HALF: Final = 0.5
 _CHANGED: Final = 0.1  # of a matrix in 16 bit: a fine-tune moves it by less, a fold by more
 _UNLIKE: Final = 0.9  # share of a weight that may be error where the width of its grid is unknown or very small

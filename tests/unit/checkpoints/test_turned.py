@@ -103,5 +103,6 @@ def test_of_two_and_three_bits_the_angle_decides(bits, alike):
     one = torch.randn(128, 64, generator=generator)
     moved = one + 1.1 * torch.randn(128, 64, generator=generator)
     assert (_apart(one, moved, bits) <= 0.5) is alike
-    assert _apart(one, 3 * one, bits) > 0.5
+    assert _apart(one, 5 * one, bits) > 0.5
+    assert (_apart(one, 3 * one, bits) <= 0.5) is alike
     assert _apart(one, torch.randn(128, 64, generator=generator), bits) > 0.5
