@@ -127,15 +127,19 @@ def run(model: Path, method: str, store: Path, limit: int | None, tasks: str, op
     start, peak = time.perf_counter(), 0
     with (store.parent / f"{store.name}-{method}.log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=group.join)
-        while process.poll() is None:
+        used = None
+        while used is None:
             peak = max(peak, anonymous(process.pid))
             time.sleep(0.05)
-    seconds = time.perf_counter() - start
+            pid, status, found = os.wait4(process.pid, os.WNOHANG)
+            used = found if pid else None
+    seconds, code = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
     group.leave()
     report = json.loads(place.read_text()) if (place := store / "report" / "report.json").is_file() else {"phases": {}}
     parts = {name: round(took) for name, took in report["phases"].items() if took >= 1}
     held = f"{limit / 2**30:.1f} GiB" if group.there and limit else "none"
-    print(f"{method:12} limit {held:8} exit {process.returncode}  {seconds:6.0f} s  anonymous {peak / 2**30:5.2f} GiB")
+    work = f"{seconds:6.0f} s, {used.ru_utime + used.ru_stime:6.0f} s of processor"
+    print(f"{method:12} limit {held:8} exit {code}  {work}  anonymous {peak / 2**30:5.2f} GiB")
     print(f"             {parts}", flush=True)
 
 

@@ -53,52 +53,66 @@ def draw(bench: Bench, donors: Mapping[str, nn.Module], probes: int, seed: int) 
         probes: how often a token is drawn at every position.
         seed: of the draws.
     """
+    return draw_together(bench, [donors], probes, seed)[0]
+
+
+def draw_together(bench: Bench, subjects: Sequence[Mapping[str, nn.Module]], probes: int, seed: int) -> list[Draws]:
+    """As `draw` of each of the ``subjects``, to the last bit, by the same passes: the model's own are run once."""
     generator = torch.Generator(device=next(bench.model.parameters()).device).manual_seed(seed)
-    names = tuple(donors)
-    products = torch.zeros(probes, len(bench.segments), len(names), dtype=torch.float64)
+    sizes = (probes, len(bench.segments))
+    tables = [torch.zeros(*sizes, len(donors), dtype=torch.float64) for donors in subjects]
     for chunk in bench.chunks:
-        _draw(bench, chunk, donors, products, generator)
-    return Draws(products, names, tuple(segment.scored for segment in bench.segments))
+        _draw(bench, chunk, subjects, tables, generator)
+    scored = tuple(segment.scored for segment in bench.segments)
+    return [Draws(table, tuple(donors), scored) for donors, table in zip(subjects, tables, strict=True)]
 
 
 def _draw(
-    bench: Bench, chunk: Chunk, donors: Mapping[str, nn.Module], products: Tensor, generator: torch.Generator
+    bench: Bench,
+    chunk: Chunk,
+    subjects: Sequence[Mapping[str, nn.Module]],
+    tables: Sequence[Tensor],
+    generator: torch.Generator,
 ) -> None:
     mine = list(dict.fromkeys(chunk.owner.tolist()))
-    found = torch.zeros(len(mine), len(donors), dtype=torch.float64)
-    embedding = bench.model.get_input_embeddings()
+    found = [torch.zeros(len(mine), len(donors), dtype=torch.float64) for donors in subjects]
+    with hooks(_watching(bench.model, subjects, found)), torch.enable_grad():
+        logits = bench.logits(chunk, 0)
+        bench.spend(len(subjects))  # the subjects' modules on the same inputs
+        logprobs = logits.float().log_softmax(-1)
+        probabilities = logprobs.detach().exp()
+        for probe in range(len(tables[0])):
+            for each in found:
+                each.zero_()
+            drawn = torch.multinomial(probabilities, 1, generator=generator)
+            total = logprobs.gather(-1, drawn).sum()
+            total.backward(retain_graph=probe + 1 < len(tables[0]))  # type: ignore[no-untyped-call]
+            for table, each in zip(tables, found, strict=True):
+                table[probe, mine] = each
+            bench.spend(1)  # gradients of activations alone cost a forward
 
-    def watch(column: int | None, donor: nn.Module | None, *, leaf: bool) -> Any:
+
+def _watching(model: Any, subjects: Sequence[Mapping[str, nn.Module]], found: Sequence[Tensor]) -> list[Any]:
+    """Hooks that add gradient times error of every exchanged module to its column of ``found``."""
+    embedding = model.get_input_embeddings()
+
+    def watch(donors: Sequence[tuple[Tensor, int, nn.Module]], *, leaf: bool) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             out = output.detach().requires_grad_() if leaf else output
-            if donor is not None and column is not None:
+            for table, column, donor in donors:
                 with torch.no_grad():
                     error = donor(args[0].detach()) - output.detach()
-                out.register_hook(_adder(error, found, column))  # type: ignore[no-untyped-call]
+                out.register_hook(_adder(error, table, column))  # type: ignore[no-untyped-call]
             return out if leaf else None
 
         return hook
 
-    handles = [
-        bench.model.get_submodule(name).register_forward_hook(watch(column, donor, leaf=False))
-        for column, (name, donor) in enumerate(donors.items())
-        if bench.model.get_submodule(name) is not embedding
-    ]
-    column = next((number for number, name in enumerate(donors) if bench.model.get_submodule(name) is embedding), None)
-    donor = None if column is None else list(donors.values())[column]
-    handles.append(embedding.register_forward_hook(watch(column, donor, leaf=True)))
-    with hooks(handles), torch.enable_grad():
-        logits = bench.logits(chunk, 0)
-        bench.spend(1)  # the subject's modules on the same inputs
-        logprobs = logits.float().log_softmax(-1)
-        probabilities = logprobs.detach().exp()
-        for probe in range(len(products)):
-            found.zero_()
-            drawn = torch.multinomial(probabilities, 1, generator=generator)
-            total = logprobs.gather(-1, drawn).sum()
-            total.backward(retain_graph=probe + 1 < len(products))  # type: ignore[no-untyped-call]
-            products[probe, mine] = found
-            bench.spend(1)  # gradients of activations alone cost a forward
+    wanted: dict[int, tuple[nn.Module, list[tuple[Tensor, int, nn.Module]]]] = {id(embedding): (embedding, [])}
+    for table, donors in zip(found, subjects, strict=True):
+        for column, (name, donor) in enumerate(donors.items()):
+            module = model.get_submodule(name)
+            wanted.setdefault(id(module), (module, []))[1].append((table, column, donor))
+    return [module.register_forward_hook(watch(those, leaf=module is embedding)) for module, those in wanted.values()]
 
 
 def _adder(error: Tensor, found: Tensor, column: int) -> Any:

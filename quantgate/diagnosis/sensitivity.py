@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
+
+from torch import nn
 
 from quantgate.checkpoints.checkpoint import read_layers
 from quantgate.core.errors import MethodError
 from quantgate.core.keys import Key
-from quantgate.diagnosis.estimate import draw
+from quantgate.core.memory import available
+from quantgate.diagnosis.estimate import draw_together
 from quantgate.diagnosis.frontier import Group
 from quantgate.diagnosis.passes import Bench, Segment
 from quantgate.diagnosis.units import changed_modules, groups_of
@@ -20,10 +24,12 @@ from quantgate.models.files import read_json
 from quantgate.quantize.catalogue.recipe import NONE
 from quantgate.runs.evaluation import Evaluation
 from quantgate.store import bound
+from quantgate.store.store import Entry
 from quantgate.subjects.subject import Subject
 
 VERSION: Final = 1  # counts up when the same models and segments give other estimates
 _FILE: Final = "sensitivity.json"
+_FLOAT32: Final = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class Sensitivities:
         Raises:
             MethodError: a method that leaves a layer of the blocks as it is, or changes more than such layers.
         """
+        missing = [each for each in subjects if not self.evaluation.store.path_of(self._key(each)).exists()]
+        room = self._at_once()
+        for start in range(0, len(missing), room):
+            self._made(missing[start : start + room])
         told = {subject.method.id: self._told(subject) for subject in subjects}
         sizes = {name: self.model.get_submodule(name).weight.numel() for group in self.groups for name in group}
         return [
@@ -79,21 +89,52 @@ class Sensitivities:
             for group in self.groups
         ]
 
-    def _told(self, subject: Subject) -> Told:
+    def _at_once(self) -> int:
+        """How many subjects fit into half of the memory that is free: their weights and the errors of their layers."""
+        features = [int(self.model.get_submodule(name).weight.shape[0]) for group in self.groups for name in group]
+        weights = sum(int(parameter.numel()) for parameter in self.model.parameters())
+        errors = max(chunk.ids.numel() for chunk in self.bench.chunks) * sum(features)
+        return max(1, (available() or 0) // 2 // (_FLOAT32 * (weights + errors)))
+
+    def _key(self, subject: Subject) -> SensitivityKey:
         tokens = json.dumps([[segment.tokens, segment.first] for segment in self.segments])
-        key = SensitivityKey(
+        return SensitivityKey(
             self.evaluation.model.digest.weights, subject.weights, hashlib.sha256(tokens.encode()).hexdigest(),
             "float32", self.probes, self.seed, VERSION,
         )  # fmt: skip
 
-        def build(target: Path) -> None:
-            bound.write_json(target / _FILE, self._harm(subject), key.digest)
+    def _made(self, subjects: Sequence[Subject]) -> None:
+        """Put the estimates of all ``subjects`` into the store, from the same passes of the reference."""
+        names = ", ".join(subject.name for subject in subjects)
+        self.evaluation.progress.step(f"{names}: estimating effects", 0, 1)
+        found = self._harm(subjects)
+        self.evaluation.progress.step(f"{names}: estimating effects", 1, 1)
+        for subject, harm in zip(subjects, found, strict=True):
+            self._kept(subject, partial(dict, harm))
 
-        entry = self.evaluation.store.fetch(key, build, what=f"sensitivities to {subject.name}")
+    def _told(self, subject: Subject) -> Told:
+        entry = self._kept(subject, lambda: self._harm([subject])[0])  # one that was damaged meanwhile
         return Told(bytes_by_module(subject), entry.json(_FILE))
 
-    def _harm(self, subject: Subject) -> dict[str, float]:
-        self.evaluation.progress.step(f"{subject.name}: estimating effects", 0, 1)
+    def _kept(self, subject: Subject, harm: Callable[[], dict[str, float]]) -> Entry:
+        key = self._key(subject)
+
+        def build(target: Path) -> None:
+            bound.write_json(target / _FILE, harm(), key.digest)
+
+        return self.evaluation.store.fetch(key, build, what=f"sensitivities to {subject.name}")
+
+    def _harm(self, subjects: Sequence[Subject]) -> list[dict[str, float]]:
+        """Of every subject: the mean over segments of what exchanging each group is estimated to do."""
+        exchanged = [self._exchanged(subject) for subject in subjects]
+        harms = []
+        for draws in draw_together(self.bench, exchanged, self.probes, self.seed):
+            found = {"/".join(group): draws.of(group) for group in self.groups}
+            harms.append({name: sum(values) / len(values) for name, values in found.items()})
+        return harms
+
+    def _exchanged(self, subject: Subject) -> dict[str, nn.Module]:
+        """The subject's own layers by name."""
         theirs = subject.load("float32", self.evaluation.options.device).requires_grad_(False)
         kinds = changed_modules(self.model, theirs, subject.name)
         layers = {name for group in self.groups for name in group}
@@ -103,10 +144,7 @@ class Sensitivities:
                 expected="a method that quantizes the linear layers of the blocks and nothing else",
                 hint="rows that fold scales into norms (awq, smoothquant) cannot be mixed group by group",
             )  # fmt: skip
-        draws = draw(self.bench, {name: theirs.get_submodule(name) for name in kinds}, self.probes, self.seed)
-        self.evaluation.progress.step(f"{subject.name}: estimating effects", 1, 1)
-        found = {"/".join(group): draws.of(group) for group in self.groups}
-        return {name: sum(values) / len(values) for name, values in found.items()}
+        return {name: theirs.get_submodule(name) for name in kinds}
 
 
 def bytes_by_module(subject: Subject) -> dict[str, int]:

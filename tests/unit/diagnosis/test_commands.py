@@ -1,11 +1,13 @@
 """``quantgate diagnose`` and ``quantgate search`` on a small model, as typed: output, files, exit codes."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from quantgate import cli, diagnose, search
+from quantgate.diagnosis import sensitivity
 from quantgate.quantize.catalogue.recipe import load_recipe
 from tests.conftest import make_model_dir
 
@@ -85,9 +87,15 @@ def test_keys_and_values_are_a_unit_of_their_own(capsys, place, tmp_path):
     assert "aspect,keys and values alone" in (tmp_path / "why" / "diagnosis.csv").read_text()
 
 
-def test_a_search_writes_a_recipe_that_loads_and_goes_on_from_the_store(capsys, place, tmp_path):
-    policy = tmp_path / "policy.toml"
-    policy.write_text("schema = 1\n[defaults]\nmargin = { absolute = 4.0 }\nconfidence = 0.9\nmin_items = 2\n")
+@pytest.fixture
+def policy(tmp_path):
+    """Margins that a random model's rows keep."""
+    path = tmp_path / "policy.toml"
+    path.write_text("schema = 1\n[defaults]\nmargin = { absolute = 4.0 }\nconfidence = 0.9\nmin_items = 2\n")
+    return path
+
+
+def test_a_search_writes_a_recipe_that_loads_and_goes_on_from_the_store(capsys, place, tmp_path, policy):
     words = ("search", "--methods", "rtn3,rtn8", "--limit", 16, "--length", 24, "--probes", 1, "--points", 2,
              "--policy", policy, "--evaluations", 3)  # fmt: skip
     code, out, err = told(capsys, place, *words, "--out", tmp_path / "found")
@@ -108,6 +116,24 @@ def test_a_search_writes_a_recipe_that_loads_and_goes_on_from_the_store(capsys, 
     assert code == 0
     assert json.loads(again)["frontier"] == record["frontier"]
     assert set((place / "store").rglob("entry.json")) == before
+
+
+def test_little_memory_takes_methods_one_after_the_other_and_says_the_same(
+    capsys, place, tmp_path, policy, monkeypatch
+):
+    words = ("search", "--methods", "rtn2,rtn4", "--limit", 16, "--length", 24, "--probes", 1, "--points", 1,
+             "--policy", policy, "--evaluations", 1)  # fmt: skip
+    passes = []
+    real = sensitivity.draw_together
+    monkeypatch.setattr(sensitivity, "draw_together", lambda *args: passes.append(len(args[1])) or real(*args))
+    found = []
+    for free in (1 << 40, 0, None):
+        shutil.rmtree(place / "store" / "sensitivities", ignore_errors=True)
+        monkeypatch.setattr(sensitivity, "available", lambda free=free: free)
+        told(capsys, place, *words, "--out", tmp_path / "found")
+        found.append(json.loads((tmp_path / "found" / "search.json").read_text())["frontier"])
+    assert passes == [2, 1, 1, 1, 1]
+    assert found[0] == found[1] == found[2] != []
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -8,6 +8,7 @@ from torch import nn
 
 from quantgate.core.errors import ModelError
 from quantgate.core.requests import Generate, Likelihood, Rolling
+from quantgate.diagnosis.estimate import draw, draw_together
 from quantgate.diagnosis.passes import Bench, Segment
 from quantgate.diagnosis.scan import Plan, ranks_agree, sums, value_of
 from quantgate.diagnosis.segments import segments_of
@@ -60,6 +61,25 @@ def test_an_isolated_effect_is_the_full_evaluation_of_a_model_with_only_that_uni
             made.set_submodule(name, copy.deepcopy(other.get_submodule(name)))
         expected = full_evaluation(one, made, read)
         assert row.isolated.mean == pytest.approx(sum(expected) / len(expected), rel=1e-4, abs=1e-7), row.unit.name
+
+
+def test_estimates_of_several_subjects_share_the_references_passes(pair, read):
+    """Each is, to the last bit, what it is alone; every subject more costs one forward of its own layers."""
+    one, _ = pair
+    with torch.no_grad():
+        others = [subject(one, bits=bits) for bits in (2, 3, 4)]
+    names = [name for name, module in one.named_modules() if isinstance(module, nn.Linear) and "layers" in name]
+    donors = [{name: other.get_submodule(name) for name in names[count:]} for count, other in enumerate(others)]
+    donors[0]["model.embed_tokens"] = others[0].get_submodule("model.embed_tokens")
+    benches = [Bench(one, read, "one") for _ in range(2)]
+    together = draw_together(benches[0], donors, probes=3, seed=5)
+    for mine, found in zip(donors, together, strict=True):
+        alone = draw(benches[1], mine, probes=3, seed=5)
+        assert torch.equal(alone.products, found.products)
+        assert alone.of(tuple(mine)) == found.of(tuple(mine))
+        assert float(found.products.abs().sum()) > 0
+    costs = [bench.spent.full_evaluations(len(one.model.layers), 1.0) for bench in benches]
+    assert costs == [pytest.approx(1 + 3 + 3, rel=0.01), pytest.approx(3 * (1 + 1 + 3), rel=0.01)]
 
 
 @torch.no_grad()
