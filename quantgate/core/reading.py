@@ -26,7 +26,8 @@ MOST_RECORDS: Final = 512 * MIB  # baselines, reports
 MOST_ROWS: Final = 4096 * MIB  # benchmark rows, answers, evidence
 MOST_LINE: Final = 16 * MIB  # of a file of one JSON value a line
 MOST_REPLY: Final = 4 * MIB  # of another machine
-_LONG: Final = re.compile(r"[0-9]{309}")  # digits that may be more than a float holds, in a number or in a text
+_DIGITS: Final = 309  # that may be more than a float holds, in a number or in a text
+_LONG: Final = re.compile(rf"[0-9]{{{_DIGITS}}}")
 MOST_PARTS: Final = 5_000_000  # objects and lists in one JSON text: a byte or two each there, some 100 in memory
 _TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # bidirectional overrides
 
@@ -110,7 +111,8 @@ def _parsed(text: str | bytes, most: int, pairs: Callable[[list[tuple[str, Any]]
     try:
         plain = decode(text) if isinstance(text, bytes) else text
         # a hook for every number takes its time, so only where a number may be too long
-        return json.loads(plain, object_pairs_hook=pairs, parse_int=_whole if _LONG.search(plain) else None)
+        long = len(plain) >= _DIGITS and _LONG.search(plain)
+        return json.loads(plain, object_pairs_hook=pairs, parse_int=_whole if long else None)
     except RecursionError as error:
         raise Unreadable("no JSON that can be read (it is nested too deeply)") from error
     except ValueError as error:

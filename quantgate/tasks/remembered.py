@@ -83,17 +83,18 @@ class Remembered:
 
     def decode(self, tokens: Any, *more: Any, **how: Any) -> Any:
         """Text of tokens, special tokens included; remembered of a list of numbers, asked anew of all else."""
-        numbers = type(tokens) is list and all(isinstance(token, int | np.integer) for token in tokens)
+        numbers = type(tokens) is list and all(issubclass(each, (int, np.integer)) for each in set(map(type, tokens)))
         if more or how or not numbers:
             return self.real.decode(tokens, *more, **how)
-        return self.said("text", lambda: str(self.real.decode(tokens)), json.dumps(list(map(int, tokens))).encode())
+        of = json.dumps([*map(int, tokens)]).encode()
+        return self._said("text", of, lambda: str(self.real.decode(tokens)))
 
     def apply_chat_template(self, turns: Any, *more: Any, **how: Any) -> Any:
         """A dialogue as text; remembered as `quantgate.tasks.chat` asks for it, else asked anew."""
         if more or how.keys() != _AS_TEXT or not _is_usual(turns, **how):
             return self.real.apply_chat_template(turns, *more, **how)
         of = json.dumps([turns, how["add_generation_prompt"], TODAY.isoformat()])
-        return self.said("dialogue", lambda: str(self.real.apply_chat_template(turns, **how)), of.encode())
+        return self._said("dialogue", of.encode(), lambda: str(self.real.apply_chat_template(turns, **how)))
 
     def __getattr__(self, name: str) -> Any:
         if name in _PLAIN:

@@ -10,8 +10,6 @@ from quantgate.core.errors import UsageError, translated
 from quantgate.tasks.base import Task
 from quantgate.tasks.corpora import CORPORA
 from quantgate.tasks.table import TASKS, check_table
-from quantgate.tasks.written.described import Described
-from quantgate.tasks.written.lm_eval import LmEval
 
 _ADDED: Final[list[str]] = []
 _HINT: Final = "a key holds something else than lm-eval takes there"
@@ -41,9 +39,14 @@ def add_task_files(paths: Sequence[Path], note: Callable[[str], None] = lambda _
 
 
 def _tasks_of(path: Path, note: Callable[[str], None]) -> list[Task]:
+    # imported here: what renders their templates takes time, and few runs have such a file
     if path.suffix == ".toml":
+        from quantgate.tasks.written.described import Described
+
         return Described(path).tasks()
     if path.suffix in (".yaml", ".yml"):
+        from quantgate.tasks.written.lm_eval import LmEval
+
         kinds = (TypeError, AttributeError, ValueError)
         with translated(f"task file {path.name}", "cannot be read", kind=UsageError, hint=_HINT, also=kinds):
             file = LmEval(path)

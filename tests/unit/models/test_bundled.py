@@ -1,11 +1,16 @@
 """The bundled model: conversion checked against transformers' own GGUF reader where that can run."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from quantgate.core.errors import ModelError
-from quantgate.models import bundled
+from quantgate.core.progress import Silent
+from quantgate.models import bundled, source
+from quantgate.store.store import Store, sha256_file
 
 
 def test_unpermute_inverts_llama_cpp_rotary_order():
@@ -52,3 +57,20 @@ def test_weights_equal_the_gguf_librarys_dequantization(bundled_dir):
         weight = file.get_tensor("model.layers.3.mlp.down_proj.weight")
     expected = torch.from_numpy(scale * nibbles + minimum).to(torch.bfloat16)
     assert torch.equal(weight[0, :32], expected)
+
+
+def test_its_file_is_digested_again_only_when_it_changed(tmp_path, monkeypatch):
+    place, store, digested = tmp_path / "model.gguf", Store(tmp_path / "store", Silent()), []
+    place.write_bytes(b"one")
+    monkeypatch.setattr(bundled, "locate_gguf", lambda: place)
+    monkeypatch.setattr(bundled, "convert", lambda gguf, target: (target / "made").write_bytes(gguf.read_bytes()))
+    monkeypatch.setattr(source, "sha256_file", lambda path: digested.append(path) or sha256_file(path))
+    first = source._bundled(store)
+    assert source._bundled(store) == first
+    assert len(digested) == 1
+    times = place.stat()
+    time.sleep(0.02)  # longer than a clock tick of the file system
+    place.write_bytes(b"two")
+    os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (source._bundled(store) / "made").read_bytes() == b"two"
+    assert len(digested) == 2

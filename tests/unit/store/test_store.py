@@ -1,5 +1,6 @@
 """The store: publication, verification, leftovers, locks."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from quantgate.core.errors import StoreError
 from quantgate.core.keys import Key
 from quantgate.core.progress import Silent
 from quantgate.store import bound
+from quantgate.store import store as store_module
 from quantgate.store.store import ENTRY, Store, write_atomically
 
 
@@ -276,3 +278,54 @@ def test_a_file_is_written_where_no_folder_was_and_again(tmp_path):
         write_atomically(path, text)
         assert path.read_text() == text
     assert [each.name for each in path.parent.iterdir()] == ["report.md"]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(store_module, "PART", 1000)
+    return lambda target: (target / "weights").write_bytes(bytes(n % 251 for n in range(2500)))
+
+
+def test_a_large_file_is_digested_part_by_part(store, small_parts):
+    made = store.fetch(SampleKey(4, 128), small_parts, what="sample")
+    told = json.loads((made.path / ENTRY).read_text())["files"]["weights"]
+    content = (made.path / "weights").read_bytes()
+    digests = [hashlib.sha256(content[at : at + 1000]).hexdigest() for at in (0, 1000, 2000)]
+    assert told == {"bytes": 2500, "parts": digests}
+    assert store.fetch(SampleKey(4, 128), small_parts, what="sample").from_cache
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:1234] + b"x" + content[1235:],
+        lambda content: content[:-1] + b"x",
+        lambda content: content[:2000],
+        lambda content: content + b"x",
+        lambda content: content[1000:2000] + content[:1000] + content[2000:],
+    ],
+    ids=["inside", "at the end", "short", "long", "parts exchanged"],
+)
+def test_a_large_file_that_changed_is_damaged(store, small_parts, change):
+    made = store.fetch(SampleKey(4, 128), small_parts, what="sample")
+    place = made.path / "weights"
+    place.write_bytes(change(place.read_bytes()))
+    assert not store.fetch(SampleKey(4, 128), small_parts, what="sample").from_cache
+
+
+@pytest.mark.parametrize("parts", [[], None, "all", [["x"]]])
+def test_parts_that_are_none_are_damage(store, small_parts, parts):
+    made = store.fetch(SampleKey(4, 128), small_parts, what="sample")
+    content = json.loads((made.path / ENTRY).read_text())
+    content["files"]["weights"]["parts"] = parts
+    (made.path / ENTRY).write_text(json.dumps(content))
+    assert not store.fetch(SampleKey(4, 128), small_parts, what="sample").from_cache
+
+
+def test_a_large_file_of_an_earlier_version_counts(store, small_parts):
+    made = store.fetch(SampleKey(4, 128), small_parts, what="sample")
+    content = json.loads((made.path / ENTRY).read_text())
+    whole = hashlib.sha256((made.path / "weights").read_bytes()).hexdigest()
+    content["files"]["weights"] = {"bytes": 2500, "sha256": whole}
+    (made.path / ENTRY).write_text(json.dumps(content))
+    assert store.fetch(SampleKey(4, 128), small_parts, what="sample").from_cache
