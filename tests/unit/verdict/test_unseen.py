@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from quantgate.core.metrics import KLD_MEAN, PERPLEXITY, Metric
 from quantgate.verdict.judge import judge
 from quantgate.verdict.paired import compare
-from quantgate.verdict.unseen import items_to_show, unseen_bound, unseen_tail
+from quantgate.verdict.unseen import _root, _roots, items_to_show, unseen_bound, unseen_tail
 from tests.unit.verdict.samples import outcomes, rule
 
 RATE = Metric("rate", True, "mean", best=1.0, worst=0.0)
@@ -42,6 +44,20 @@ def test_the_saddlepoint_agrees_with_draws(effect: float) -> None:
     for at in (0.3, 0.4, 0.6):
         assert float(unseen_tail(values, 3.0, at, effect)) == pytest.approx(np.mean(means > at), abs=0.008)
     assert unseen_bound(values, 3.0, 0.05, effect) == pytest.approx(np.quantile(means, 0.95), rel=0.02)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(-1, 1), min_size=1, max_size=40),
+    st.sampled_from([1e-300, 1e-9, 0.01, 1.0]),
+    st.sampled_from([1.0, 2.5]),
+)
+def test_one_sample_is_solved_as_many_are_to_the_last_bit(values: list[float], smallest: float, effect: float) -> None:
+    scaled = np.array([*values, -smallest, 1.0])
+    weights = np.array([1 / effect] * (len(scaled) - 1) + [1.0])
+    with np.errstate(all="ignore"):
+        one, many = float(_root(scaled, weights)), float(_roots(scaled, weights))
+    assert one == many or (math.isnan(one) and math.isnan(many))
 
 
 def test_tail_at_the_ends_and_over_many_samples() -> None:
