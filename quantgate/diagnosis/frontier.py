@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from quantgate.core.errors import MethodError
+from quantgate.core.unprinted import unprinted
 from quantgate.quantize.base import Method
 from quantgate.quantize.catalogue.methods import get_method
 from quantgate.quantize.catalogue.recipe import NONE, Rule, block_of, recipe_method
@@ -73,16 +74,17 @@ def best_mix(groups: Sequence[Group], budget: int) -> Mix | None:
         return None
     one = csr_array((np.ones(len(choices)), ([place for place, _ in choices], range(len(choices)))))
     scale = max(float(harm.max()), 1e-12)
-    found = milp(
-        harm / scale,
-        integrality=np.ones(len(choices)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one, 1, 1),
-            LinearConstraint(nbytes[None, :] / budget, -np.inf, 1 + _SLACK),
-        ],
-        options={"mip_rel_gap": 1e-4, "time_limit": 60},
-    )
+    with unprinted():
+        found = milp(
+            harm / scale,
+            integrality=np.ones(len(choices)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one, 1, 1),
+                LinearConstraint(nbytes[None, :] / budget, -np.inf, 1 + _SLACK),
+            ],
+            options={"mip_rel_gap": 1e-4, "time_limit": 60},
+        )
     if found.x is None:
         raise MethodError("the search", f"the integer programme was not solved ({found.message})", expected="a mixture")
     chosen = {place: method for (place, method), x in zip(choices, found.x, strict=True) if x > 0.5}
