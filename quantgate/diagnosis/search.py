@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -91,7 +91,8 @@ def search(
     """Find the cheapest of ``mixes`` (fewest bytes first) that passes, and confirm it.
 
     Uniform mixtures first, the largest one first, until one fails; then the mixtures below the smallest that passed, by
-    bisection: that more bytes never do worse is assumed there and checked nowhere, except for what is chosen.
+    bisection: that more bytes never do worse is assumed there and checked nowhere, except for what is chosen. Of both,
+    those are left out which another one is estimated to beat for as many bytes or fewer.
 
     Args:
         groups: whose methods the mixtures name.
@@ -110,17 +111,20 @@ def search(
         return found.judged[place].passes
 
     best: int | None = None
-    for place in _uniform(mixes):
+    for place in reversed(undominated(mixes, [at for at, mix in enumerate(mixes) if mix.uniform not in ("", NONE)])):
         if not passes(place):
             break
         best = place
-    low, high = 0, len(mixes) if best is None else best
-    if best is None:
-        high = next((place for place, mix in enumerate(mixes) if mix.uniform == NONE), len(mixes))
+    if best is not None:
+        end = best
+    else:
+        end = next((place for place, mix in enumerate(mixes) if mix.uniform == NONE), len(mixes))
+    below = undominated(mixes, range(end))
+    low, high = 0, len(below)
     while low < high and len(found.judged) < most:
         middle = (low + high) // 2
-        if passes(middle):
-            best, high = middle, middle
+        if passes(below[middle]):
+            best, high = below[middle], middle
         else:
             low = middle + 1
     found.chosen = best
@@ -130,9 +134,13 @@ def search(
     return found
 
 
-def _uniform(mixes: Sequence[Mix]) -> Iterator[int]:
-    """Places of the uniform mixtures that quantize, most bytes first."""
-    yield from (place for place in range(len(mixes) - 1, -1, -1) if mixes[place].uniform not in ("", NONE))
+def undominated(mixes: Sequence[Mix], places: Iterable[int]) -> list[int]:
+    """Those of ``places`` (ascending, so fewest bytes first) that are estimated to do less harm than all before."""
+    kept: list[int] = []
+    for place in places:
+        if not kept or mixes[place].harm < mixes[kept[-1]].harm:
+            kept.append(place)
+    return kept
 
 
 def _name(mix: Mix) -> str:

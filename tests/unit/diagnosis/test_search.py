@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from quantgate.core.errors import UsageError
 from quantgate.core.items import Item
 from quantgate.core.progress import Silent
 from quantgate.diagnosis.frontier import Group, as_method, as_toml, best_mix, frontier, mix_of, rules_of
-from quantgate.diagnosis.search import Judged, check_halves, halves, search, sentence
+from quantgate.diagnosis.search import Judged, check_halves, halves, search, sentence, undominated
 from quantgate.quantize.catalogue.recipe import NONE, load_recipe
 
 PARTS = (
@@ -110,6 +111,34 @@ def test_the_cheapest_that_passes_is_found_and_confirmed_once(least):
     assert len(confirmed) == 1
     assert len(asked) == len(set(asked)) <= 3 + 5
     assert "passes on the items held apart" in sentence(found)
+
+
+def test_a_row_that_another_beats_for_as_many_bytes_stops_nothing():
+    """rtn4 fails where gptq4, of the same bytes, passes: the walk down the uniform rows goes by the better one."""
+    sizes = {"rtn4": 50, "gptq4": 50, "rtn8": 100, "gptq8": 100, NONE: 200}
+    harm = {"rtn4": 0.5, "gptq4": 0.3, "rtn8": 0.002, "gptq8": 0.001, NONE: 0.0}
+    groups = [
+        Group(tuple(f"model.layers.{block}.{part}" for part in parts), 100, harm, sizes)
+        for block in range(2)
+        for parts in PARTS
+    ]
+    asked = []
+    found = search(
+        groups, frontier(groups, 3), judge(lambda method: method.id != "rtn4", asked), judge(lambda _: True, []), 20,
+        Silent(),
+    )  # fmt: skip
+    assert asked[:2] == ["gptq8", "gptq4"]
+    assert found.mixes[found.chosen].uniform == "gptq4"
+    assert not {"rtn4", "rtn8"} & {*asked}
+
+
+def test_only_what_nothing_cheaper_beats_is_left():
+    mixes = [
+        replace(mix_of(some_groups(), ["rtn8"] * 6), nbytes=n, harm=harm) for n, harm in enumerate((5, 7, 5, 3, 4, 1))
+    ]
+    assert undominated(mixes, range(len(mixes))) == [0, 3, 5]
+    assert undominated(mixes, [1, 4]) == [1, 4]
+    assert undominated(mixes, []) == []
 
 
 def test_nothing_that_passes_is_said_and_nothing_is_confirmed():
