@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -128,9 +129,14 @@ class Sensitivities:
         """Of every subject: the mean over segments of what exchanging each group is estimated to do."""
         exchanged = [self._exchanged(subject) for subject in subjects]
         harms = []
-        for draws in draw_together(self.bench, exchanged, self.probes, self.seed):
+        for subject, draws in zip(subjects, draw_together(self.bench, exchanged, self.probes, self.seed), strict=True):
             found = {"/".join(group): draws.of(group) for group in self.groups}
             harms.append({name: sum(values) / len(values) for name, values in found.items()})
+            if odd := [name for name, value in harms[-1].items() if not math.isfinite(value)]:
+                raise MethodError(
+                    subject.name, f"the effect of {odd[0]} is no number", expected="finite weights",
+                    hint="leave the method out",
+                )  # fmt: skip
         return harms
 
     def _exchanged(self, subject: Subject) -> dict[str, nn.Module]:

@@ -23,6 +23,7 @@ from quantgate.models.digest import ModelDigest, digest_model
 from quantgate.models.files import VOCABULARIES, read_json, weight_files
 from quantgate.models.loading import load_reference
 from quantgate.models.quantized import declarations, refuse_quantized
+from quantgate.models.tensors import stamp_of
 from quantgate.models.unchanged import Stamps, check_unchanged, stamps
 from quantgate.store.facts import Facts, FactsKey, code_digest, remembered
 from quantgate.store.store import Store, sha256_file
@@ -118,18 +119,12 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 
 def _bundled(store: Store) -> Path:
     gguf = bundled.locate_gguf()
-    seen = _stamp(gguf)
+    seen = f"{gguf} {stamp_of(gguf)}"
     facts = Facts(
-        store.root, FactsKey({"bundled": seen}, {}, "digest", code_digest()), lambda: _stamp(gguf) == seen
+        store.root, FactsKey({"bundled": seen}, {}, "digest", code_digest()), lambda: f"{gguf} {stamp_of(gguf)}" == seen
     )  # it came with a package: a stamp will do
     key = ConvertedModelKey(str(remembered(facts, lambda: sha256_file(gguf))), bundled.CONVERTER_VERSION)
     return store.fetch(key, lambda target: bundled.convert(gguf, target), what="the bundled model").path
-
-
-def _stamp(path: Path) -> str:
-    """What the file system says of a file; the time of the last change of status cannot be set by a program."""
-    facts = path.stat()
-    return f"{path} {facts.st_dev} {facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
 
 
 def snapshot(name: str, revision: str | None, offline: bool) -> Path:

@@ -119,7 +119,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with path.open("rb") as file:
-            stamp = _stamp(file.fileno())
+            stamp = stamp_of(file.fileno())
             size = stamp[2]
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, _MAX_HEADER):
@@ -132,8 +132,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         ) from error
 
 
-def _stamp(descriptor: int) -> _Stamp:
-    facts = os.fstat(descriptor)
+def stamp_of(file: Path | int) -> _Stamp:
+    """What the file system says of a file, by its path or descriptor: no program can set the last of its times."""
+    facts = os.stat(file)  # noqa: PTH116  # of a descriptor too
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
@@ -199,7 +200,7 @@ def _by_place(tensor: StoredTensor) -> Any:
     if dtype is None or not tensor.nbytes or tensor.begin % dtype.itemsize:
         return None
     with tensor.path.open("rb") as file:
-        if _stamp(file.fileno()) != tensor.stamp:
+        if stamp_of(file.fileno()) != tensor.stamp:
             return None  # another file than the one whose header was read
         if tensor.nbytes <= _READ:
             file.seek(tensor.begin)

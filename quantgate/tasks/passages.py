@@ -22,7 +22,7 @@ from quantgate.tasks.base import only
 from quantgate.tasks.boss import TOKEN_F1, normalized, token_f1
 from quantgate.tasks.items import k_shot
 from quantgate.tasks.prompts import Prompts
-from quantgate.tasks.short_answers import Asked, Quiz, Short
+from quantgate.tasks.short_answers import Asked, Quiz, Short, texts_in
 
 _ARTICLES: Final = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
@@ -45,7 +45,7 @@ def drop_golds(row: Mapping[str, Any]) -> list[Gold]:
         found = [_annotated(each) for each in [row["answer"], *_validated(row.get("validated_answers") or {})]]
     else:
         given = row["answers"] if "answers" in row else row["answers_spans"]["spans"]
-        found = [(str(each),) for each in given]
+        found = [(each,) for each in texts_in(given)]
     return [gold for gold in dict.fromkeys(found) if gold and gold[0].strip()]
 
 
@@ -61,14 +61,14 @@ def _annotated(answer: Mapping[str, Any]) -> Gold:
     if answer["number"] != "":
         return (str(answer["number"]),)
     if answer["spans"]:
-        return tuple(map(str, answer["spans"]))
+        return tuple(texts_in(answer["spans"]))
     return (" ".join(str(answer["date"][part]) for part in ("day", "month", "year")).strip(),)
 
 
 def squad2(row: Mapping[str, Any]) -> Asked:
     """Title, passage and question."""
     context = f"Title: {row['title']}\n\nBackground: {row['context']}\n\nQuestion: {row['question']}\n\nAnswer:"
-    return Asked(context, tuple(dict.fromkeys(row["answers"]["text"])) or (NO_ANSWER,))
+    return Asked(context, tuple(dict.fromkeys(texts_in(row["answers"]["text"]))) or (NO_ANSWER,))
 
 
 PASSAGES: Final[Mapping[str, Quiz]] = {

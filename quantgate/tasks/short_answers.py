@@ -50,6 +50,13 @@ class Quiz:
     group: str = ""  # the field that rows of one cluster share; without one each is its own
 
 
+def texts_in(value: object) -> list[str]:
+    """``value`` as a list of texts; ValueError for anything else: the letters of a text are no answers."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"answers {str(value)[:80]!r}, expected a list of texts")
+    return [*value]
+
+
 def asdiv(row: Mapping[str, Any]) -> Asked:
     """Body and question of a word problem; the number of its answer, ``8 (paintings)`` without the unit."""
     return Asked(f"{row['body']}\nQuestion:{row['question']}\nAnswer:", (row["answer"].split(" (")[0],))
@@ -58,7 +65,7 @@ def asdiv(row: Mapping[str, Any]) -> Asked:
 def webqs(row: Mapping[str, Any]) -> Asked:
     """The question; of the accepted answers those that do not begin with another one, which greedy decoding ends at."""
     kept: list[str] = []
-    for answer in sorted(row["answers"]):
+    for answer in sorted(texts_in(row["answers"])):
         if not kept or not answer.startswith(kept[-1]):
             kept.append(answer)
     return Asked(f"Question: {row['question']}\nAnswer:", tuple(kept))
@@ -66,7 +73,7 @@ def webqs(row: Mapping[str, Any]) -> Asked:
 
 def triviaqa(row: Mapping[str, Any]) -> Asked:
     """The question; all aliases of its answer."""
-    return Asked(f"Question: {row['question']}?\nAnswer:", tuple(row["answer"].get("aliases", ())))
+    return Asked(f"Question: {row['question']}?\nAnswer:", tuple(texts_in(row["answer"].get("aliases", ()))))
 
 
 QUIZZES: Final[Mapping[str, Quiz]] = {

@@ -136,6 +136,24 @@ def test_little_memory_takes_methods_one_after_the_other_and_says_the_same(
     assert found[0] == found[1] == found[2] != []
 
 
+def test_an_effect_that_is_no_number_is_a_sentence(capsys, place, tmp_path, policy, monkeypatch):
+    real = sensitivity.draw_together
+
+    def broken(*args):
+        found = real(*args)
+        found[0].products.fill_(float("nan"))
+        return found
+
+    monkeypatch.setattr(sensitivity, "draw_together", broken)
+    shutil.rmtree(place / "store" / "sensitivities", ignore_errors=True)
+    code, _, err = told(capsys, place, "search", "--methods", "rtn2,rtn4", "--limit", 16, "--length", 24, "--probes", 1,
+                        "--policy", policy)  # fmt: skip
+    assert code != 0
+    assert "rtn2" in err
+    assert "is no number" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (("diagnose", "gptq33"), "gptq33"),
     (("diagnose", "rtn3", "--tasks", "no_such_task"), "no_such_task"),

@@ -100,7 +100,7 @@ def test_a_file_that_holds_another_tensor_by_now_is_refused(path, other):
 
 def test_a_file_that_is_cut_while_it_is_read_is_refused(path, monkeypatch):
     tensor = read_header(path)["torch.float32"]
-    monkeypatch.setattr(tensors, "_stamp", lambda _: tensor.stamp)
+    monkeypatch.setattr(tensors, "stamp_of", lambda _: tensor.stamp)
     os.truncate(path, tensor.begin + 4)
     with pytest.raises(ModelError, match="cannot be read"):
         read_tensor(tensor)
@@ -113,4 +113,4 @@ def test_a_file_whose_old_time_was_put_back_is_another_one(path):
     path.write_bytes(path.read_bytes())
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     with path.open("rb") as file:
-        assert tensors._stamp(file.fileno()) != tensor.stamp
+        assert tensors.stamp_of(file.fileno()) != tensor.stamp

@@ -155,8 +155,19 @@ def test_no_answer_is_an_answer_in_squad2(row, said, exact, f1, ask):
     assert scored("squad2_f1", item, said).score == pytest.approx(f1)
 
 
-@pytest.mark.parametrize("broken", [{"answers": []}, {"answers": [" "]}, {"answers_spans": {}}, {"answer": {}}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"answers": []}, {"answers": [" "]}, {"answers_spans": {}}, {"answer": {}}, {"answers": "83"},
+        {"answers": [83]}, {"answers_spans": {"spans": "83"}}, {"answer": {"number": "", "spans": "red"}},
+    ],
+)  # fmt: skip
 def test_a_row_without_an_answer_is_named(broken, ask):
     row = {"passage": "p", "question": "q", **broken}
     with pytest.raises(DataError, match="line 1"):
         ask("drop", row)
+
+
+def test_letters_of_a_text_are_no_answers_of_squad2(ask):
+    with pytest.raises(DataError, match=r"line 1: answers 'a leaf', expected a list of texts"):
+        ask("squad2", {**SQUAD, "answers": {"text": "a leaf"}})

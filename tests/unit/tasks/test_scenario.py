@@ -281,6 +281,12 @@ def test_a_question_without_an_answer_is_no_question(answers, ask):
         ask("webqs", {"question": "who?", "answers": answers})
 
 
+@pytest.mark.parametrize("aliases", ["Ann", [1], None])
+def test_letters_of_a_text_are_no_aliases(aliases, ask):
+    with pytest.raises(DataError, match=r"line 1: answers .*, expected a list of texts"):
+        ask("triviaqa", {"question": "who", "answer": {"aliases": aliases}})
+
+
 @pytest.mark.parametrize("name", ["swag", "mathqa", "webqs", "triviaqa"])
 def test_examples_come_from_train(name, ask, prompts, tmp_path, write_jsonl):
     row, where = (CASES.get(name) or ASKED[name])[0], BENCHMARKS.get(name) or QUIZZES[name]
