@@ -14,7 +14,9 @@ pytestmark = pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="onl
 
 def told_by_a_process(**chosen):
     code = "from quantgate.core.machine import processor_digest; print(processor_digest())"
-    found = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, **chosen}, text=True, timeout=60)
+    # whoever runs these tests may have told libraries how to compute already
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("ATEN_", "ONEDNN_"))}
+    found = subprocess.check_output([sys.executable, "-c", code], env={**bare, **chosen}, text=True, timeout=60)
     return found.strip()
 
 
